@@ -1,0 +1,175 @@
+"""Every way to replace every site, with what it costs and the harm it is predicted to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .cost import Cost, layers_cost
+from .fit import LeastSquares
+from .forms import FORMS, Kernel, Rank, ranks
+from .lockstep import walk
+from .moments import Moments
+from .outputs import Kind, energy, probe
+from .progress import Progress
+from .sites import Site
+
+RANKS = 8  # per form
+STEPS = 12  # of refinement: enough to rank the forms; the chosen one is refined further
+SHRINK = 1e-3
+CURVATURE_IMAGES = 128  # seen one small batch at a time: every position of each is a sample
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to replace one site: what it costs then and the harm it is predicted to do."""
+
+    site: str
+    form: str
+    rank: Rank
+    cost: Cost
+    damage: float
+
+
+def replacement_cost(site: Site, form: str, rank: Rank, bias: bool) -> Cost:
+    """Cost of the layers that would stand in for a site."""
+    layers = FORMS[form].layers(Kernel(*site.kernel), rank)
+    return layers_cost(layers, site.sizes, site.itemsize, bias or site.bias)
+
+
+def find_candidates(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Tensor],
+    kind: Kind,
+    seed: int,
+    progress: Progress,
+) -> dict[str, list[Candidate]]:
+    """Candidates of every site, from one walk over the images and one backward pass of some.
+
+    Damage is 1/2 tr(G dW S dW^T), the second-order change of the output (see `outputs`),
+    with S the second moment of the site's input patches and G that of the output gradients,
+    summed over positions: Kronecker-factored curvature (Grosse & Martens 2016).
+    """
+    curvature = output_curvature(model, sites, batches, kind, seed, progress)
+    found: dict[str, list[Candidate]] = {}
+    moments: dict[str, Moments] = {}
+    calls: dict[str, int] = {site.path: site.calls for site in sites}
+    by_path = {site.path: site for site in sites}
+    for stop in walk(model, list(by_path), batches):
+        if stop.path is None:
+            break
+        conv = model.get_submodule(stop.path)
+        seen = moments.setdefault(stop.path, Moments(conv, seed))
+        for x, y in stop.pairs:
+            seen.update(x, y)
+        calls[stop.path] -= 1
+        if calls[stop.path] == 0:
+            problem = moments.pop(stop.path).problem(conv.weight.detach(), SHRINK)
+            found[stop.path] = site_candidates(
+                by_path[stop.path], problem, curvature[stop.path], bias=True
+            )
+            progress("candidates", len(found), len(sites))
+    return found
+
+
+def weight_candidates(
+    model: nn.Module, sites: Sequence[Site], progress: Progress
+) -> dict[str, list[Candidate]]:
+    """Candidates judged by the dense weights alone: damage is relative squared weight error."""
+    found = {}
+    for site in sites:
+        problem = weight_problem(model.get_submodule(site.path))
+        gain = torch.eye(site.kernel[0], dtype=torch.float64) * 2 / problem.energy
+        found[site.path] = site_candidates(site, problem, gain.to(problem.cross.device), bias=False)
+        progress("candidates", len(found), len(sites))
+    return found
+
+
+def weight_problem(conv: nn.Conv2d) -> LeastSquares:
+    """The fit to the dense weights under white inputs."""
+    weight = conv.weight.detach().flatten(1).double()
+    return LeastSquares(weight, torch.eye(weight.shape[1]).to(weight))
+
+
+def site_candidates(
+    site: Site, problem: LeastSquares, curvature: Tensor, bias: bool
+) -> list[Candidate]:
+    """Candidates of one site that are cheaper than it, none dominated by another."""
+    kernel = Kernel(*site.kernel)
+    found = []
+    for form in site.forms:
+        for rank in ranks(form, kernel, RANKS):
+            cost = replacement_cost(site, form, rank, bias)
+            if cost.macs >= site.cost.macs and cost.params >= site.cost.params:
+                continue
+            weights = FORMS[form].fit(problem, kernel, rank, STEPS)
+            gap = FORMS[form].spell(weights, kernel) - problem.target
+            damage = 0.5 * ((curvature @ gap @ problem.moment) * gap).sum().item()
+            found.append(Candidate(site.path, form, rank, cost, damage))
+    return pareto(found)
+
+
+def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that no other beats or equals in multiply-adds, parameters and damage at once."""
+
+    def key(c: Candidate) -> tuple:
+        return c.damage, c.cost.macs, c.cost.params
+
+    kept: list[Candidate] = []
+    for candidate in sorted(candidates, key=key):
+        if not any(all(a <= b for a, b in zip(key(k), key(candidate), strict=True)) for k in kept):
+            kept.append(candidate)
+    return kept
+
+
+def output_curvature(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Tensor],
+    kind: Kind,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Tensor]:
+    """G per site, `[out, out]`: second moment of the probe's gradient, summed over positions."""
+    images = torch.cat([b[: -(-CURVATURE_IMAGES // len(batches))] for b in batches])
+    chunks = images[:CURVATURE_IMAGES].split(8)
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        scale = energy([model(chunk) for chunk in chunks]) if kind == "values" else []
+    outputs: list[tuple[str, Tensor]] = []
+
+    def keep(path: str):
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            outputs.append((path, output))
+            return output.clone()  # subtle: an in-place activation may follow
+
+        return hook
+
+    handles = [model.get_submodule(s.path).register_forward_hook(keep(s.path)) for s in sites]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    total: dict[str, Tensor] = {}
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        for index, chunk in enumerate(chunks):
+            with torch.enable_grad():
+                scalar = probe(model(chunk.clone().requires_grad_()), kind, scale, random)
+            gradients = torch.autograd.grad(scalar, [y for _, y in outputs], allow_unused=True)
+            for (path, y), gradient in zip(outputs, gradients, strict=True):
+                if path not in total:
+                    total[path] = torch.zeros(y.shape[1], y.shape[1], dtype=torch.float64).to(y)
+                if gradient is not None:
+                    rows = gradient.transpose(0, 1).flatten(1)
+                    total[path] += (rows @ rows.T).double() / len(images)
+            outputs.clear()
+            progress("curvature", index + 1, len(chunks))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    return {path: gram.double() for path, gram in total.items()}

@@ -1,0 +1,57 @@
+"""The one family of errors convswap raises for expected failures."""
+
+from __future__ import annotations
+
+
+class ConvswapError(Exception):
+    """An expected failure: what is wrong, where, and what to do about it.
+
+    The command line prints it as one line and exits with `exit_code`.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, where: str | None = None, do: str | None = None):
+        self.message, self.where, self.do = message, where, do
+        parts = [message]
+        if where:
+            parts.append(f"({where})")
+        if do:
+            parts.append(f"- {do}")
+        super().__init__(" ".join(parts))
+
+
+class ModelError(ConvswapError):
+    """The network or its weights cannot be opened."""
+
+
+class DataError(ConvswapError):
+    """The images cannot be read, or do not fit the network."""
+
+
+class RankError(ConvswapError):
+    """A rank lies outside what a form allows for a kernel."""
+
+
+class PlanError(ConvswapError):
+    """A plan does not fit the network it is applied to, or cannot be read."""
+
+
+class RecipeError(ConvswapError):
+    """A recipe has unknown or invalid entries; all of them are in the message."""
+
+
+class ArtifactError(ConvswapError):
+    """An artifact folder is damaged, hostile, or of an unknown version."""
+
+
+class BudgetError(ConvswapError):
+    """No plan meets the budget; the message says the least that can be reached."""
+
+    exit_code = 1
+
+
+class ConversionError(ConvswapError):
+    """Nothing in the network can be converted; the message says why."""
+
+    exit_code = 3

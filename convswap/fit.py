@@ -1,0 +1,123 @@
+"""The mathematics of fitting: structured least squares under the moments of real inputs.
+
+A form writes its kernel as W = A M: a *basis* M `[R, D]` of structured rows and a mix
+A `[out, R]`. For a fixed basis the best mix is a linear solve, so the fit searches over
+the basis alone (variable projection: Golub & Pereyra 1973), by L-BFGS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """Find W near the minimum of E||y - W x||^2, given the second moments of x and y.
+
+    Attributes:
+        cross: `[out, D]`, E[y x^T]. For a fit to a known kernel T it is T S.
+        moment: `[D, D]`, S = E[x x^T], symmetric positive definite.
+    """
+
+    cross: Tensor
+    moment: Tensor
+
+    @cached_property
+    def target(self) -> Tensor:
+        """The unrestricted optimum `[out, D]`: what a form would spell at full rank."""
+        factor = cholesky(self.moment)
+        return torch.cholesky_solve(self.cross.T, factor).T
+
+    @cached_property
+    def energy(self) -> float:
+        """E||T x||^2 of the unrestricted optimum T; errors are fractions of it."""
+        return max((self.cross * self.target).sum().item(), torch.finfo(self.cross.dtype).tiny)
+
+    def mix(self, basis: Tensor, ridge: float = 0.0) -> Tensor:
+        """The best A `[out, R]` for a basis `[R, D]`; `ridge` penalises its squared norm."""
+        gram = basis @ self.moment @ basis.T
+        return self._mix(basis, gram, ridge)
+
+    def _mix(self, basis: Tensor, gram: Tensor, ridge: float) -> Tensor:
+        if ridge:
+            gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        return torch.cholesky_solve(basis @ self.cross.T, cholesky(gram)).T
+
+    def error(self, weight: Tensor) -> float:
+        """Relative squared output error of a kernel `[out, D]`: 0 exact, 1 no better than zero."""
+        gap = weight - self.target
+        return ((gap @ self.moment) * gap).sum().item() / self.energy
+
+    def refine(
+        self,
+        factors: Sequence[Tensor],
+        basis: Callable[..., Tensor],
+        steps: int,
+        ridge: float = 0.0,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Improve `factors` by `steps` of L-BFGS on the error left after the best mix.
+
+        Args:
+            factors: where to start; each is a leaf of the search.
+            basis: factors -> M `[R, D]`.
+            steps: 0 keeps the start and only solves for the mix.
+            ridge: penalty on the squared norm of the mix, as a fraction of the mean input
+                power. With rows of unit norm it bounds terms that cancel (Phan et al. 2020).
+
+        Returns:
+            The factors, and the mix A `[out, R]`.
+        """
+        ridge = ridge * self.moment.diagonal().mean().item()
+        leaves = [f.detach().clone().requires_grad_() for f in factors]
+        if steps:
+            optimizer = torch.optim.LBFGS(
+                leaves, max_iter=steps, history_size=12, tolerance_grad=1e-9,
+                tolerance_change=1e-7, line_search_fn="strong_wolfe",
+            )  # fmt: skip
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                with torch.enable_grad():
+                    rows = basis(*leaves)
+                with torch.no_grad():
+                    measured = rows @ self.moment
+                    mix = self._mix(rows, measured @ rows.T, ridge)
+                    # subtle: the mix is optimal for these rows, so it counts as constant
+                    gradient = mix.T @ (mix @ measured - self.cross)
+                    captured = ((rows @ self.cross.T).T * mix).sum()
+                rows.backward(gradient * (2 / self.energy))
+                return 1 - captured / self.energy
+
+            optimizer.step(closure)
+        factors = [leaf.detach() for leaf in leaves]
+        return factors, self.mix(basis(*factors), ridge)
+
+
+def cholesky(gram: Tensor) -> Tensor:
+    """Cholesky factor of a positive semi-definite matrix, with the least jitter that works."""
+    jitter = 0.0
+    scale = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    while True:
+        factor, info = torch.linalg.cholesky_ex(gram + jitter * scale * eye if jitter else gram)
+        if info.item() == 0 and torch.isfinite(factor).all():
+            return factor
+        jitter = max(jitter * 10, 10 * torch.finfo(gram.dtype).eps)
+        if jitter > 1:
+            raise FloatingPointError("moments are not finite or not positive semi-definite")
+
+
+def root(moment: Tensor) -> Tensor:
+    """Symmetric square root of one or a batch of positive semi-definite matrices `[..., n, n]`."""
+    values, vectors = torch.linalg.eigh(moment)
+    return (vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT
+
+
+def leading(gram: Tensor, count: int) -> Tensor:
+    """The `count` leading eigenvectors of symmetric `[..., n, n]`, as columns, largest first."""
+    return torch.linalg.eigh(gram).eigenvectors[..., -count:].flip(-1)

@@ -1,0 +1,71 @@
+"""`blueprint`: 1*1, then depthwise k*k (Haase & Amthor 2020, BSConv-U).
+
+    W[o,i,k] = B[o,i] S[o,k]
+
+One spatial pattern per output channel; it has no rank and no setting that is exact.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..fit import LeastSquares
+from .layer import Kernel, Layer, unit
+
+SUMMARY = "1*1 -> depthwise k*k"
+CHUNK = 64  # output channels solved at once: [chunk, in, in] systems
+
+
+def applies(kernel: Kernel) -> bool:
+    return kernel.area > 1
+
+
+def full_rank(kernel: Kernel) -> None:
+    return None
+
+
+def layers(kernel: Kernel, rank: int) -> list[Layer]:
+    out, in_, *size = kernel
+    return [
+        Layer("pointwise", in_, out),
+        Layer("depthwise", out, out, tuple(size), (True, True), groups=out),
+    ]
+
+
+def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Tensor]:
+    """Alternating least squares, each output channel a rank-one problem of its own.
+
+    Starts from the rank-one SVD of each slice and makes one round for every ten `steps`.
+    """
+    out, in_, area = kernel.out_channels, kernel.in_channels, kernel.area
+    moment = problem.moment.reshape(in_, area, in_, area)
+    pointwise, depthwise = [], []
+    for target, cross in zip(
+        problem.target.reshape(out, in_, area).split(CHUNK),
+        problem.cross.reshape(out, in_, area).split(CHUNK),
+        strict=True,
+    ):
+        left, strength, right = torch.linalg.svd(target, full_matrices=False)
+        channels, taps = left[..., 0] * strength[..., :1], right[..., 0, :]
+        for _ in range(-(-steps // 10)):
+            taps = unit(taps)
+            gram = torch.einsum("ok,ol,ikjl->oij", taps, taps, moment)
+            channels = _solve(gram, torch.einsum("ok,oik->oi", taps, cross))
+            half = torch.einsum("oi,ikjl->okjl", channels, moment)
+            gram = torch.einsum("oj,okjl->okl", channels, half)
+            taps = _solve(gram, torch.einsum("oi,oik->ok", channels, cross))
+        pointwise.append(channels)
+        depthwise.append(taps)
+    return [torch.cat(pointwise), torch.cat(depthwise)]
+
+
+def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:
+    pointwise, depthwise = (w.flatten(1) for w in weights)
+    return torch.einsum("oi,ok->oik", pointwise, depthwise).flatten(1)
+
+
+def _solve(gram: Tensor, right: Tensor) -> Tensor:
+    ridge = 1e-9 * gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-30)
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram + ridge[:, None, None] * eye, right)

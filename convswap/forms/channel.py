@@ -1,0 +1,40 @@
+"""`channel`: k*k to fewer channels, then 1*1 (Zhang et al. 2015).
+
+The kernel is a low-rank matrix `[out, in*K]`, so the fit is closed: project the optimal
+outputs on their leading principal directions. The only form that helps a 1*1 kernel.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..fit import LeastSquares, leading
+from .layer import Kernel, Layer
+
+SUMMARY = "k*k -> 1*1"
+
+
+def applies(kernel: Kernel) -> bool:
+    return True
+
+
+def full_rank(kernel: Kernel) -> int:
+    return min(kernel.out_channels, kernel.patch)
+
+
+def layers(kernel: Kernel, rank: int) -> list[Layer]:
+    out, in_, *size = kernel
+    return [
+        Layer("reduce", in_, rank, tuple(size), (True, True)),
+        Layer("expand", rank, out),
+    ]
+
+
+def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Tensor]:
+    principal = leading(problem.cross @ problem.target.T, rank)  # [out, r], orthonormal
+    return [principal.T @ problem.target, principal]
+
+
+def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:
+    reduce, expand = (w.flatten(1) for w in weights)
+    return expand @ reduce

@@ -1,0 +1,75 @@
+"""Run and trace a network to see what is in it; nothing is computed and nothing is changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from timm.layers import get_notrace_functions, get_notrace_modules
+from torch import Tensor, fx, nn
+from torchvision.models.feature_extraction import NodePathTracer
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy of the module tree whose tensors have shapes but no storage."""
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        empty = torch.empty_like(parameter, device="meta", requires_grad=False)
+        memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def run_once(model: nn.Module, input_size: Sequence[int], hooks: dict | None = None) -> None:
+    """One forward pass in eval mode over one blank image of `(channels, height, width)`.
+
+    On the meta device where the network allows it, else for real on a copy.
+
+    Args:
+        hooks: path -> forward hook, called as `hook(module, inputs, output)`.
+    """
+    try:
+        _forward(meta_copy(model), torch.device("meta"), input_size, hooks)
+    except Exception:  # data-dependent control flow: only real tensors will do
+        _forward(copy.deepcopy(model), torch.device("cpu"), input_size, hooks)
+
+
+def _forward(
+    model: nn.Module, device: torch.device, input_size: Sequence[int], hooks: dict | None
+) -> None:
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    image = torch.zeros(1, *input_size, dtype=dtype, device=device)
+    model = model.to(device).eval()
+    for path, hook in (hooks or {}).items():
+        model.get_submodule(path).register_forward_hook(hook)
+    with torch.no_grad():
+        model(image)
+
+
+def trace(model: nn.Module) -> tuple[fx.Graph | None, str]:
+    """The symbolic graph of a network with its convolutions as leaves.
+
+    Returns:
+        The graph, or None and one line saying why it cannot be traced.
+    """
+    tracer = NodePathTracer(
+        autowrap_functions=tuple(get_notrace_functions()),
+        leaf_modules=list(get_notrace_modules()),
+    )
+    try:
+        return tracer.trace(meta_copy(model).eval()), ""
+    except Exception as error:  # tracing runs the user's code
+        lines = str(error).strip().splitlines() or [""]
+        return None, f"torch.fx cannot trace {type(model).__name__}: {lines[0]}"
+
+
+def first_tensor(batch: object) -> Tensor:
+    """The input of a batch: a tensor, or the first entry of a tuple or list."""
+    if isinstance(batch, Tensor):
+        return batch
+    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor):
+        return batch[0]
+    kind = type(batch).__name__
+    raise TypeError(f"a batch is a tensor or a tuple whose first is one, not {kind}")

@@ -1,0 +1,62 @@
+"""The choice itself: a multiple-choice knapsack, solved exactly by HiGHS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from .candidates import Candidate
+from .cost import Cost
+from .errors import BudgetError
+
+
+def solve(
+    options: Sequence[Sequence[Candidate]],
+    dense: Sequence[Cost],
+    total: Cost,
+    bounds: Mapping[str, float],
+) -> list[Candidate | None]:
+    """Choose per site one of its candidates, or None to keep the layer.
+
+    Minimises the summed damage with every bound met.
+
+    Args:
+        options: candidates per site.
+        dense: cost of each site as it is.
+        total: cost of the whole network as it is.
+        bounds: by field of `Cost`, the most the whole network may cost afterwards.
+
+    Raises:
+        BudgetError: no choice meets the bounds; the message says the least reachable.
+    """
+    flat = [(i, c) for i, row in enumerate(options) for c in (*row, None)]
+    damage = np.array([c.damage if c else 0.0 for _, c in flat])
+    owner = np.array([i for i, _ in flat])
+    one_each = coo_array((np.ones(len(flat)), (owner, np.arange(len(flat)))))
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    for name, bound in bounds.items():
+        whole = getattr(total, name)
+        saved = np.array(
+            [getattr(dense[i] - c.cost, name) if c else 0 for i, c in flat], dtype=float
+        )
+        least = whole - sum(saved[owner == i].max() for i in range(len(options)))
+        if least > bound:
+            raise BudgetError(
+                f"budget cannot be met: {name} {bound / whole:.3g} asked, "
+                f"{np.ceil(1e3 * least / whole) / 1e3:.3f} is the least these forms allow",
+                do=f"raise {name} to that or more",
+            )
+        constraints.append(LinearConstraint(saved[None] / whole, 1 - bound / whole, np.inf))
+    result = milp(
+        damage / (damage.max() or 1.0),
+        constraints=constraints,
+        integrality=np.ones(len(flat)),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 1e-6, "time_limit": 60},
+    )
+    if result.x is None:
+        raise BudgetError("no choice meets all bounds at once", do="loosen one of them")
+    return [flat[i][1] for i in np.flatnonzero(result.x > 0.5)]

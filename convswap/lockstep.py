@@ -1,0 +1,118 @@
+"""Walk networks over all calibration batches at once, stopping at every site.
+
+Each forward pass runs as a coroutine (a greenlet) that a hook suspends when it reaches a
+site. All batches are brought to the same site; the caller looks at what it reads and writes,
+may change the weights there, and the walk goes on. So every module runs exactly once per
+batch and network, whatever the number of sites; activations live as long as the network's
+own forward keeps them; and any `nn.Module` will do, whether or not it can be traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from greenlet import GreenletExit, getcurrent, greenlet
+from torch import Tensor, nn
+
+from .errors import ConversionError
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One call of one site, in every batch.
+
+    Attributes:
+        path: the site's module path; None at the end of the walk.
+        pairs: per batch, what the site reads in the network that is being changed (or in the
+            only one), and what it writes in the original. At the end, the networks' outputs.
+    """
+
+    path: str | None
+    pairs: list[tuple[Tensor, Tensor]]
+
+
+def walk(
+    model: nn.Module,
+    paths: Sequence[str],
+    batches: Sequence[Tensor],
+    changed: nn.Module | None = None,
+) -> Iterator[Stop]:
+    """Yield a `Stop` at every call of a site, in execution order, and one at the end.
+
+    Args:
+        model: the original network, in eval mode.
+        paths: the sites' module paths, the same in both networks.
+        batches: inputs; all are in flight at once, so their number bounds the memory held.
+        changed: a network run side by side. It waits *before* each site, so its weights
+            there can still be set.
+
+    Raises:
+        ConversionError: if two batches take different ways through the network.
+    """
+    with ExitStack() as stack:
+
+        def suspend(network: nn.Module, after: bool) -> None:
+            for path in paths:
+                module = network.get_submodule(path)
+                hook = _hook(path, after)
+                if after:
+                    handle = module.register_forward_hook(hook, with_kwargs=True)
+                else:
+                    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+                stack.callback(handle.remove)
+
+        suspend(model, after=True)
+        runs = [[_Run(model) for _ in batches]]
+        if changed is not None:
+            suspend(changed, after=False)
+            runs.append([_Run(changed) for _ in batches])
+        stack.callback(_kill, runs)
+        sent: Sequence[tuple] = [(batch,) for batch in batches]
+        while True:
+            # subtle: grad mode belongs to the thread, so it is set here and not across a yield
+            with torch.no_grad():
+                states = [[run.switch(*args) for run, args in zip(r, sent)] for r in runs]  # noqa: B905
+            running = not runs[0][0].dead
+            if any(run.dead is running for row in runs for run in row):
+                raise ConversionError("the network takes another way through its layers per batch")
+            if not running:
+                last = states[-1]
+                yield Stop(None, list(zip(last, states[0], strict=True)))
+                return
+            reached = {state[0] for row in states for state in row}
+            if len(reached) > 1:
+                raise ConversionError(
+                    "batches take different ways through the network",
+                    where=", ".join(sorted(reached)),
+                )
+            pairs = [
+                (read[1], written[2]) for read, written in zip(states[-1], states[0], strict=True)
+            ]
+            del states
+            yield Stop(reached.pop(), pairs)
+            del pairs
+            sent = [()] * len(batches)
+
+
+class _Run(greenlet):
+    """One forward pass of one batch, suspended at sites."""
+
+
+def _hook(path: str, after: bool):
+    def stop(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None) -> None:
+        run = getcurrent()
+        if isinstance(run, _Run):
+            read = args[0] if args else next(iter(kwargs.values()))
+            run.parent.switch((path, read, output))
+
+    return stop
+
+
+def _kill(runs: list[list[_Run]]) -> None:
+    for row in runs:
+        for run in row:
+            if run and not run.dead:
+                run.throw(GreenletExit)

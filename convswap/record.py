@@ -1,0 +1,68 @@
+"""What convswap knows about a network: where it came from and what was done to it.
+
+It travels on the network itself (attribute `_convswap`, copied by `copy.deepcopy`), so that
+`convert`, `distill` and `save` take and return plain networks.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from .planning import Plan
+
+Positive = Annotated[int, Field(gt=0, le=1 << 20)]
+
+
+class Preprocess(BaseModel):
+    """How an image becomes an input: size `(channels, height, width)`, then (x - mean) / std
+    on values 0..1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_size: tuple[Positive, Positive, Positive]
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bicubic"
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Base(BaseModel):
+    """The network before conversion.
+
+    Attributes:
+        name: `timm:NAME`, `torchvision:NAME`, or `code` for a network only the user can build.
+        kwargs: what its factory was called with.
+        weights: where its weights came from: a file, `pretrained`, `random`, or nothing known.
+        sha256: of that file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "code"
+    kwargs: dict[str, Any] = {}
+    weights: str | None = None
+    sha256: str | None = None
+
+
+class Record(BaseModel):
+    """Base, preprocessing, and the plans applied so far, in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: Base = Base()
+    preprocess: Preprocess | None = None
+    plans: tuple[Plan, ...] = ()
+
+
+def record_of(model: nn.Module) -> Record:
+    """What is known about a network; an empty record if nothing is."""
+    return vars(model).get("_convswap", Record())
+
+
+def remember(model: nn.Module, **changes: object) -> nn.Module:
+    """Update what is known about a network, in place, and return it."""
+    model._convswap = record_of(model).model_copy(update=changes)
+    return model

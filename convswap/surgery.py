@@ -1,0 +1,164 @@
+"""Change the network: put the planned layers in, and fit their weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .candidates import SHRINK, weight_problem
+from .errors import ConversionError, PlanError
+from .forms import FORMS, Kernel, build, check_rank, write_
+from .graph import first_tensor
+from .lockstep import walk
+from .moments import Moments
+from .outputs import divergence, energy, output_kind
+from .planning import Choice, Plan, check_finite
+from .progress import Progress, silent
+from .record import record_of, remember
+from .sites import find_sites
+
+STEPS = 100  # of refinement for the fit that is kept
+
+
+def convert(
+    model: nn.Module,
+    plan: Plan,
+    batches: Iterable[Tensor | tuple] = (),
+    *,
+    progress: Progress = silent,
+) -> nn.Module:
+    """A new network of the same class with the planned layers in place and fitted.
+
+    Args:
+        model: the network the plan was made for; it is put into eval mode, else untouched.
+        batches: calibration inputs, as for `plan`; may be empty if `plan.fit` is `weight`.
+
+    Raises:
+        PlanError, RankError: the plan does not fit the network.
+        ConversionError: the plan converts nothing.
+    """
+    if not plan.choices:
+        raise ConversionError("the plan converts nothing: every layer already fits the budget")
+    batches = list(batches)
+    images = [first_tensor(batch) for batch in batches]
+    if not images and plan.fit != "weight":
+        raise PlanError(f"fit {plan.fit!r} needs images", do="give batches")
+    check_finite(model.eval())
+    plan = plan.priced(find_sites(model, plan.input_size)[0])
+    small = install_(copy.deepcopy(model), plan)
+    if plan.fit == "weight":
+        _fit_to_weights(model, small, plan, progress)
+    else:
+        _fit_to_images(model, small, plan, images, progress)
+    if images:
+        _settle_batchnorm(model, small, images, output_kind(model, batches[0]))
+    return remember(small, plans=(*record_of(model).plans, plan))
+
+
+def install_(model: nn.Module, plan: Plan) -> nn.Module:
+    """Put the planned layers into a network, in place, with weights still to be written.
+
+    Raises:
+        PlanError, RankError: a choice does not fit the layer it names.
+    """
+    for choice in plan.choices:
+        try:
+            conv = model.get_submodule(choice.site)
+        except AttributeError:
+            raise PlanError(f"the network has no layer {choice.site}") from None
+        if not isinstance(conv, nn.Conv2d) or conv.groups != 1:
+            raise PlanError(f"layer {choice.site} is not a standard Conv2d")
+        kernel = Kernel(*conv.weight.shape)
+        check_rank(choice.form, kernel, choice.rank)
+        bias = conv.bias is not None or plan.fit != "weight"
+        layers = build(FORMS[choice.form].layers(kernel, choice.rank), conv, bias)
+        layers.train(model.training)
+        places = [n for n, m in model.named_modules(remove_duplicate=False) if m is conv]
+        for place in places:
+            parent, _, name = place.rpartition(".")
+            setattr(model.get_submodule(parent), name, layers)
+    return model
+
+
+def _fit_to_weights(model: nn.Module, small: nn.Module, plan: Plan, progress: Progress) -> None:
+    for index, choice in enumerate(plan.choices):
+        conv = model.get_submodule(choice.site)
+        kernel = Kernel(*conv.weight.shape)
+        weights = FORMS[choice.form].fit(weight_problem(conv), kernel, choice.rank, STEPS)
+        write_(small.get_submodule(choice.site), weights, conv.bias)
+        progress("fit", index + 1, len(plan.choices))
+
+
+def _fit_to_images(
+    model: nn.Module, small: nn.Module, plan: Plan, images: Sequence[Tensor], progress: Progress
+) -> None:
+    """Fit every site to the original's output there; `corrected` from the inputs it now gets.
+
+    A layer that runs more than once must have its weights before its first call, so it is
+    fitted on the original network's activations whatever the mode.
+    """
+    choices = {choice.site: choice for choice in plan.choices}
+    sites = {s.path: s for s in find_sites(model, plan.input_size)[0] if s.path in choices}
+    lockstep = {p for p, s in sites.items() if s.calls == 1 and plan.fit == "corrected"}
+    done = 0
+    for paths, changed in ((sites.keys() - lockstep, None), (lockstep, small)):
+        calls = {path: sites[path].calls for path in paths}
+        moments: dict[str, Moments] = {}
+        for stop in walk(model, list(paths), images, changed) if paths else ():
+            if stop.path is None:
+                break
+            conv = model.get_submodule(stop.path)
+            seen = moments.setdefault(stop.path, Moments(conv, plan.seed))
+            for x, y in stop.pairs:
+                seen.update(x, y)
+            calls[stop.path] -= 1
+            if calls[stop.path] == 0:
+                _fit_site_(small, conv, choices[stop.path], moments.pop(stop.path))
+                progress("fit", done := done + 1, len(choices))
+
+
+def _fit_site_(small: nn.Module, conv: nn.Conv2d, choice: Choice, seen: Moments) -> None:
+    form, kernel = FORMS[choice.form], Kernel(*conv.weight.shape)
+    problem = seen.problem(conv.weight.detach(), SHRINK)
+    weights = form.fit(problem, kernel, choice.rank, STEPS)
+    bias = seen.mean_y - form.spell(weights, kernel) @ seen.mean_x  # the mean output matches
+    write_(small.get_submodule(choice.site), weights, bias)
+
+
+@torch.no_grad()
+def _settle_batchnorm(
+    model: nn.Module, small: nn.Module, images: Sequence[Tensor], kind: str
+) -> None:
+    """Re-estimate batch-norm statistics if that brings held-back images closer to the original."""
+    norms = [m for m in small.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms or len(images) < 2:
+        return
+    held = max(1, len(images) // 8)
+    seen, held_back = images[:-held], images[-held:]
+    reference = [model(batch) for batch in held_back]
+    scale = energy(reference)
+
+    def distance() -> float:
+        outputs = (small(batch) for batch in held_back)
+        pairs = zip(outputs, reference, strict=True)
+        return sum(divergence(a, b, kind, scale).item() for a, b in pairs)
+
+    before = distance()
+    kept = [copy.deepcopy(norm.state_dict()) for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over all batches
+        norm.train()
+    for batch in seen:
+        small(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+    if not distance() < before:
+        for norm, state in zip(norms, kept, strict=True):
+            norm.load_state_dict(state)
