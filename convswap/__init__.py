@@ -1,8 +1,44 @@
 """convswap: pretrained convolutional networks, with fitted separable convolutions inside."""
 
-from .cost import Cost, count
-from .errors import ConvswapError
-from .planning import Budget, Plan, plan
-from .surgery import convert
+__version__ = "0.1.0"
 
-__all__ = ["Budget", "ConvswapError", "Cost", "Plan", "convert", "count", "plan"]
+from .artifact import load, save
+from .cost import Cost, count
+from .data import open_images
+from .errors import ConvswapError
+from .evaluation import accuracy, fidelity
+from .export import export_onnx, export_program
+from .layers import DepthwiseSeparableConv2d
+from .models import open_model
+from .planning import Budget, Choice, Plan, plan
+from .record import Preprocess, record_of
+from .recovery import distill
+from .sites import Site, find_sites
+from .surgery import convert
+from .timing import measure
+
+__all__ = [
+    "Budget",
+    "Choice",
+    "ConvswapError",
+    "Cost",
+    "DepthwiseSeparableConv2d",
+    "Plan",
+    "Preprocess",
+    "Site",
+    "accuracy",
+    "convert",
+    "count",
+    "distill",
+    "export_onnx",
+    "export_program",
+    "fidelity",
+    "find_sites",
+    "load",
+    "measure",
+    "open_images",
+    "open_model",
+    "plan",
+    "record_of",
+    "save",
+]

@@ -1,0 +1,75 @@
+"""convswap convert: replace the layers, with fitted weights."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from .. import artifact, planning, report, surgery
+from ..cost import count
+from ..errors import ConvswapError
+from ..files import check_new
+from . import options as o
+
+EXAMPLE = "convswap convert timm:resnet18 --data photos/ --macs 0.5 --out r18-half"
+
+
+def convert(
+    model: o.Model,
+    out: Annotated[str, typer.Option("--out", help="artifact folder to write")],
+    data: Annotated[str | None, typer.Option("--data", metavar="SRC", help=o._DATA)] = None,
+    macs: o.Macs = None,
+    params: o.Params = None,
+    plan: Annotated[
+        str | None, typer.Option("--plan", help="a plan file, in place of a budget")
+    ] = None,
+    fit: o.FitOption = None,
+    images: o.ImagesOption = 1000,
+    seed: o.Seed = 0,
+    architecture: o.Architecture = None,
+    weights: o.Weights = None,
+    random_weights: o.RandomWeights = False,
+    model_arg: o.ModelArg = None,
+    input_size: o.InputSize = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    batch_size: o.BatchSize = 64,
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+    force: o.Force = False,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
+) -> None:
+    """Replace convolutions by separable ones, fitted to the images; no training."""
+    check_new(out, force)
+    if plan and (macs or params):
+        raise ConvswapError("give a budget (--macs, --params) or a --plan, not both")
+    chosen = planning.Plan.load(plan) if plan else None
+    budget = None if chosen else o.budget(macs, params)
+    network = o.open_network(
+        model, architecture=architecture, weights=weights, random_weights=random_weights,
+        seed=seed, model_arg=model_arg, device=device, threads=threads,
+    )  # fmt: skip
+    preprocess = o.settle_preprocess(network, data, input_size, mean, std)
+    asked = fit or (chosen.fit if chosen else None)
+    fit, batches = o.fit_and_batches(network, data, asked, images, batch_size, seed)
+    with report.progress(quiet) as progress:
+        if chosen is None:
+            chosen = planning.plan(
+                network, batches, budget, fit=fit, input_size=preprocess.input_size, seed=seed,
+                progress=progress,
+            )  # fmt: skip
+        chosen = chosen.model_copy(update={"fit": fit})
+        small = surgery.convert(network, chosen, batches, progress=progress)
+    provenance = {"data": data, "images": sum(len(b[0]) for b in batches), "seed": seed}
+    artifact.save(small, out, provenance=provenance, force=force)
+    applied = o.record_of(small).plans[-1]
+    if as_json:
+        cost = count(small, preprocess.input_size)
+        print(json.dumps({"out": out, **vars(cost), "plan": applied.model_dump(mode="json")}))
+    else:
+        report.out.print(report.plan_table(applied))
+        report.out.print(report.plan_summary(applied))
+    report.wrote(out)

@@ -1,0 +1,222 @@
+"""Arguments and options that several verbs share, and what they open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import torch
+import typer
+import yaml
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from .. import artifact
+from ..data import Images, native_size, open_images
+from ..errors import ConvswapError, ModelError
+from ..models import input_channels, open_model, teacher_of
+from ..planning import Budget, Fit, problems
+from ..record import Preprocess, record_of, remember
+from ..report import note
+
+_MODEL = "timm:NAME, torchvision:NAME, path/to/file.py:factory, or an artifact folder"
+_DATA = "images: a folder (class folders, or flat), a .tar of class folders, or `digits`"
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
+Artifact = Annotated[str, typer.Argument(metavar="DIR", help="an artifact folder")]
+Architecture = Annotated[
+    str | None,
+    typer.Option("--model", help="file.py:factory of an artifact made from your own code"),
+]
+Weights = Annotated[
+    str | None, typer.Option("--weights", help="weights file (.safetensors, or a state_dict)")
+]
+RandomWeights = Annotated[
+    bool, typer.Option("--random-weights", help="random weights, for timing and trials")
+]
+ModelArg = Annotated[
+    list[str] | None,
+    typer.Option("--model-arg", metavar="KEY=VALUE", help="argument of the model's factory"),
+]
+Data = Annotated[str, typer.Option("--data", metavar="SRC", help=_DATA)]
+InputSize = Annotated[
+    str | None, typer.Option("--input-size", metavar="C,H,W", help="default: the model's own")
+]
+Mean = Annotated[str | None, typer.Option("--mean", help="per channel, of values 0..1")]
+Std = Annotated[str | None, typer.Option("--std", help="per channel, of values 0..1")]
+Macs = Annotated[
+    float | None, typer.Option("--macs", help="fraction of the multiply-adds to keep, 0..1")
+]
+Params = Annotated[
+    float | None, typer.Option("--params", help="fraction of the parameters to keep, 0..1")
+]
+FitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fit",
+        help="weight (no images), moments, or corrected; default corrected with images",
+    ),
+]
+ImagesOption = Annotated[int, typer.Option("--images", help="calibration images", min=1)]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
+Seed = Annotated[int, typer.Option("--seed")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
+Force = Annotated[bool, typer.Option("--force", help="overwrite the output")]
+
+
+def open_network(
+    name: str,
+    *,
+    architecture: str | None = None,
+    weights: str | None = None,
+    random_weights: bool = False,
+    seed: int = 0,
+    model_arg: list[str] | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> nn.Module:
+    """The network a MODEL argument names, on its device."""
+    if threads:
+        torch.set_num_threads(threads)
+    kwargs = _key_values(model_arg or [])
+    if is_artifact(name):
+        if weights or random_weights:
+            raise ModelError("an artifact folder has its own weights")
+        base = None
+        if architecture:
+            base = open_model(architecture, random_weights=True, kwargs=kwargs)
+        model = artifact.load(name, base)
+    else:
+        model = open_model(
+            name, weights=weights, random_weights=random_weights, seed=seed, kwargs=kwargs
+        )
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConvswapError(f"cannot use device {device}: {str(error).splitlines()[0]}") from None
+
+
+def open_teacher(
+    student: nn.Module,
+    architecture: str | None,
+    weights: str | None,
+    model_arg: list[str] | None,
+) -> nn.Module:
+    """The network an artifact was made from, with its weights."""
+    base = record_of(student).base
+    if weights:
+        name = architecture or base.name
+        if name == "code":
+            raise ModelError("the network is the user's own code", do="add --model file.py:factory")
+        kwargs = _key_values(model_arg or []) or base.kwargs
+        return open_model(name, weights=weights, kwargs=kwargs)
+    built = None
+    if architecture:
+        built = open_model(architecture, kwargs=_key_values(model_arg or []))
+    return teacher_of(base, built)
+
+
+def settle_preprocess(
+    model: nn.Module,
+    source: str | None,
+    input_size: str | None,
+    mean: str | None,
+    std: str | None,
+) -> Preprocess:
+    """How images become inputs: what is said, else what the network says, else what fits."""
+    known = record_of(model).preprocess
+    if known is None:
+        channels = input_channels(model)
+        native = native_size(source, channels) if source and not input_size else None
+        known = Preprocess(input_size=native or (channels, 224, 224))
+        if channels == 1:
+            known = known.model_copy(update={"mean": (0.5,), "std": (0.5,)})
+        if not (input_size and mean and std):
+            note(
+                f"assumed input {'x'.join(map(str, known.input_size))}, mean {known.mean}, "
+                f"std {known.std}: say otherwise with --input-size, --mean, --std"
+            )
+    said: dict[str, Any] = {}
+    if input_size:
+        said["input_size"] = tuple(int(v) for v in _numbers("--input-size", input_size, 3))
+        if said["input_size"][0] != input_channels(model):
+            raise ConvswapError(
+                f"--input-size has {said['input_size'][0]} channels, the network takes "
+                f"{input_channels(model)}"
+            )
+    channels = said.get("input_size", known.input_size)[0]
+    for key, text in (("mean", mean), ("std", std)):
+        if text:
+            said[key] = _numbers(f"--{key}", text, channels)
+    preprocess = Preprocess.model_validate(known.model_dump() | said)
+    remember(model, preprocess=preprocess)
+    return preprocess
+
+
+def calibration(
+    model: nn.Module, images: Images, count: int, batch_size: int, seed: int
+) -> list[tuple[Tensor, ...]]:
+    """Calibration batches on the network's device, and a line when images were unreadable."""
+    device = next(model.parameters()).device
+    batches = [
+        tuple(item.to(device) for item in batch)
+        for batch in images.batches(batch_size, count=count, seed=seed)
+    ]
+    if images.skipped:
+        note(f"skipped {images.skipped} unreadable images of {images.name}")
+    return batches
+
+
+def is_artifact(name: str) -> bool:
+    """Whether a MODEL argument is a folder, which must then be an artifact."""
+    return Path(name).is_dir()
+
+
+def source_images(model: nn.Module, source: str, **kwargs: bool) -> Images:
+    """Images of a SRC argument, read as a network wants them."""
+    return open_images(source, record_of(model).preprocess, **kwargs)
+
+
+def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) == 1 and option != "--input-size":
+        numbers *= count
+    if len(numbers) != count:
+        raise ConvswapError(f"{option} takes {count} numbers separated by commas, not {text!r}")
+    return numbers
+
+
+def _key_values(pairs: list[str]) -> dict[str, Any]:
+    if bad := [pair for pair in pairs if "=" not in pair]:
+        raise ConvswapError(f"--model-arg takes KEY=VALUE, not {bad[0]!r}")
+    return {key: yaml.safe_load(value) for key, _, value in (p.partition("=") for p in pairs)}
+
+
+def budget(macs: float | None, params: float | None) -> Budget:
+    """The budget the options spell, checked."""
+    if macs is None and params is None:
+        raise ConvswapError("no budget given", do="say --macs 0.5, --params 0.5, or --plan FILE")
+    try:
+        return Budget(macs=macs, params=params)
+    except ValidationError as error:
+        raise ConvswapError(f"budget out of range: {problems(error)}") from None
+
+
+def fit_and_batches(
+    model: nn.Module, data: str | None, fit: str | None, count: int, batch_size: int, seed: int
+) -> tuple[Fit, list[tuple[Tensor, ...]]]:
+    """How to fit, and the calibration batches for it (none without images)."""
+    fit = fit or ("corrected" if data else "weight")
+    if fit not in get_args(Fit):
+        raise ConvswapError(f"unknown --fit {fit}", do=f"choose one of {', '.join(get_args(Fit))}")
+    if data is None:
+        if fit != "weight":
+            raise ConvswapError(f"--fit {fit} needs images", do="add --data, or --fit weight")
+        return fit, []
+    return fit, calibration(model, source_images(model, data), count, batch_size, seed)

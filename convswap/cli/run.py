@@ -1,0 +1,63 @@
+"""convswap run: the whole job from one recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import job, recipe, report
+from ..errors import RecipeError
+from ..files import check_new
+from . import options as o
+
+EXAMPLE = "convswap run digits"
+
+
+def run(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help="a shipped name, or a file")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change an entry: budget.macs=0.3"),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="folder to write; default: RECIPE-out")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="file.py:factory, for a network of your own code")
+    ] = None,
+    weights: o.Weights = None,
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+    force: o.Force = False,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
+) -> None:
+    """Plan, convert, distil and measure as a recipe says, and print one table."""
+    path = recipe.find(name)
+    todo = recipe.load(path, set_ or [])
+    folder = check_new(out or f"{path.stem}-out", force)
+    if not (model or todo.model.name):
+        raise RecipeError("the recipe names no model", do="add --model file.py:factory")
+    dense = o.open_network(
+        model or todo.model.name,
+        weights=weights or todo.model.weights,
+        random_weights=todo.model.random_weights,
+        seed=todo.seed,
+        model_arg=[f"{key}={json.dumps(value)}" for key, value in todo.model.kwargs.items()],
+        device=device,
+        threads=threads,
+    )
+    said = [",".join(map(str, v)) if v else None
+            for v in (todo.data.input_size, todo.data.mean, todo.data.std)]  # fmt: skip
+    o.settle_preprocess(dense, todo.data.calibration, *said)
+    with report.progress(quiet) as progress:
+        rows = job.run(todo, dense, Path(folder), progress=progress)
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        report.out.print(report.comparison_table(rows))
+    made = ["plan.json", "report.json", *list(rows)[1:]]
+    report.wrote(f"{folder}/ ({', '.join(made)})")

@@ -1,0 +1,218 @@
+"""Images going in: a folder, a tar of class folders, or scikit-learn's digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from timm.data import create_transform
+from timm.data.readers import create_reader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .errors import DataError
+from .record import Preprocess
+
+UNREADABLE = 0.05  # the share of images that may fail before it is an error
+HELD_OUT_DIGITS = 597  # of 1,797: never used to train, calibrate or distil
+
+
+class Images:
+    """Images of one source, read as a network wants them.
+
+    Attributes:
+        classes: class names in label order; None if the images are unlabelled.
+        skipped: how many unreadable images were left out so far.
+    """
+
+    def __init__(self, name: str, items: Dataset, classes: list[str] | None):
+        self.name, self.items, self.classes = name, items, classes
+        self.skipped = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        count: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        workers: int = 0,
+    ) -> Batches:
+        """Batches `(x, labels)`, or `(x,)` without labels; the same every time, per epoch.
+
+        Args:
+            count: take only so many images, drawn by `seed`.
+            shuffle: another order every epoch, decided by `seed`.
+        """
+        return Batches(self, batch_size, count, shuffle, seed, workers)
+
+    def collate(self, items: list[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor, int]:
+        good = [item for item in items if item is not None]
+        x = torch.stack([image for image, _ in good]) if good else torch.empty(0)
+        return x, torch.tensor([label for _, label in good]), len(items) - len(good)
+
+
+class Batches:
+    """A seeded, repeatable pass over images; iterate as often as you like."""
+
+    def __init__(self, images, batch_size, count, shuffle, seed, workers):
+        self.images, self.batch_size, self.shuffle = images, batch_size, shuffle
+        self.seed, self.workers, self.epoch = seed, workers, 0
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+        self.order = order[:count].tolist() if count else range(len(images))
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        order = self.order
+        if self.shuffle:
+            random = torch.Generator().manual_seed(self.seed + 1000 * self.epoch)
+            order = [order[i] for i in torch.randperm(len(order), generator=random).tolist()]
+            torch.manual_seed(self.seed + 1000 * self.epoch)  # augmentation
+            self.epoch += 1
+        loader = DataLoader(
+            self.images.items,
+            self.batch_size,
+            sampler=order,
+            num_workers=self.workers,
+            collate_fn=self.images.collate,
+        )
+        skipped = 0
+        for x, labels, failed in loader:
+            skipped += failed
+            if len(x):
+                yield (x, labels) if self.images.classes else (x,)
+        self.images.skipped += skipped
+        if skipped > UNREADABLE * len(order):
+            raise DataError(
+                f"{skipped} of {len(order)} images cannot be read",
+                where=self.images.name,
+                do="remove or repair them",
+            )
+
+
+def open_images(
+    source: str,
+    preprocess: Preprocess,
+    *,
+    train: bool = False,
+    held_out: bool = False,
+) -> Images:
+    """Open images to be read at a network's input size.
+
+    Args:
+        source: a folder (of class folders, or flat and then unlabelled), a `.tar` of class
+            folders, or `digits`.
+        train: crop and flip at random, for distillation.
+        held_out: of `digits`, the images never used for training or calibration.
+
+    Raises:
+        DataError: nothing is there, or it does not fit the network's channels.
+    """
+    channels = preprocess.input_size[0]
+    if channels not in (1, 3):
+        raise DataError(f"the network wants {channels} channels; images have 1 or 3")
+    if source == "digits":
+        return Images(source, _Digits(preprocess, held_out), [str(i) for i in range(10)])
+    reader = _open_reader(source)
+    names = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", {})
+    classes = sorted(names, key=names.get)
+    augment: dict[str, Any] = {}
+    if train:
+        augment = {"is_training": True, "scale": (0.6, 1.0), "ratio": (0.9, 1.1),
+                   "color_jitter": None}  # fmt: skip
+    transform = create_transform(
+        input_size=preprocess.input_size,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        interpolation=preprocess.interpolation,
+        crop_pct=preprocess.crop_pct,
+        **augment,
+    )
+    mode = "RGB" if channels == 3 else "L"
+    return Images(source, _Read(reader, transform, mode), classes if len(classes) > 1 else None)
+
+
+def native_size(source: str, channels: int) -> tuple[int, int, int] | None:
+    """The size all of the first images of a source have, or None if they differ."""
+    if source == "digits":
+        return (1, 32, 32)
+    reader = _open_reader(source)
+    sizes = set()
+    for index in range(min(16, len(reader))):
+        try:
+            with Image.open(reader[index][0]) as image:
+                sizes.add(image.size)
+        except (OSError, UnidentifiedImageError):
+            continue
+    if len(sizes) != 1:
+        return None
+    width, height = sizes.pop()
+    return channels, height, width
+
+
+def _open_reader(source: str):
+    path = Path(source)
+    if not path.exists():
+        raise DataError(f"no such folder or .tar file: {source}")
+    if path.is_file() and path.suffix != ".tar":
+        raise DataError(f"{source} is neither a folder nor a .tar file")
+    try:
+        # subtle: timm would cache the index of a large tar as a pickle beside it
+        extra = {"cache_tarinfo": False} if path.is_file() else {}
+        return create_reader("", root=str(path), **extra)
+    except Exception as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise DataError(f"no images in {source}: {lines[0]}") from None
+
+
+class _Read(Dataset):
+    """Items of a timm reader: `(image, label)`, or None where the file cannot be read."""
+
+    def __init__(self, reader, transform: Callable, mode: str):
+        self.reader, self.transform, self.mode = reader, transform, mode
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | None:
+        try:
+            stream, label = self.reader[index]
+            with stream, Image.open(stream) as image:
+                return self.transform(image.convert(self.mode)), int(label)
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+            return None
+
+
+class _Digits(Dataset):
+    """scikit-learn's 8x8 handwritten digits, enlarged to the input size."""
+
+    def __init__(self, preprocess: Preprocess, held_out: bool):
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError:
+            raise DataError(
+                "the digit images come with scikit-learn", do="pip install 'convswap[demo]'"
+            ) from None
+        digits = load_digits()
+        order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
+        chosen = order[:HELD_OUT_DIGITS] if held_out else order[HELD_OUT_DIGITS:]
+        images = torch.tensor(digits.images, dtype=torch.float32)[chosen, None] / 16
+        images = torch.nn.functional.interpolate(
+            images, preprocess.input_size[1:], mode="bilinear", align_corners=False
+        )
+        self.images = (images - preprocess.mean[0]) / preprocess.std[0]
+        self.labels = digits.target[chosen].tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], self.labels[index]

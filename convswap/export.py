@@ -1,0 +1,74 @@
+"""Networks for other runtimes: ONNX, and torch.export programs that need no convswap."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import ConvswapError
+from .files import new_file
+from .outputs import tensors
+
+
+def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> float:
+    """Write ONNX with a free batch size, checked by ONNX Runtime against PyTorch.
+
+    Args:
+        images: real inputs `[n, channels, height, width]`, n >= 2, that both are run on.
+
+    Returns:
+        The largest absolute difference of the outputs.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch.onnx needs it
+    except ImportError as error:
+        raise ConvswapError(
+            f"ONNX export needs {error.name}", do="pip install 'convswap[onnx]'"
+        ) from None
+    model = model.eval().cpu()
+    with new_file(path) as temporary, _quiet():
+        torch.onnx.export(
+            model, (images[:2],), temporary, dynamo=True, external_data=False, verbose=False,
+            input_names=["images"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )  # fmt: skip
+        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+        outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    return _largest_gap(model, images, [torch.from_numpy(np.asarray(o)) for o in outputs])
+
+
+def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
+    """Write a `torch.export` program (.pt2) with a free batch size, checked as above."""
+    model = model.eval().cpu()
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    with new_file(path) as temporary, _quiet():
+        program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
+        torch.export.save(program, temporary)
+        outputs = torch.export.load(temporary).module()(images)
+    return _largest_gap(model, images, tensors(outputs))
+
+
+@torch.no_grad()
+def _largest_gap(model: nn.Module, images: Tensor, outputs: list[Tensor]) -> float:
+    expected = tensors(model(images))
+    return max((a - b).abs().max().item() for a, b in zip(expected, outputs, strict=True))
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The exporters talk a lot; what goes wrong is raised."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,86 @@
+"""The whole job of a recipe: plan, convert, distil, measure; the story of convswap in one page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from torch import nn
+
+from .artifact import WEIGHTS, save
+from .cost import count
+from .data import open_images
+from .evaluation import accuracy, fidelity
+from .files import new_file
+from .outputs import output_kind
+from .planning import plan
+from .progress import Progress, silent
+from .recipe import Recipe
+from .record import record_of
+from .recovery import distill
+from .surgery import convert
+from .timing import measure
+
+
+def run(
+    recipe: Recipe, dense: nn.Module, folder: Path, *, progress: Progress = silent
+) -> dict[str, dict[str, float]]:
+    """Do what a recipe says to a network, and measure every stage.
+
+    Writes `plan.json`, the artifacts `converted` and `recovered`, and `report.json`.
+
+    Args:
+        dense: the network, opened, with its preprocessing settled (`record_of`).
+        folder: written to; created if need be.
+
+    Returns:
+        For `dense`, `converted` and (with a `distill` section) `recovered`: quality on the test
+        images, MACs, parameters, bytes of the weights file, milliseconds per image.
+    """
+    folder.mkdir(exist_ok=True)
+    preprocess, sources, seed = record_of(dense).preprocess, recipe.data, recipe.seed
+    device = next(dense.parameters()).device
+    calibration = open_images(sources.calibration, preprocess)
+    batches = [
+        tuple(item.to(device) for item in batch)
+        for batch in calibration.batches(sources.batch_size, count=sources.images, seed=seed)
+    ]
+    networks = {"dense": dense}
+    chosen = plan(dense, batches, recipe.budget, fit=recipe.fit, seed=seed, progress=progress)
+    chosen.save(folder / "plan.json")
+    networks["converted"] = convert(dense, chosen, batches, progress=progress)
+    save(networks["converted"], folder / "converted", force=True)
+    if recipe.distill:
+        settings = recipe.distill.model_dump()
+        images = open_images(sources.train or sources.calibration, preprocess, train=True)
+        training = images.batches(settings.pop("batch_size"), shuffle=True, seed=seed)
+        checkpoint = folder / "checkpoint.pt"
+        networks["recovered"] = distill(
+            networks["converted"], dense, training, **settings,
+            checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
+        save(networks["recovered"], folder / "recovered", force=True)
+        checkpoint.unlink(missing_ok=True)
+    rows = _quality(networks, recipe, progress)
+    times = measure(networks, preprocess.input_size)
+    for name, network in networks.items():
+        rows[name] |= vars(count(network, preprocess.input_size)) | {"ms": times[name]}
+        if name != "dense":
+            rows[name]["bytes"] = (folder / name / WEIGHTS).stat().st_size
+    with new_file(folder / "report.json") as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
+
+
+def _quality(
+    networks: dict[str, nn.Module], recipe: Recipe, progress: Progress
+) -> dict[str, dict[str, float]]:
+    """Accuracy where the test images are labelled, else closeness to the dense network."""
+    dense = networks["dense"]
+    source = recipe.data.test or recipe.data.calibration
+    images = open_images(source, record_of(dense).preprocess, held_out=True)
+    batches = images.batches(128)
+    if images.classes:
+        return {name: accuracy(net, batches, progress) for name, net in networks.items()}
+    kind = output_kind(dense, next(iter(batches)))
+    return {name: fidelity(net, dense, batches, kind, progress) for name, net in networks.items()}

@@ -1,0 +1,142 @@
+"""What people see: tables and progress. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .forms import FORMS
+from .planning import Plan, Totals
+from .progress import Progress as Callback
+from .progress import silent
+from .sites import Site
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Callback]:
+    """A progress callback that draws one bar per step, with an estimate of the time left."""
+    if quiet:
+        yield silent
+        return
+    bars = Progress(
+        TextColumn("{task.description:>11}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+    with bars:
+        tasks: dict[str, int] = {}
+
+        def callback(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total or None)
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        yield callback
+
+
+def note(text: str) -> None:
+    """One line for the person, on stderr."""
+    err.print(text, soft_wrap=True, markup=False)
+
+
+def wrote(path: object) -> None:
+    """Say what was written and where."""
+    note(f"wrote {path}")
+
+
+def sites_table(sites: Sequence[Site], total: Totals) -> Table:
+    """Every convolution, with what could replace it or why nothing can."""
+    table = _table(
+        "layer", "kernel", ">out size", ">MACs", ">%", "then", "forms, or why left alone"
+    )
+    for site in sites:
+        stride = f" /{site.stride[0]}" if max(site.stride) > 1 else ""
+        every = len(site.forms) == len(FORMS)
+        size = site.sizes[0] if site.sizes else None
+        table.add_row(
+            site.path + (f" (x{site.calls})" if site.calls > 1 else ""),
+            "x".join(map(str, site.kernel)) + stride,
+            f"{size.out_height}x{size.out_width}" if size else "-",
+            quantity(site.cost.macs),
+            f"{100 * site.cost.macs / max(total.macs, 1):.1f}",
+            "+".join(filter(None, (site.norm, site.act))) or "-",
+            f"[dim]{site.reason}[/]" if site.reason else "all" if every else " ".join(site.forms),
+        )
+    return table
+
+
+def plan_table(plan: Plan) -> Table:
+    """What becomes of each site that is converted."""
+    table = _table("layer", "form", ">rank", ">MACs before", ">after", ">kept", ">damage")
+    for choice in plan.choices:
+        rank = choice.rank if isinstance(choice.rank, int) else "{}, {}".format(*choice.rank)
+        table.add_row(
+            choice.site,
+            choice.form,
+            str(rank),
+            quantity(choice.macs_dense),
+            quantity(choice.macs),
+            f"{choice.macs / choice.macs_dense:.0%}",
+            f"{choice.damage:.2g}",
+        )
+    return table
+
+
+def plan_summary(plan: Plan) -> str:
+    """One line: what is kept of the network."""
+    kept = [
+        f"{name} {quantity(getattr(plan.dense, field))} -> {quantity(getattr(plan.planned, field))} "
+        f"({getattr(plan.planned, field) / getattr(plan.dense, field):.1%})"
+        for name, field in (("MACs", "macs"), ("parameters", "params"))
+    ]
+    return f"{len(plan.choices)} layers converted: {', '.join(kept)}"
+
+
+def comparison_table(rows: dict[str, dict[str, float]]) -> Table:
+    """Networks side by side: one row each, one column per figure that any of them has."""
+    columns = {
+        "top1": ("top-1 %", lambda v: f"{v:.2f}"),
+        "top5": ("top-5 %", lambda v: f"{v:.2f}"),
+        "r2": ("R2", lambda v: f"{v:.4f}"),
+        "psnr": ("PSNR dB", lambda v: f"{v:.2f}"),
+        "kl": ("KL nats", lambda v: f"{v:.4f}"),
+        "agreement": ("same class %", lambda v: f"{v:.2f}"),
+        "macs": ("MACs", quantity),
+        "params": ("parameters", quantity),
+        "bytes": ("size", lambda v: f"{v / 1e6:.2f} MB"),
+        "ms": ("ms / image", lambda v: f"{v:.2f}"),
+        "images": ("images", lambda v: f"{v:,}"),
+    }
+    shown = [key for key in columns if any(key in row for row in rows.values())]
+    table = _table("", *(f">{columns[key][0]}" for key in shown))
+    for name, row in rows.items():
+        table.add_row(name, *(columns[key][1](row[key]) if key in row else "-" for key in shown))
+    return table
+
+
+def quantity(count: float) -> str:
+    """A count with three digits and the field's suffix: 40.6 M, 4.09 G."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(
+            column.removeprefix(">"), justify="right" if right else "left", no_wrap=right
+        )
+    return table

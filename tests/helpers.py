@@ -1,0 +1,270 @@
+"""Tiny networks, and the few things several test files need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convswap.cost import Cost, count
+from convswap.planning import Choice, Plan, Totals
+
+
+class Residual(nn.Module):
+    """Convolution, batch norm and a block with a skip connection; classifies."""
+
+    num_classes = 5
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.act = nn.ReLU(inplace=True)
+        self.first = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.stem(x)))
+        x = F.relu(x + self.second(F.relu(self.first(x))))
+        return self.head(x.mean((2, 3)))
+
+
+class CalledTwice(nn.Module):
+    """One convolution runs at two resolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.shared = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.tail = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.shared(self.stem(x)))
+        return self.tail(torch.tanh(self.shared(x)))
+
+
+class TwoPaths(nn.Module):
+    """One convolution stands under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.near = nn.Conv2d(3, 8, 3, padding=1)
+        self.block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Tanh())
+        self.alias = self.block[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.alias(self.block(self.near(x)))
+
+
+class Grouped(nn.Module):
+    """Grouped and depthwise convolutions between plain ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.tail = nn.Conv2d(8, 8, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(F.gelu(self.depthwise(self.grouped(self.stem(x)))))
+
+
+class InPlace(nn.Module):
+    """A functional activation overwrites what a convolution wrote."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 12, 3, padding=1)
+        self.second = nn.Conv2d(12, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(F.relu(self.first(x), inplace=True)), inplace=True)
+
+
+class TwoOutputs(nn.Module):
+    """Two heads, in a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Conv2d(3, 8, 3, padding=1)
+        self.boxes = nn.Conv2d(8, 8, 3, padding=1)
+        self.scores = nn.Conv2d(8, 10, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = torch.tanh(self.trunk(x))
+        return {"boxes": self.boxes(x), "scores": self.scores(x).mean((2, 3))}
+
+
+class Uneven(nn.Module):
+    """Kernels that are not square, stride along one axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Conv2d(3, 8, (1, 3), stride=(1, 2), padding=(0, 1))
+        self.tall = nn.Conv2d(8, 8, (5, 3), padding=(2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tall(torch.sigmoid(self.wide(x)))
+
+
+class Concat(nn.Module):
+    """Two branches, joined along the channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.left = nn.Conv2d(3, 8, 3, padding=1)
+        self.right = nn.Conv2d(3, 8, 5, padding=2)
+        self.join = nn.Conv2d(16, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(torch.cat([F.relu(self.left(x)), F.relu(self.right(x))], dim=1))
+
+
+class DataDependent(nn.Module):
+    """A value decides, between two convolutions, how the image goes on: no tracer sees that."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        if x.mean() > 2:  # never, after tanh
+            x = -x
+        return self.second(x)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A network of the table: how it is made, and what it reads."""
+
+    make: Callable[[], nn.Module]
+    input_size: tuple[int, int, int] = (3, 8, 8)
+
+
+TINY: dict[str, Tiny] = {
+    "residual": Tiny(Residual),
+    "called twice": Tiny(CalledTwice, (3, 12, 12)),
+    "two paths": Tiny(TwoPaths),
+    "grouped": Tiny(Grouped),
+    "in place": Tiny(InPlace),
+    "two outputs": Tiny(TwoOutputs),
+    "uneven": Tiny(Uneven, (3, 10, 8)),
+    "concat": Tiny(Concat, (3, 9, 9)),
+    "data-dependent": Tiny(DataDependent),
+}
+
+
+def tiny(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """A network of the table, in eval mode, the same at every call, and its input size."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = TINY[name].make().eval()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.running_mean, 0, 0.3)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+                nn.init.uniform_(module.weight, 0.5, 2)
+    return model, TINY[name].input_size
+
+
+def image_batches(
+    input_size: tuple[int, ...], count: int = 3, size: int = 6, seed: int = 0
+) -> list[Tensor]:
+    """Random images, smooth enough that neighbouring pixels agree, as real ones do."""
+    random = torch.Generator().manual_seed(seed)
+    batches = [torch.randn(size, *input_size, generator=random) for _ in range(count)]
+    return [batch + F.avg_pool2d(batch, 3, 1, 1) for batch in batches]
+
+
+def moment(size: int, seed: int = 0, spread: float = 1.5) -> Tensor:
+    """A random symmetric positive definite matrix; eigenvalues over about `4 * spread` decades."""
+    random = torch.Generator().manual_seed(seed)
+    square = torch.randn(size, size, dtype=torch.float64, generator=random)
+    basis = torch.linalg.qr(square).Q
+    values = 10 ** (spread * torch.randn(size, dtype=torch.float64, generator=random))
+    values = values.clamp(10**-3, 10**3)
+    return basis @ (values[:, None] * basis.T)
+
+
+def plan_for(
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    choices: Mapping[str, tuple[str, int | tuple[int, int]]],
+    fit: str = "moments",
+) -> Plan:
+    """A plan written by hand: site -> (form, rank)."""
+    dense = Totals(**vars(count(model, input_size)))
+    made = tuple(Choice(site=site, form=form, rank=rank) for site, (form, rank) in choices.items())
+    return Plan(input_size=input_size, fit=fit, dense=dense, planned=dense, choices=made)
+
+
+def relative(got: Tensor, wanted: Tensor) -> float:
+    """Norm of the difference as a fraction of the norm wanted."""
+    assert got.shape == wanted.shape
+    got, wanted = got.detach().double(), wanted.detach().double()
+    return ((got - wanted).norm() / wanted.norm().clamp_min(1e-300)).item()
+
+
+def hooks_left(model: nn.Module) -> int:
+    """Hooks registered anywhere in a network."""
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def totals(cost: Cost) -> Totals:
+    """A cost as it stands in a plan."""
+    return Totals(**vars(cost))
+
+
+CONVOLUTIONS: dict[str, dict] = {
+    "plain": {},
+    "stride 2": {"stride": 2, "padding": 1},
+    "stride (2,1)": {"stride": (2, 1), "padding": 1},
+    "padding 1": {"padding": 1},
+    "padding (2,1)": {"padding": (2, 1)},
+    "same": {"padding": "same"},
+    "same, even kernel": {"kernel_size": (4, 2), "padding": "same"},
+    "valid": {"padding": "valid", "stride": 2},
+    "reflect": {"padding": (2, 1), "padding_mode": "reflect"},
+    "replicate": {"padding": 2, "padding_mode": "replicate", "stride": 2},
+    "circular": {"padding": 1, "padding_mode": "circular"},
+    "same and reflect": {"padding": "same", "padding_mode": "reflect", "dilation": 2},
+    "dilation 2": {"dilation": 2, "padding": 1},
+    "dilation (1,2)": {"dilation": (1, 2), "padding": "same"},
+    "all at once": {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 1), "bias": False},
+    "no bias": {"padding": 1, "bias": False},
+    "kernel 5x3": {"kernel_size": (5, 3), "padding": (2, 1)},
+    "kernel 1x3": {"kernel_size": (1, 3), "padding": (0, 1)},
+    "kernel 1x3, padded 1": {"kernel_size": (1, 3), "padding": 1, "stride": 2},
+    "kernel 1x1": {"kernel_size": 1, "stride": 2},
+    "kernel 1x1, padded": {"kernel_size": 1, "padding": 1},
+    "kernel 7x7": {"kernel_size": 7, "padding": 3, "stride": 2},
+    "float32": {"padding": 1, "stride": 2, "dtype": torch.float32},
+    "bfloat16": {"padding": 1, "dtype": torch.bfloat16},
+    "timm's Conv2dSame": {"same": True, "stride": 2, "dtype": torch.float32},
+    "timm's Conv2dSame 5x3": {
+        "same": True, "kernel_size": (5, 3), "stride": (2, 1), "dilation": (1, 2),
+        "bias": False, "dtype": torch.float32,
+    },
+}  # fmt: skip
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 3e-2}
+
+
+def convolution(name: str) -> tuple[nn.Conv2d, Tensor]:
+    """A convolution of the table, 4 to 6 channels, and images it can read."""
+    from timm.layers import Conv2dSame
+
+    settings = {"kernel_size": 3, "dtype": torch.float64, **CONVOLUTIONS[name]}
+    kind = Conv2dSame if settings.pop("same", False) else nn.Conv2d
+    dtype = settings.pop("dtype")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        conv = kind(4, 6, **settings).to(dtype).requires_grad_(False)
+        x = torch.randn(2, 4, 11, 10, dtype=torch.float64).to(dtype)
+    return conv, x
