@@ -10,7 +10,8 @@ from typing import Any
 import safetensors
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from . import __version__
@@ -69,7 +70,8 @@ def save(
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()
              if name not in aliases}  # fmt: skip
     with new_folder(folder) as temporary:
-        save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
+        # subtle: safetensors' own writer makes files that only their owner can read
+        (temporary / WEIGHTS).write_bytes(to_bytes(state, metadata={"format": "pt"}))
         text = json.dumps(description.model_dump(mode="json"), indent=1)
         (temporary / DESCRIPTION).write_text(text + "\n")
     return folder

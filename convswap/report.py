@@ -95,9 +95,11 @@ def plan_table(plan: Plan) -> Table:
 def plan_summary(plan: Plan) -> str:
     """One line: what is kept of the network."""
     kept = [
-        f"{name} {quantity(getattr(plan.dense, field))} -> {quantity(getattr(plan.planned, field))} "
-        f"({getattr(plan.planned, field) / getattr(plan.dense, field):.1%})"
-        for name, field in (("MACs", "macs"), ("parameters", "params"))
+        f"{name} {quantity(before)} -> {quantity(after)} ({after / before:.1%})"
+        for name, before, after in (
+            ("MACs", plan.dense.macs, plan.planned.macs),
+            ("parameters", plan.dense.params, plan.planned.params),
+        )
     ]
     return f"{len(plan.choices)} layers converted: {', '.join(kept)}"
 

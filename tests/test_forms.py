@@ -51,15 +51,16 @@ def every_rank(form: str, kernel: Kernel) -> list:
     return list(range(1, full + 1))
 
 
-def fitted_errors(form: str, kernel: Kernel, problem: LeastSquares) -> list[float]:
-    """The error left at every rank, smallest rank first."""
-    fits = [FORMS[form].fit(problem, kernel, rank, 20) for rank in every_rank(form, kernel)]
-    return [problem.error(FORMS[form].spell(weights, kernel)) for weights in fits]
+def largest_rise(errors: list[float]) -> float:
+    return max(b - a for a, b in zip(errors, errors[1:], strict=False))
 
 
 # exact
 
+even = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own
 
+
+@even
 @pytest.mark.parametrize("seed", [None, 3], ids=["weight only", "moments"])
 @pytest.mark.parametrize(("form", "name"), [c for c in WITH_ARGUMENTS if c[0] in RANKED])
 def test_form_is_exact_at_full_rank(form: str, name: str, seed: int | None):
@@ -71,6 +72,7 @@ def test_form_is_exact_at_full_rank(form: str, name: str, seed: int | None):
     assert relative(layers(x), conv(x)) < TOLERANCE[x.dtype]
 
 
+@even
 @pytest.mark.parametrize("seed", [None, 3], ids=["weight only", "moments"])
 @pytest.mark.parametrize("name", [name for form, name in WITH_ARGUMENTS if form == "blueprint"])
 def test_blueprint_is_exact_on_kernels_of_its_kind(name: str, seed: int | None):
@@ -84,6 +86,7 @@ def test_blueprint_is_exact_on_kernels_of_its_kind(name: str, seed: int | None):
     assert relative(replacement("blueprint", conv, 1, weights)(x), conv(x)) < tolerance
 
 
+@even
 @pytest.mark.parametrize(("form", "name"), WITH_ARGUMENTS)
 def test_layers_run_what_the_form_spells(form: str, name: str):
     """Any weights, not only good ones: the layers equal one convolution with the spelled kernel."""
@@ -114,10 +117,8 @@ def test_spelled_kernel_is_the_impulse_response(form: str, kernel: Kernel):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_zero_kernel_stays_zero(form: str):
-    weights = FORMS[form].fit(
-        problem_for(torch.zeros(KERNEL), 1), KERNEL, every_rank(form, KERNEL)[1]
-        if form in RANKED else 1, 12,
-    )  # fmt: skip
+    rank = every_rank(form, KERNEL)[1] if form in RANKED else 1
+    weights = FORMS[form].fit(problem_for(torch.zeros(KERNEL), 1), KERNEL, rank, 12)
     spelled = FORMS[form].spell(weights, KERNEL)
     assert spelled.isfinite().all()
     assert spelled.abs().max() < 1e-12
@@ -129,10 +130,14 @@ def test_zero_kernel_stays_zero(form: str):
 @pytest.mark.parametrize("seed", [None, 0, 1, 2], ids=["weight only", "0", "1", "2"])
 @pytest.mark.parametrize("form", RANKED)
 def test_error_never_rises_with_rank(form: str, seed: int | None):
-    errors = fitted_errors(form, KERNEL, random_problem(KERNEL, seed))
-    rises = [b - a for a, b in zip(errors, errors[1:], strict=False)]
-    assert max(rises) <= 1e-9, [f"{e:.3g}" for e in errors]
-    assert errors[0] > 0.05
+    problem = random_problem(KERNEL, seed)
+    errors = []
+    for rank in every_rank(form, KERNEL):
+        weights = FORMS[form].fit(problem, KERNEL, rank, 100)
+        errors.append(problem.error(FORMS[form].spell(weights, KERNEL)))
+    # bottleneck trades a little error for terms that do not cancel
+    assert largest_rise(errors) <= (1e-5 if form == "bottleneck" else 1e-9)
+    assert errors[0] > 0.01
     assert errors[-1] < 1e-9
 
 
@@ -145,7 +150,7 @@ def test_tucker_error_never_rises_along_one_rank(axis: int):
         rank = (r, 2) if axis == 0 else (3, r)
         weights = FORMS["tucker"].fit(problem, KERNEL, rank, 20)
         errors.append(problem.error(FORMS["tucker"].spell(weights, KERNEL)))
-    assert max(b - a for a, b in zip(errors, errors[1:], strict=False)) <= 1e-9
+    assert largest_rise(errors) <= 1e-9
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -181,11 +186,9 @@ def test_channel_is_the_truncated_svd_under_white_inputs(rank: int):
 def test_channel_is_the_truncated_svd_of_the_whitened_kernel(rank: int):
     problem = random_problem(KERNEL, 7)
     factor = torch.linalg.cholesky(problem.moment)
-    wanted = torch.linalg.solve(factor.T, truncated(problem.target @ factor, rank), left=False)
+    wanted = truncated(problem.target @ factor, rank)
     spelled = FORMS["channel"].spell(FORMS["channel"].fit(problem, KERNEL, rank, 0), KERNEL)
-    torch.testing.assert_close(
-        spelled @ factor, wanted @ factor, atol=1e-8 * problem.energy**0.5, rtol=1e-6
-    )
+    assert relative(spelled @ factor, wanted) < 1e-8
 
 
 @pytest.mark.parametrize("steps", [0, 12])
@@ -371,7 +374,7 @@ def test_form_applies_where_it_can_help(form: str, kernel: Kernel, applies: bool
         ("channel", KERNEL, 1.5, "not in 1..6"),
         ("channel", KERNEL, (1, 1), "not in 1..6"),
         ("separable", KERNEL, 7, "not in 1..6"),
-        ("bottleneck", KERNEL, 37, "not in 1..36"),
+        ("bottleneck", KERNEL, 25, "not in 1..24"),
         ("spatial", KERNEL, 13, "not in 1..12"),
         ("blueprint", KERNEL, 2, "not in 1..1"),
         ("tucker", KERNEL, 3, "not in 1..(6, 4)"),

@@ -1,0 +1,197 @@
+"""Structured least squares: the mix is optimal, the search only improves, factors survive."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from convswap.fit import LeastSquares, cholesky, leading, root
+from convswap.forms import Kernel, bottleneck, separable, spatial, tucker
+from helpers import moment, relative
+
+KERNEL = Kernel(6, 4, 3, 3)
+BASES = {
+    "separable": lambda problem: ([separable._start(problem, KERNEL, 2)], separable._basis),
+    "bottleneck": lambda problem: (bottleneck._start(problem, KERNEL, 8), bottleneck._basis),
+    "spatial": lambda problem: (
+        [spatial._start(problem, KERNEL, 3)],
+        lambda vertical: spatial._basis(vertical, KERNEL),
+    ),
+    "tucker": lambda problem: (tucker._start(problem, KERNEL, (4, 2)), tucker._basis),
+    "random rows": lambda problem: (
+        [torch.randn(3, KERNEL.patch, dtype=torch.float64)],
+        lambda rows: rows,
+    ),
+}
+
+
+def sampled(samples: int = 400) -> tuple[Tensor, Tensor, LeastSquares]:
+    """Inputs `[n, D]`, noisy outputs `[n, out]` and the problem of predicting one from the other."""
+    x = torch.randn(samples, 36, dtype=torch.float64) @ moment(36, 1, 0.5)
+    y = x @ torch.randn(36, 6, dtype=torch.float64)
+    y = y + 0.1 * y.std() * torch.randn_like(y)
+    return x, y, LeastSquares(y.T @ x / samples, x.T @ x / samples)
+
+
+def test_target_is_the_least_squares_solution():
+    x, y, problem = sampled()
+    assert relative(problem.target, torch.linalg.lstsq(x, y).solution.T) < 1e-9
+
+
+def test_mix_is_the_least_squares_solution_on_the_measured_inputs():
+    x, y, problem = sampled()
+    basis = torch.randn(5, 36, dtype=torch.float64)
+    wanted = torch.linalg.lstsq(x @ basis.T, y).solution.T
+    assert relative(problem.mix(basis), wanted) < 1e-9
+
+
+def test_ridge_is_the_least_squares_solution_with_penalty_rows():
+    x, y, problem = sampled()
+    basis = torch.randn(5, 36, dtype=torch.float64)
+    penalty = (0.7 * len(x)) ** 0.5 * torch.eye(5, dtype=torch.float64)
+    wanted = torch.linalg.lstsq(
+        torch.cat([x @ basis.T, penalty]), torch.cat([y, torch.zeros(5, 6, dtype=torch.float64)])
+    ).solution.T
+    assert relative(problem.mix(basis, ridge=0.7), wanted) < 1e-9
+
+
+def test_error_is_the_output_error_over_the_output_energy():
+    x, _, problem = sampled()
+    weight = problem.target + torch.randn_like(problem.target)
+    wanted = (x @ (weight - problem.target).T).pow(2).sum() / (x @ problem.target.T).pow(2).sum()
+    assert problem.error(weight) == pytest.approx(wanted.item())
+
+
+def test_error_is_zero_for_the_target_and_one_for_nothing():
+    problem = sampled()[2]
+    assert problem.error(problem.target) == 0
+    assert problem.error(torch.zeros(6, 36, dtype=torch.float64)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 12, 60])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", BASES)
+def test_refining_is_never_worse_than_the_start(name: str, seed: int, steps: int):
+    torch.manual_seed(seed)
+    spd = moment(36, seed)
+    problem = LeastSquares(torch.randn(6, 36, dtype=torch.float64) @ spd, spd)
+    start, basis = BASES[name](problem)
+    before = problem.error(problem.mix(basis(*start)) @ basis(*start))
+    factors, mix = problem.refine(start, basis, steps)
+    assert problem.error(mix @ basis(*factors)) <= before + 1e-12
+
+
+@pytest.mark.parametrize("ridge", [0.0, 3e-3])
+def test_refining_lowers_the_penalised_error(ridge: float):
+    spd = moment(36, 3, 0.7)
+    problem = LeastSquares(torch.randn(6, 36, dtype=torch.float64) @ spd, spd)
+    start, basis = BASES["bottleneck"](problem)
+    absolute = ridge * spd.diagonal().mean().item()
+
+    def objective(factors: list[Tensor], mix: Tensor) -> float:
+        penalty = absolute * mix.pow(2).sum().item() / problem.energy
+        return problem.error(mix @ basis(*factors)) + penalty
+
+    before = objective(start, problem.mix(basis(*start), absolute))
+    after = objective(*problem.refine(start, basis, 40, ridge))
+    assert after < 0.95 * before
+
+
+def test_refining_goes_on_where_the_error_is_already_small():
+    """An optimum far below a good start is still looked for."""
+    spd = moment(36, 1)
+    torch.manual_seed(0)
+    problem = LeastSquares(torch.randn(6, 36, dtype=torch.float64) @ spd, spd)
+    start = [spatial._start(problem, KERNEL, 8)]
+    errors = []
+    for steps in (0, 100):
+        factors, mix = problem.refine(start, lambda v: spatial._basis(v, KERNEL), steps)
+        errors.append(problem.error(mix @ spatial._basis(*factors, KERNEL)))
+    assert errors[0] < 1e-3
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_no_steps_keep_the_factors():
+    problem = sampled()[2]
+    start, basis = BASES["separable"](problem)
+    factors, mix = problem.refine(start, basis, 0)
+    assert torch.equal(factors[0], start[0])
+    torch.testing.assert_close(mix, problem.mix(basis(*start)))
+
+
+def test_refining_leaves_the_start_as_it_was():
+    problem = sampled()[2]
+    start, basis = BASES["separable"](problem)
+    kept = start[0].clone()
+    problem.refine(start, basis, 5)
+    assert torch.equal(start[0], kept)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_refining_works_in_either_grad_mode(enabled: bool):
+    problem = sampled()[2]
+    start, basis = BASES["separable"](problem)
+    with torch.set_grad_enabled(enabled):
+        factors, mix = problem.refine(start, basis, 5)
+    assert not factors[0].requires_grad
+    assert problem.error(mix @ basis(*factors)) < problem.error(problem.mix(basis(*start)) @ basis(*start))
+
+
+def test_repeated_rows_of_a_basis_are_survived():
+    problem = sampled()[2]
+    row = torch.randn(1, 36, dtype=torch.float64)
+    mix = problem.mix(row.repeat(3, 1))
+    assert relative(mix @ row.repeat(3, 1), problem.mix(row) @ row) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("rank", "dtype"),
+    [(0, torch.float64), *((r, d) for r in (1, 5, 8) for d in (torch.float32, torch.float64))],
+)
+def test_cholesky_survives_a_gram_of_any_rank(rank: int, dtype: torch.dtype):
+    half = torch.randn(8, rank, dtype=dtype)
+    gram = half @ half.T
+    factor = cholesky(gram)
+    scale = gram.diagonal().mean().item()
+    torch.testing.assert_close(factor @ factor.T, gram, atol=1e-4 * scale + 1e-30, rtol=0)
+
+
+def test_cholesky_adds_nothing_where_nothing_is_needed():
+    gram = moment(8)
+    assert torch.equal(cholesky(gram), torch.linalg.cholesky(gram))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", [(0, 0), (3, 1)])
+def test_cholesky_refuses_what_is_not_finite(value: float, where: tuple[int, int]):
+    gram = moment(5)
+    gram[where] = gram[where[::-1]] = value
+    with pytest.raises(FloatingPointError, match="not finite or not positive"):
+        cholesky(gram)
+
+
+def test_cholesky_refuses_a_negative_matrix():
+    with pytest.raises(FloatingPointError, match="not finite or not positive"):
+        cholesky(-torch.eye(4))
+
+
+def test_root_squares_to_the_moment():
+    batch = torch.stack([moment(5, seed, 0.5) for seed in range(3)])
+    half = root(batch)
+    torch.testing.assert_close(half @ half, batch)
+    torch.testing.assert_close(half, half.mT)
+
+
+def test_root_of_a_singular_moment_is_finite():
+    row = torch.randn(1, 6, dtype=torch.float64)
+    half = root(row.T @ row)
+    torch.testing.assert_close(half @ half, row.T @ row)
+
+
+def test_leading_are_the_largest_eigenvectors_first():
+    gram = moment(7)
+    vectors = leading(gram, 3)
+    values = torch.linalg.eigvalsh(gram).flip(0)[:3]
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(gram @ vectors, vectors * values)

@@ -1,0 +1,133 @@
+"""Patches are what a convolution reads; moments are what a plain covariance says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.layers import Conv2dSame
+from torch import nn
+
+from convswap.moments import POSITIONS, Moments, patches
+from helpers import CONVOLUTIONS, TOLERANCE, convolution, relative
+
+even = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own
+
+
+@even
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_patches_times_weight_is_the_convolution(name: str):
+    conv, x = convolution(name)
+    rows = patches(conv, x, (1, 1), (0, 0))
+    y = rows @ conv.weight.flatten(1).T
+    if conv.bias is not None:
+        y = y + conv.bias
+    wanted = conv(x).permute(0, 2, 3, 1).flatten(0, 2)
+    assert relative(y, wanted) < TOLERANCE[x.dtype]
+
+
+@even
+@pytest.mark.parametrize(("step", "offset"), [((2, 2), (0, 0)), ((2, 3), (1, 2)), ((3, 1), (2, 0))])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_sampled_patches_are_those_of_the_sampled_outputs(name: str, step, offset):
+    conv, x = convolution(name)
+    y = conv(x)[..., offset[0] :: step[0], offset[1] :: step[1]]
+    rows = patches(conv, x, step, offset)
+    wanted = y.permute(0, 2, 3, 1).flatten(0, 2)
+    if conv.bias is not None:
+        wanted = wanted - conv.bias
+    assert relative(rows @ conv.weight.flatten(1).T, wanted) < TOLERANCE[x.dtype]
+
+
+def seen(conv: nn.Conv2d, batches: list, y: list | None = None, seed: int = 0) -> Moments:
+    moments = Moments(conv, seed)
+    for x, written in zip(batches, y or [conv(x) for x in batches], strict=True):
+        moments.update(x, written)
+    return moments
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, Conv2dSame])
+def test_moments_are_the_covariance_of_all_patches(kind: type[nn.Conv2d]):
+    conv = kind(3, 5, 3, stride=2).requires_grad_(False)
+    batches = [torch.randn(4, 3, 9, 9) + 1 for _ in range(3)]
+    wanted = [torch.randn_like(conv(x)) + 2 for x in batches]
+    moments = seen(conv, batches, wanted)
+    rows = torch.cat([patches(conv, x, (1, 1), (0, 0)) for x in batches]).double()
+    y = torch.cat([y.permute(0, 2, 3, 1).flatten(0, 2) for y in wanted]).double()
+    covariance = torch.cov(torch.cat([y, rows], 1).T, correction=0)
+    problem = moments.problem(conv.weight, shrink=0)
+    assert moments.count == len(rows)
+    torch.testing.assert_close(moments.mean_x, rows.mean(0), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(moments.mean_y, y.mean(0), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(problem.moment, covariance[5:, 5:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(problem.cross, covariance[:5, 5:], atol=1e-5, rtol=1e-5)
+
+
+def test_shrinking_adds_white_noise_seen_through_the_dense_weight():
+    conv = nn.Conv2d(3, 5, 3).requires_grad_(False)
+    x = torch.randn(4, 3, 9, 9)
+    moments = seen(conv, [x], [torch.randn_like(conv(x))])
+    plain, drawn = moments.problem(conv.weight, 0), moments.problem(conv.weight, 0.1)
+    noise = 0.1 * plain.moment.diagonal().mean()
+    torch.testing.assert_close(drawn.moment, plain.moment + noise * torch.eye(27).double())
+    torch.testing.assert_close(drawn.cross, plain.cross + noise * conv.weight.flatten(1).double())
+
+
+@pytest.mark.parametrize("shrink", [1e-3, 1.0])
+def test_target_is_the_dense_weight_where_the_outputs_are_its_own(shrink: float):
+    conv = nn.Conv2d(3, 5, 3).requires_grad_(False)
+    problem = seen(conv, [torch.randn(4, 3, 9, 9) + 1]).problem(conv.weight, shrink)
+    assert relative(problem.target, conv.weight.flatten(1)) < 1e-4
+
+
+@pytest.mark.parametrize("images", ["few", "constant", "zero", "far from zero"])
+def test_target_is_the_dense_weight_where_images_say_little(images: str):
+    conv = nn.Conv2d(8, 5, 3).requires_grad_(False)
+    x = {
+        "few": torch.randn(1, 8, 4, 4),
+        "constant": torch.ones(2, 8, 6, 6),
+        "zero": torch.zeros(2, 8, 6, 6),
+        "far from zero": 30 + torch.randn(2, 8, 6, 6),
+    }[images]
+    problem = seen(conv, [x]).problem(conv.weight, 1e-3)
+    assert relative(problem.target, conv.weight.flatten(1)) < 0.02
+
+
+def test_batches_add_up():
+    conv = nn.Conv2d(3, 5, 3, padding=1).requires_grad_(False)
+    x = torch.randn(6, 3, 9, 9)
+    whole, parts = seen(conv, [x]), seen(conv, list(x.split(2)))
+    assert whole.count == parts.count == 6 * 81
+    torch.testing.assert_close(
+        whole.problem(conv.weight, 0).moment, parts.problem(conv.weight, 0).moment,
+        atol=1e-5, rtol=1e-5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 40), (47, 47), (64, 64), (3, 2000), (96, 130)])
+def test_large_maps_are_sampled_about_to_the_bound(size: tuple[int, int]):
+    conv = nn.Conv2d(1, 2, 3, padding=1).requires_grad_(False)
+    moments = seen(conv, [torch.randn(2, 1, *size)])
+    assert POSITIONS / 4 <= moments.count / 2 <= 2.25 * POSITIONS
+
+
+def test_sampled_moments_are_close_to_those_of_all_positions():
+    conv = nn.Conv2d(1, 2, 3, stride=2, padding=1, padding_mode="reflect").requires_grad_(False)
+    x = torch.randn(8, 1, 140, 140)
+    sampled = seen(conv, [x]).problem(conv.weight, 0).moment
+    rows = patches(conv, x, (1, 1), (0, 0)).double()
+    assert relative(sampled, torch.cov(rows.T, correction=0)) < 0.1
+
+
+def test_seed_decides_what_is_sampled():
+    conv = nn.Conv2d(1, 2, 3, padding=1).requires_grad_(False)
+    batches = [torch.randn(1, 1, 128, 128) for _ in range(4)]
+    first, same, other = (seen(conv, batches, seed=seed).mean_x for seed in (5, 5, 6))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_moments_are_kept_in_double_precision_whatever_the_network(dtype: torch.dtype):
+    conv = nn.Conv2d(3, 5, 3, dtype=dtype).requires_grad_(False)
+    problem = seen(conv, [torch.randn(2, 3, 9, 9, dtype=dtype)]).problem(conv.weight, 1e-3)
+    assert problem.moment.dtype == problem.cross.dtype == torch.float64
