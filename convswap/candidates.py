@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .cost import Cost, layers_cost
+from .errors import ConversionError
 from .fit import LeastSquares
 from .forms import FORMS, Kernel, Rank, ranks
 from .lockstep import walk
@@ -73,7 +74,17 @@ def find_candidates(
                 by_path[stop.path], problem, curvature[stop.path], bias=True
             )
             progress("candidates", len(found), len(sites))
+    check_reached(by_path.keys() - found.keys())
     return found
+
+
+def check_reached(missing: Collection[str]) -> None:
+    """Raise `ConversionError` naming the sites that no calibration image ran through."""
+    if missing:
+        raise ConversionError(
+            f"no image runs through {', '.join(sorted(missing))} as a blank one does",
+            do="give images that do, or a plan without these layers",
+        )
 
 
 def weight_candidates(
@@ -139,7 +150,7 @@ def output_curvature(
     chunks = images[:CURVATURE_IMAGES].split(8)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        scale = energy([model(chunk) for chunk in chunks]) if kind == "values" else []
+        scale = energy([model(chunk.clone()) for chunk in chunks]) if kind == "values" else []
     outputs: list[tuple[str, Tensor]] = []
 
     def keep(path: str):
@@ -157,7 +168,8 @@ def output_curvature(
             parameter.requires_grad_(False)
         for index, chunk in enumerate(chunks):
             with torch.enable_grad():
-                scalar = probe(model(chunk.clone().requires_grad_()), kind, scale, random)
+                images_in = chunk.clone().requires_grad_()
+                scalar = probe(model(images_in.clone()), kind, scale, random)
             gradients = torch.autograd.grad(scalar, [y for _, y in outputs], allow_unused=True)
             for (path, y), gradient in zip(outputs, gradients, strict=True):
                 if path not in total:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .forms import Layer
-from .graph import run_once
+from .graph import dry_copy
 
 _COUNTED = {
     torch.ops.aten.convolution, torch.ops.aten._convolution, torch.ops.aten.mm,
@@ -65,9 +65,10 @@ def layers_cost(layers: Sequence[Layer], sizes: Sequence[Size], itemsize: int, b
 def count(model: nn.Module, input_size: Sequence[int]) -> Cost:
     """Multiply-adds, parameters and bytes of a network for one image of `(channels, height,
     width)`, counted on what it really executes (on the meta device: nothing is computed)."""
+    duplicate, image = dry_copy(model, input_size)
     counter = FlopCounterMode(display=False)
     with counter:
-        run_once(model, input_size)
+        duplicate(image)
     flops = counter.get_flop_counts().get("Global", {})
     macs = sum(value for operator, value in flops.items() if operator in _COUNTED) // 2
     tensors = [*model.parameters(), *model.buffers()]

@@ -76,8 +76,8 @@ class LeastSquares:
         leaves = [f.detach().clone().requires_grad_() for f in factors]
         if steps:
             optimizer = torch.optim.LBFGS(
-                leaves, max_iter=steps, history_size=12, tolerance_grad=1e-9,
-                tolerance_change=1e-7, line_search_fn="strong_wolfe",
+                leaves, max_iter=steps, history_size=12, tolerance_grad=1e-12,
+                tolerance_change=1e-12, line_search_fn="strong_wolfe",
             )  # fmt: skip
 
             def closure() -> Tensor:

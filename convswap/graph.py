@@ -10,6 +10,8 @@ from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
+from .errors import ModelError
+
 
 def meta_copy(model: nn.Module) -> nn.Module:
     """A copy of the module tree whose tensors have shapes but no storage."""
@@ -22,30 +24,28 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def run_once(model: nn.Module, input_size: Sequence[int], hooks: dict | None = None) -> None:
-    """One forward pass in eval mode over one blank image of `(channels, height, width)`.
+def dry_copy(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Tensor]:
+    """A copy of a network in eval mode, and a blank image `[1, *input_size]` it can run on.
 
-    On the meta device where the network allows it, else for real on a copy.
+    On the meta device, where running computes nothing, if the network allows it; else (its
+    control flow depends on values) for real, on the CPU.
 
-    Args:
-        hooks: path -> forward hook, called as `hook(module, inputs, output)`.
+    Raises:
+        ModelError: the network cannot run on such an image.
     """
-    try:
-        _forward(meta_copy(model), torch.device("meta"), input_size, hooks)
-    except Exception:  # data-dependent control flow: only real tensors will do
-        _forward(copy.deepcopy(model), torch.device("cpu"), input_size, hooks)
-
-
-def _forward(
-    model: nn.Module, device: torch.device, input_size: Sequence[int], hooks: dict | None
-) -> None:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    image = torch.zeros(1, *input_size, dtype=dtype, device=device)
-    model = model.to(device).eval()
-    for path, hook in (hooks or {}).items():
-        model.get_submodule(path).register_forward_hook(hook)
-    with torch.no_grad():
-        model(image)
+    for device in ("meta", "cpu"):
+        duplicate = meta_copy(model) if device == "meta" else copy.deepcopy(model).to(device)
+        duplicate.eval().requires_grad_(False)
+        image = torch.zeros(1, *input_size, dtype=dtype, device=device)
+        try:
+            duplicate(image.clone())
+            return duplicate, image
+        except Exception as error:
+            problem = error
+    size = "x".join(map(str, input_size))
+    lines = str(problem).strip().splitlines() or [type(problem).__name__]
+    raise ModelError(f"{type(model).__name__} fails on an image of {size}: {lines[0]}")
 
 
 def trace(model: nn.Module) -> tuple[fx.Graph | None, str]:

@@ -50,13 +50,24 @@ def solve(
                 do=f"raise {name} to that or more",
             )
         constraints.append(LinearConstraint(saved[None] / whole, 1 - bound / whole, np.inf))
-    result = milp(
-        damage / (damage.max() or 1.0),
-        constraints=constraints,
-        integrality=np.ones(len(flat)),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 1e-6, "time_limit": 60},
-    )
-    if result.x is None:
-        raise BudgetError("no choice meets all bounds at once", do="loosen one of them")
-    return [flat[i][1] for i in np.flatnonzero(result.x > 0.5)]
+    for margin in (0.0, 2e-6):  # HiGHS may overstep a bound by its tolerance of 1e-6
+        result = milp(
+            damage / (damage.max() or 1.0),
+            constraints=[
+                constraints[0],
+                *(LinearConstraint(c.A, c.lb + margin) for c in constraints[1:]),
+            ],
+            integrality=np.ones(len(flat)),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 1e-6, "time_limit": 60},
+        )
+        if result.x is None:
+            break
+        chosen = [flat[i] for i in np.flatnonzero(result.x > 0.5)]
+        if all(
+            getattr(total, name) - sum(getattr(dense[i] - c.cost, name) for i, c in chosen if c)
+            <= bound
+            for name, bound in bounds.items()
+        ):
+            return [c for _, c in chosen]
+    raise BudgetError("no choice meets all bounds at once", do="loosen one of them")

@@ -70,11 +70,11 @@ def walk(
             suspend(changed, after=False)
             runs.append([_Run(changed) for _ in batches])
         stack.callback(_kill, runs)
-        sent: Sequence[tuple] = [(batch,) for batch in batches]
+        sent: Sequence[Tensor] | None = batches
         while True:
             # subtle: grad mode belongs to the thread, so it is set here and not across a yield
             with torch.no_grad():
-                states = [[run.switch(*args) for run, args in zip(r, sent)] for r in runs]  # noqa: B905
+                states = [_advance(row, sent) for row in runs]
             running = not runs[0][0].dead
             if any(run.dead is running for row in runs for run in row):
                 raise ConversionError("the network takes another way through its layers per batch")
@@ -94,11 +94,18 @@ def walk(
             del states
             yield Stop(reached.pop(), pairs)
             del pairs
-            sent = [()] * len(batches)
+            sent = None
 
 
 class _Run(greenlet):
     """One forward pass of one batch, suspended at sites."""
+
+
+def _advance(row: Sequence[_Run], sent: Sequence[Tensor] | None) -> list:
+    """Let every batch run to its next stop; the first time, on a copy of its input."""
+    if sent is None:
+        return [run.switch() for run in row]
+    return [run.switch(batch.clone()) for run, batch in zip(row, sent, strict=True)]
 
 
 def _hook(path: str, after: bool):
@@ -106,7 +113,13 @@ def _hook(path: str, after: bool):
         run = getcurrent()
         if isinstance(run, _Run):
             read = args[0] if args else next(iter(kwargs.values()))
+            device = read.device.type
+            autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+            torch.set_autocast_enabled(device, False)
             run.parent.switch((path, read, output))
+            # subtle: like grad mode, autocast belongs to the thread; give it back to this run
+            torch.set_autocast_enabled(device, autocast[0])
+            torch.set_autocast_dtype(device, autocast[1])
 
     return stop
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from timm.layers import Conv2dSame
@@ -49,12 +51,15 @@ class Moments:
     def update(self, x: Tensor, y: Tensor) -> None:
         """Add one batch: what the convolution reads, `[n, in, h, w]`, and the output wanted."""
         height, width = y.shape[-2:]
-        step = max(1, round((height * width / POSITIONS) ** 0.5))
+        step = math.ceil((height * width / POSITIONS) ** 0.5)
         step = min(step, height), min(step, width)
         offset = tuple(torch.randint(s, (), generator=self._random).item() for s in step)
         y = y[..., offset[0] :: step[0], offset[1] :: step[1]].flatten(2)  # [n, out, positions]
         y = y.transpose(1, 2).flatten(0, 1).float()
         x = patches(self.conv, x, step, offset).float()
+        if not self.count:  # subtle: far from zero, uncentred float32 sums would cancel
+            self._origin_x, self._origin_y = x.mean(0), y.mean(0)
+        x, y = x - self._origin_x, y - self._origin_y
         self.count += len(x)
         self._x += x.sum(0, dtype=torch.float64)
         self._y += y.sum(0, dtype=torch.float64)
@@ -63,11 +68,11 @@ class Moments:
 
     @property
     def mean_x(self) -> Tensor:
-        return self._x / self.count
+        return self._origin_x.double() + self._x / self.count
 
     @property
     def mean_y(self) -> Tensor:
-        return self._y / self.count
+        return self._origin_y.double() + self._y / self.count
 
     def problem(self, weight: Tensor, shrink: float) -> LeastSquares:
         """The fit to the outputs seen, drawn towards `weight` where inputs are scarce.
@@ -79,8 +84,8 @@ class Moments:
         Args:
             weight: `[out, in, kh, kw]`, the dense kernel.
         """
-        moment = self._xx / self.count - torch.outer(self.mean_x, self.mean_x)
-        cross = self._yx / self.count - torch.outer(self.mean_y, self.mean_x)
+        moment = self._xx / self.count - torch.outer(self._x, self._x) / self.count**2
+        cross = self._yx / self.count - torch.outer(self._y, self._x) / self.count**2
         noise = shrink * moment.diagonal().mean().clamp_min(1e-12)
         moment.diagonal().add_(noise)
         return LeastSquares(cross + noise * weight.flatten(1).to(moment), moment)

@@ -33,7 +33,7 @@ def output_kind(model: nn.Module, batch: object) -> Kind:
     `num_classes` (all of timm), ends in softmax-free labels of that range given with the
     batch, or is trained by torchvision to classify.
     """
-    leaves = tensors(model(first_tensor(batch)))
+    leaves = tensors(model(first_tensor(batch).clone()))
     if len(leaves) != 1 or leaves[0].dim() != 2:
         return "values"
     classes = leaves[0].shape[1]
@@ -52,9 +52,13 @@ def energy(outputs: Sequence[object]) -> list[float]:
     columns = zip(*(tensors(output) for output in outputs), strict=True)
     totals = []
     for column in columns:
-        rows = torch.cat([t.flatten(1).double() for t in column]) if column[0].dim() else column[0]
+        rows = torch.cat([t.double().reshape(_images(t), -1) for t in column])
         totals.append(max((rows - rows.mean(0)).pow(2).sum(1).mean().item(), 1e-30))
     return totals
+
+
+def _images(output: Tensor) -> int:
+    return len(output) if output.dim() else 1
 
 
 def divergence(output: object, reference: object, kind: Kind, scale: Sequence[float]) -> Tensor:
@@ -68,7 +72,7 @@ def divergence(output: object, reference: object, kind: Kind, scale: Sequence[fl
         student, teacher = next(pairs)
         return kl(student, teacher)
     gaps = [
-        (a.float() - b.float()).pow(2).sum() / (len(a) * unit)
+        (a.float() - b.float()).pow(2).sum() / (_images(a) * unit)
         for (a, b), unit in zip(pairs, scale, strict=True)
     ]
     return sum(gaps) / len(gaps)

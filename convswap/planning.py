@@ -136,6 +136,8 @@ class Plan(_Data):
             return cls.model_validate_json(Path(path).read_text())
         except OSError as error:
             raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise PlanError(f"cannot read plan {path}: it is not a text file") from None
         except ValidationError as error:
             raise PlanError(f"not a valid plan: {problems(error)}", where=str(path)) from None
 
@@ -184,6 +186,8 @@ def plan(
     images = [first_tensor(batch) for batch in batches]
     if not images and fit != "weight":
         raise PlanError(f"fit {fit!r} needs images", do='give batches, or say fit="weight"')
+    if not images and input_size is None:
+        raise PlanError("without images a plan needs an input_size", do="say (3, 224, 224) or so")
     input_size = input_size or tuple(images[0].shape[1:])
     model.eval()
     check_finite(model)

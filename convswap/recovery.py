@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterable
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from .graph import first_tensor
 from .outputs import Kind, divergence, energy, kl, output_kind, tensors
 from .progress import Progress, silent
 from .record import record_of
+
+HELD_BACK = 4  # batches that decide which epoch is kept
 
 
 class RecoveryTask(TrainingTask):
@@ -84,7 +87,9 @@ def distill(
 ) -> nn.Module:
     """A copy of a converted network, trained to put out what the original does.
 
-    Labels are neither needed nor used. AdamW with a cosine schedule, both timm's.
+    Labels are neither needed nor used. AdamW with a cosine schedule, both timm's. The state
+    that comes closest to the original on a few held-back batches is kept, be it the first, so
+    the result is never further away than the start.
 
     Args:
         student: a network made by `convert`.
@@ -98,27 +103,38 @@ def distill(
     Raises:
         ConvswapError: the loss became NaN or infinite.
     """
-    student, teacher = copy.deepcopy(student), teacher.eval()
+    student, teacher = copy.deepcopy(student).eval(), teacher.eval()
     device = next(student.parameters()).device
     teacher.to(device)
-    first = next(iter(batches))
-    kind = output or output_kind(teacher, _to(first, device))
+    held_back = [_to(batch, device) for batch in islice(batches, HELD_BACK)]
+    kind = output or output_kind(teacher, held_back[0])
+    held_back = [first_tensor(batch) for batch in held_back]
     with torch.no_grad():
-        scale = energy([teacher(first_tensor(first).to(device))]) if kind == "values" else []
+        target = [teacher(images) for images in held_back]
+    scale = energy(target) if kind == "values" else []
     sites = [choice.site for plan in record_of(student).plans[-1:] for choice in plan.choices]
     task = RecoveryTask(student, teacher, sites, kind, scale, temperature, hint, device=device)
     steps = len(batches) if hasattr(batches, "__len__") else sum(1 for _ in batches)
     optimizer = create_optimizer_v2(student, "adamw", lr=lr, weight_decay=weight_decay)
     scheduler, _ = create_scheduler_v2(
         optimizer, "cosine", num_epochs=epochs, warmup_epochs=0.05 * epochs, warmup_lr=lr / 100,
-        warmup_prefix=False, updates_per_epoch=steps, step_on_epochs=False,
+        updates_per_epoch=steps, step_on_epochs=False,
     )  # fmt: skip
-    done = _resume(checkpoint, student, optimizer)
-    for epoch in range(epochs):
-        if hasattr(batches, "epoch"):
+
+    @torch.no_grad()
+    def distance() -> float:
+        student.eval()
+        pairs = zip(map(student, held_back), target, strict=True)
+        return sum(divergence(*pair, kind, scale).item() for pair in pairs) / len(target)
+
+    state = {"epoch": 0, "distance": distance(), "best": copy.deepcopy(student.state_dict())}
+    if checkpoint and Path(checkpoint).exists():
+        state = torch.load(checkpoint, weights_only=True)
+        student.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+    for epoch in range(state["epoch"], epochs):
+        if hasattr(batches, "epoch"):  # subtle: a resumed run must see the same order
             batches.epoch = epoch
-        if epoch < done:
-            continue
         student.train()
         for step, batch in enumerate(batches):
             scheduler.step_update(epoch * steps + step)
@@ -130,21 +146,15 @@ def distill(
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
             optimizer.step()
             progress("distill", epoch * steps + step + 1, epochs * steps)
+        state["epoch"], reached = epoch + 1, distance()
+        if reached < state["distance"]:
+            state["distance"], state["best"] = reached, copy.deepcopy(student.state_dict())
         if checkpoint:
+            latest = {"student": student.state_dict(), "optimizer": optimizer.state_dict()}
             with new_file(checkpoint) as temporary:
-                state = {"epoch": epoch + 1, "student": student.state_dict(),
-                         "optimizer": optimizer.state_dict()}  # fmt: skip
-                torch.save(state, temporary)
+                torch.save(state | latest, temporary)
+    student.load_state_dict(state["best"])
     return student.eval()
-
-
-def _resume(checkpoint: str | Path | None, student: nn.Module, optimizer) -> int:
-    if not checkpoint or not Path(checkpoint).exists():
-        return 0
-    state = torch.load(checkpoint, weights_only=True)
-    student.load_state_dict(state["student"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["epoch"]
 
 
 def _keep(site: str, kept: dict[str, Tensor]):

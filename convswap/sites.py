@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,14 +11,13 @@ from timm.layers import Conv2dSame
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from .cost import Cost, Size, layers_cost
+from .cost import Cost, Size
 from .forms import FORMS, Kernel, Layer
-from .graph import run_once, trace
+from .graph import dry_copy, trace
 
 REPLACEABLE = (nn.Conv2d, Conv2dSame)
 _ACTIVATIONS = tuple(
-    value for name, value in vars(nn.modules.activation).items()
-    if isinstance(value, type) and name != "MultiheadAttention"
+    getattr(nn, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"
 )  # fmt: skip
 
 
@@ -27,8 +27,9 @@ class Site:
 
     Attributes:
         path: module path in the user's network, the first of all `paths` it stands under.
-        kernel: weight shape `[out, in / groups, kh, kw]`.
-        sizes: input and output size of every call in one forward pass; empty if never run.
+        kernel: weight shape, `[out, in / groups, kh, kw]` of a Conv2d.
+        sizes: input and output size of every call of a 2-D convolution; empty if never run.
+        positions: how often the kernel is applied to one image, all calls together.
         norm, act: class names of the normalisation and activation that follow, if any is known.
         reason: why the site is left alone; None if it can be replaced.
     """
@@ -43,7 +44,9 @@ class Site:
     groups: int
     bias: bool
     itemsize: int
+    out_channels: int
     sizes: tuple[Size, ...] = ()
+    positions: int = 0
     norm: str | None = None
     act: str | None = None
     reason: str | None = None
@@ -56,11 +59,9 @@ class Site:
     @property
     def cost(self) -> Cost:
         """What the dense convolution costs, all calls together."""
-        out, in_, *size = self.kernel
-        dense = Layer("dense", in_ * self.groups, out, tuple(size), (True, True), self.groups)
-        if len(size) != 2:
-            return Cost(0, dense.weights, dense.weights * self.itemsize)
-        return layers_cost([dense], self.sizes, self.itemsize, self.bias)
+        weights = math.prod(self.kernel)
+        params = weights + self.bias * self.out_channels
+        return Cost(weights * self.positions, params, params * self.itemsize)
 
     @property
     def forms(self) -> list[str]:
@@ -85,24 +86,37 @@ def find_sites(model: nn.Module, input_size: Sequence[int]) -> tuple[list[Site],
         if isinstance(module, _ConvNd):
             paths.setdefault(module, []).append(path)
     order: dict[str, list[Size]] = {}
+    positions: dict[str, int] = {}
 
     def watch(path: str):
         def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
             sizes = order.setdefault(path, [])
+            grid = inputs[0] if module.transposed else output
+            positions[path] = positions.get(path, 0) + math.prod(grid.shape[2:])
             if inputs and inputs[0].dim() == output.dim() == 4:
                 sizes.append(Size(*inputs[0].shape[-2:], *output.shape[-2:]))
 
         return hook
 
-    run_once(model, input_size, {names[0]: watch(names[0]) for names in paths.values()})
+    duplicate, image = dry_copy(model, input_size)
+    for names in paths.values():
+        duplicate.get_submodule(names[0]).register_forward_hook(watch(names[0]))
+    duplicate(image)
     graph, note = trace(model)
-    sites = [_site(model, module, names, order, graph) for module, names in paths.items()]
+    sites = [
+        _site(model, module, names, order, positions, graph) for module, names in paths.items()
+    ]
     rank = {path: i for i, path in enumerate(order)}
     return sorted(sites, key=lambda site: rank.get(site.path, len(rank))), note
 
 
 def _site(
-    model: nn.Module, conv: _ConvNd, paths: list[str], order: dict, graph: fx.Graph | None
+    model: nn.Module,
+    conv: _ConvNd,
+    paths: list[str],
+    order: dict[str, list[Size]],
+    positions: dict[str, int],
+    graph: fx.Graph | None,
 ) -> Site:
     norm, act = _followers(model, paths, graph)
     return Site(
@@ -116,7 +130,9 @@ def _site(
         groups=conv.groups,
         bias=conv.bias is not None,
         itemsize=conv.weight.element_size(),
+        out_channels=conv.out_channels,
         sizes=tuple(order.get(paths[0], ())),
+        positions=positions.get(paths[0], 0),
         norm=norm,
         act=act,
         reason=_reason(model, conv, paths, order, graph),
@@ -185,6 +201,7 @@ def _followers(
                 act = name
         elif node.op in ("call_function", "call_method"):
             name = node.target if isinstance(node.target, str) else node.target.__name__
-            act = name if hasattr(nn.functional, name) and "pool" not in name else None
+            names = {activation.__name__.lower() for activation in _ACTIVATIONS}
+            act = name if name.replace("_", "") in names else None
         break
     return norm, act

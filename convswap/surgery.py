@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .candidates import SHRINK, weight_problem
+from .candidates import SHRINK, check_reached, weight_problem
 from .errors import ConversionError, PlanError
 from .forms import FORMS, Kernel, build, check_rank, write_
 from .graph import first_tensor
@@ -104,7 +104,7 @@ def _fit_to_images(
     choices = {choice.site: choice for choice in plan.choices}
     sites = {s.path: s for s in find_sites(model, plan.input_size)[0] if s.path in choices}
     lockstep = {p for p, s in sites.items() if s.calls == 1 and plan.fit == "corrected"}
-    done = 0
+    fitted: set[str] = set()
     for paths, changed in ((sites.keys() - lockstep, None), (lockstep, small)):
         calls = {path: sites[path].calls for path in paths}
         moments: dict[str, Moments] = {}
@@ -118,7 +118,9 @@ def _fit_to_images(
             calls[stop.path] -= 1
             if calls[stop.path] == 0:
                 _fit_site_(small, conv, choices[stop.path], moments.pop(stop.path))
-                progress("fit", done := done + 1, len(choices))
+                fitted.add(stop.path)
+                progress("fit", len(fitted), len(choices))
+    check_reached(choices.keys() - fitted)
 
 
 def _fit_site_(small: nn.Module, conv: nn.Conv2d, choice: Choice, seen: Moments) -> None:
@@ -139,11 +141,11 @@ def _settle_batchnorm(
         return
     held = max(1, len(images) // 8)
     seen, held_back = images[:-held], images[-held:]
-    reference = [model(batch) for batch in held_back]
+    reference = [model(batch.clone()) for batch in held_back]
     scale = energy(reference)
 
     def distance() -> float:
-        outputs = (small(batch) for batch in held_back)
+        outputs = (small(batch.clone()) for batch in held_back)
         pairs = zip(outputs, reference, strict=True)
         return sum(divergence(a, b, kind, scale).item() for a, b in pairs)
 
@@ -154,11 +156,15 @@ def _settle_batchnorm(
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over all batches
         norm.train()
-    for batch in seen:
-        small(batch)
+    try:
+        for batch in seen:
+            small(batch.clone())
+        estimated = True
+    except ValueError:  # a batch norm over single values has no statistics
+        estimated = False
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-    if not distance() < before:
+    if not (estimated and distance() < before):
         for norm, state in zip(norms, kept, strict=True):
             norm.load_state_dict(state)

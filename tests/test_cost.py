@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import TINY, tiny
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from convswap.cost import Cost, Size, count, layers_cost
+from convswap.errors import ModelError
 from convswap.forms import Layer
-from helpers import TINY, tiny
 
 
 @pytest.mark.parametrize(
@@ -98,12 +99,12 @@ def test_counting_changes_nothing(name: str):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_an_error_of_the_network_itself_reaches_the_caller():
+def test_network_that_fails_says_so_and_on_what():
     class Broken(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             raise ValueError("no such luck")
 
-    with pytest.raises(ValueError, match="no such luck"):
+    with pytest.raises(ModelError, match="Broken fails on an image of 3x8x8: no such luck"):
         count(Broken(), (3, 8, 8))
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import moment, relative
 from torch import Tensor
 
 from convswap.fit import LeastSquares, cholesky, leading, root
 from convswap.forms import Kernel, bottleneck, separable, spatial, tucker
-from helpers import moment, relative
 
 KERNEL = Kernel(6, 4, 3, 3)
 BASES = {
@@ -27,7 +27,7 @@ BASES = {
 
 
 def sampled(samples: int = 400) -> tuple[Tensor, Tensor, LeastSquares]:
-    """Inputs `[n, D]`, noisy outputs `[n, out]` and the problem of predicting one from the other."""
+    """Inputs `[n, D]`, noisy outputs `[n, out]` and the problem of predicting these."""
     x = torch.randn(samples, 36, dtype=torch.float64) @ moment(36, 1, 0.5)
     y = x @ torch.randn(36, 6, dtype=torch.float64)
     y = y + 0.1 * y.std() * torch.randn_like(y)
@@ -135,7 +135,9 @@ def test_refining_works_in_either_grad_mode(enabled: bool):
     with torch.set_grad_enabled(enabled):
         factors, mix = problem.refine(start, basis, 5)
     assert not factors[0].requires_grad
-    assert problem.error(mix @ basis(*factors)) < problem.error(problem.mix(basis(*start)) @ basis(*start))
+    assert problem.error(mix @ basis(*factors)) < problem.error(
+        problem.mix(basis(*start)) @ basis(*start)
+    )
 
 
 def test_repeated_rows_of_a_basis_are_survived():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
+from helpers import CONVOLUTIONS, TOLERANCE, convolution, moment, relative
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -12,7 +15,6 @@ from convswap.cost import Size, count, layers_cost
 from convswap.errors import RankError
 from convswap.fit import LeastSquares
 from convswap.forms import FORMS, Kernel, build, check_rank, ranks, write_
-from helpers import CONVOLUTIONS, TOLERANCE, convolution, moment, relative
 
 KERNEL = Kernel(6, 4, 3, 3)
 RANKED = [name for name in FORMS if FORMS[name].full_rank(KERNEL) is not None]
@@ -52,7 +54,7 @@ def every_rank(form: str, kernel: Kernel) -> list:
 
 
 def largest_rise(errors: list[float]) -> float:
-    return max(b - a for a, b in zip(errors, errors[1:], strict=False))
+    return max(b - a for a, b in pairwise(errors))
 
 
 # exact

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import CONVOLUTIONS, TOLERANCE, convolution, relative
 from timm.layers import Conv2dSame
 from torch import nn
 
 from convswap.moments import POSITIONS, Moments, patches
-from helpers import CONVOLUTIONS, TOLERANCE, convolution, relative
 
 even = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own
 

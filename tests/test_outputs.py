@@ -124,7 +124,9 @@ def test_one_number_per_batch_is_an_output():
     outputs = [torch.tensor(1.0), torch.tensor(3.0)]
     scale = energy(outputs)
     assert scale == pytest.approx([1.0])
-    assert divergence(torch.tensor(3.0), torch.tensor(1.0), "values", scale).item() == pytest.approx(4)
+    assert divergence(
+        torch.tensor(3.0), torch.tensor(1.0), "values", scale
+    ).item() == pytest.approx(4)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])

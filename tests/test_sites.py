@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import TINY, DataDependent, tiny
 from timm.layers import Conv2dSame, StdConv2d
 from torch import Tensor, nn
 
 from convswap.cost import Size, count
 from convswap.sites import Site, find_sites
-from helpers import TINY, DataDependent, tiny
 
 
 class Chain(nn.Module):

@@ -1,0 +1,101 @@
+"""Quality kept without training, per budget and kind of fit: one JSON line per result.
+
+    python tests/benchmarks/accuracy.py resnet20 --macs 0.5 0.4 0.3 0.2
+    python tests/benchmarks/accuracy.py srvgg face --macs 0.7 0.5
+
+Real weights and images are read from a folder beside the repository (`--bench`), laid out as
+the subjects below say. Takes about two minutes per result on two cores.
+"""
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+
+import convswap
+from convswap.record import Preprocess, remember
+
+SUBJECTS = {
+    "resnet20": {
+        "model": "cifar_resnet.py:resnet20",
+        "weights": "resnet20.safetensors",
+        "preprocess": Preprocess(input_size=(3, 32, 32)),
+        "calibration": ("cifar10-jpeg/train.tar", 1000),
+        "test": ("cifar10-jpeg/val.tar", None),
+    },
+    "srvgg": {
+        "model": "srvgg/model.py:build",
+        "preprocess": Preprocess(input_size=(3, 32, 32), mean=(0,) * 3, std=(1,) * 3),
+        "calibration": ("cifar10-jpeg/train.tar", 1000),
+        "test": ("cifar10-jpeg/val.tar", 500),
+    },
+    "face": {
+        "model": "face_resnet/model.py:build",
+        "preprocess": Preprocess(
+            input_size=(3, 150, 150), mean=(0.4815, 0.4588, 0.4090), std=(1,) * 3
+        ),
+        "calibration": ("photos.tar", 128),
+        "test": ("photos.tar", "the others"),
+    },
+}
+
+
+def batches(bench: Path, subject: dict, part: str) -> list:
+    name, count = subject[part]
+    images = convswap.open_images(str(bench / name), subject["preprocess"])
+    if count == "the others":  # one source: what calibration did not draw
+        everything = images.batches(32)
+        everything.order = sorted(
+            set(range(len(images))) - set(images.batches(32, count=128).order)
+        )
+        return list(everything)
+    return list(images.batches(64, count=count))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("subjects", nargs="+", choices=SUBJECTS)
+    parser.add_argument("--macs", nargs="+", type=float, default=[0.5])
+    parser.add_argument("--fit", nargs="+", default=["weight", "moments", "corrected"])
+    parser.add_argument("--bench", type=Path, default=Path(__file__).parents[3] / "shared/bench")
+    args = parser.parse_args()
+    for name in args.subjects:
+        subject = SUBJECTS[name]
+        weights = args.bench / subject["weights"] if "weights" in subject else None
+        dense = convswap.open_model(str(args.bench / subject["model"]), weights=weights)
+        remember(dense, preprocess=subject["preprocess"])
+        calibration = batches(args.bench, subject, "calibration")
+        test = batches(args.bench, subject, "test")
+        kind = "logits" if name == "resnet20" else "values"
+        before = convswap.accuracy(dense, test)["top1"] if kind == "logits" else None
+        for macs in args.macs:
+            for fit in args.fit:
+                start = time.perf_counter()
+                plan = convswap.plan(dense, calibration, convswap.Budget(macs=macs), fit=fit)
+                planned = time.perf_counter()
+                small = convswap.convert(dense, plan, calibration)
+                done = time.perf_counter()
+                counted = convswap.count(small, plan.input_size)
+                row = {"subject": name, "macs": macs, "fit": fit}
+                row |= convswap.fidelity(small, dense, test, kind)
+                if kind == "logits":
+                    row["top1"] = convswap.accuracy(small, test)["top1"]
+                    row["points_lost"] = before - row["top1"]
+                row |= {
+                    "macs_kept": counted.macs / plan.dense.macs,
+                    "planned_equals_counted": vars(counted) == plan.planned.model_dump(),
+                    "plan_s": planned - start,
+                    "convert_s": done - planned,
+                    "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+                    "threads": torch.get_num_threads(),
+                    "torch": torch.__version__,
+                }
+                row = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+                print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

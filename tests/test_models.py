@@ -1,0 +1,261 @@
+"""Networks going in: by name, from the user's file, and from the base of an artifact."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from outer import NARROW, user_network, write_user_files
+from safetensors.torch import load_file, save_file
+
+from convswap import ConvswapError, Preprocess, open_model, record_of
+from convswap.models import build_base, declared_preprocess, input_channels, teacher_of
+from convswap.record import Base
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory):
+    return write_user_files(tmp_path_factory.mktemp("user"))
+
+
+def equal(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+# --- by name --------------------------------------------------------------------------------
+
+
+def test_a_timm_network_is_built_with_its_arguments():
+    model = open_model("timm:resnet18", random_weights=True, kwargs=NARROW)
+    assert isinstance(model, timm.models.resnet.ResNet)
+    assert model.num_classes == 4
+    assert not model.training
+
+
+def test_a_torchvision_network_is_built_by_name():
+    import torchvision
+
+    model = open_model("torchvision:squeezenet1_1", random_weights=True, kwargs={"num_classes": 5})
+    assert isinstance(model, torchvision.models.SqueezeNet)
+    assert record_of(model).base.name == "torchvision:squeezenet1_1"
+
+
+def test_random_weights_are_those_of_the_seed():
+    first, again, other = (
+        open_model("timm:resnet18", random_weights=True, seed=seed, kwargs=NARROW)
+        for seed in (1, 1, 2)
+    )
+    assert equal(first, again)
+    assert not equal(first, other)
+
+
+def test_a_network_remembers_where_it_came_from(user):
+    model = open_model("timm:resnet18", random_weights=True, seed=5, kwargs=NARROW)
+    base = record_of(model).base
+    assert (base.name, base.kwargs, base.weights) == ("timm:resnet18", NARROW, "random:5")
+    mine = record_of(user_network(user, weights=True)).base
+    assert mine.name == "code"
+    assert mine.weights == str((user / "weights.safetensors").resolve())
+    assert len(mine.sha256) == 64
+
+
+def test_without_a_word_on_weights_timm_is_asked_for_pretrained_ones(monkeypatch):
+    asked = []
+
+    def create_model(name, pretrained, **kwargs):
+        asked.append((name, pretrained, kwargs))
+        return torch.nn.Conv2d(3, 3, 3)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    open_model("timm:resnet18", kwargs={"num_classes": 3})
+    open_model("timm:resnet18", random_weights=True)
+    assert asked == [("resnet18", True, {"num_classes": 3}), ("resnet18", False, {})]
+
+
+# --- the user's own code --------------------------------------------------------------------
+
+
+def test_a_factory_of_a_file_is_called_with_the_arguments(user):
+    model = open_model(f"{user / 'model.py'}:build", kwargs={"width": 5})
+    assert model.stem.out_channels == 5
+
+
+def test_a_factory_of_an_installed_module_is_found(user, monkeypatch):
+    monkeypatch.syspath_prepend(user)
+    assert type(open_model("model:build")).__name__ == "Small"
+
+
+def test_the_class_of_a_network_can_be_the_factory(user):
+    assert type(open_model(f"{user / 'model.py'}:Small")).__name__ == "Small"
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("nowhere.py:build", "no such file"),
+    ("nowhere_at_all:build", "ModuleNotFoundError"),
+    ("{}:biuld", "has no 'biuld'"),
+    ("{}:number", "returned int, not a torch.nn.Module"),
+    ("{}:broken", "RuntimeError: the user's own mistake"),
+    ("{}", "file.py:factory"),
+    ("", "file.py:factory"),
+])  # fmt: skip
+def test_a_factory_that_gives_no_network_is_explained(name, words, user):
+    with pytest.raises(ConvswapError, match=words):
+        open_model(name.format(user / "model.py"))
+
+
+# --- weights --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: state,
+    lambda state: {"state_dict": state, "epoch": 3},
+    lambda state: {"model": state},
+    lambda state: {f"module.{key}": value for key, value in state.items()},
+    lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+], ids=["plain", "state_dict", "model", "parallel", "both"])  # fmt: skip
+def test_checkpoints_of_every_common_make_are_read(wrap, user, tmp_path):
+    state = load_file(user / "weights.safetensors")
+    torch.save(wrap(state), tmp_path / "w.pth")
+    model = open_model(f"{user / 'model.py'}:build", weights=tmp_path / "w.pth")
+    assert all(torch.equal(model.state_dict()[key], state[key]) for key in state)
+
+
+def test_a_checkpoint_is_never_unpickled_beyond_tensors(user, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle was run",))
+
+    torch.save({"state_dict": Trap()}, tmp_path / "w.pt")
+    with pytest.raises(ConvswapError, match=r"cannot load .*w\.pt safely"):
+        open_model(f"{user / 'model.py'}:build", weights=tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": {"a": 3}}, 7])
+def test_a_checkpoint_without_a_state_dict_is_refused(content, user, tmp_path):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(ConvswapError, match="no state_dict"):
+        open_model(f"{user / 'model.py'}:build", weights=tmp_path / "w.pt")
+
+
+def test_weights_that_do_not_fit_are_counted_and_named(user, tmp_path):
+    state = load_file(user / "weights.safetensors")
+    del state["head.bias"]
+    save_file(state | {"head.weight": torch.zeros(9, 8), "more": torch.zeros(1)},
+              tmp_path / "w.safetensors")  # fmt: skip
+    with pytest.raises(ConvswapError) as caught:
+        open_model(f"{user / 'model.py'}:build", weights=tmp_path / "w.safetensors")
+    for words in ("1 missing (head.bias)", "1 unknown (more)", "1 of another shape (head.weight)"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(value, user, tmp_path):
+    state = load_file(user / "weights.safetensors")
+    state["body.weight"][0, 0, 0, 0] = value
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ConvswapError, match=r"NaN or infinite: body\.weight"):
+        open_model(f"{user / 'model.py'}:build", weights=tmp_path / "w.safetensors")
+
+
+# --- what a network says of its inputs ------------------------------------------------------
+
+
+def test_timm_says_how_images_are_read():
+    model = timm.create_model("resnet18")
+    preprocess = declared_preprocess(model)
+    assert preprocess.input_size == (3, 224, 224)
+    assert preprocess.mean == model.pretrained_cfg["mean"]
+    assert preprocess.interpolation == model.pretrained_cfg["interpolation"]
+
+
+def test_a_timm_network_of_one_channel_says_one_channel():
+    preprocess = declared_preprocess(timm.create_model("resnet18", in_chans=1, **NARROW))
+    assert preprocess.input_size[0] == 1
+    assert len(preprocess.mean) == len(preprocess.std) == 1
+
+
+def test_torchvision_classifiers_read_imagenet():
+    import torchvision
+
+    preprocess = declared_preprocess(torchvision.models.squeezenet1_1())
+    assert preprocess == Preprocess(
+        input_size=(3, 224, 224), interpolation="bilinear", crop_pct=0.875
+    )
+
+
+def test_the_users_network_says_nothing(user):
+    assert declared_preprocess(open_model(f"{user / 'model.py'}:build")) is None
+
+
+@pytest.mark.parametrize(("model", "channels"), [
+    (torch.nn.Sequential(torch.nn.Conv2d(5, 2, 3)), 5), (torch.nn.Linear(2, 2), 3),
+])  # fmt: skip
+def test_input_channels_are_those_of_the_first_convolution(model, channels):
+    assert input_channels(model) == channels
+
+
+# --- from the base of an artifact -----------------------------------------------------------
+
+
+def test_a_base_is_built_without_weights_being_fetched(monkeypatch):
+    asked = []
+    real = timm.create_model
+
+    def create_model(name, pretrained, **kwargs):
+        asked.append(pretrained)
+        return real(name, pretrained=False, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    assert build_base(Base(name="timm:resnet18", kwargs=NARROW)).num_classes == 4
+    assert asked == [False]
+
+
+@pytest.mark.parametrize("name", [
+    "code", "", "timm:", "model.py:build", "os:system", "../../x", "timm:../../x", "timm:/etc/x",
+    "timm:hf-hub:someone/something", "timm:local-dir:/tmp", "timm:resnet18\n", "timm:resnet81",
+    "torchvision:os.system", "TIMM:resnet18", "torchvision:resnet18:x",
+])  # fmt: skip
+def test_a_base_with_any_other_name_is_refused(name):
+    with pytest.raises(ConvswapError):
+        build_base(Base(name=name))
+
+
+@pytest.mark.parametrize("kwargs", [
+    {"checkpoint_path": "/tmp/x.pt"}, {"pretrained": True}, {"pretrained_cfg": "x"},
+    {"pretrained_cfg_overlay": {"file": "/tmp/x"}}, {"pretrained_strict": False},
+    {"cache_dir": "/tmp"}, {"scriptable": True}, {"weights": "DEFAULT"}, {"a b": 1},
+    {"num_classes": 1 << 40}, {"num_classes": float("inf")}, {"num_classes": float("nan")},
+    {"channels": [1 << 40]}, {"channels": [8] * 1000}, {"channels": {"a": 1}},
+])  # fmt: skip
+def test_a_base_with_dangerous_arguments_is_refused(kwargs):
+    with pytest.raises(ConvswapError, match="resnet18"):
+        build_base(Base(name="timm:resnet18", kwargs=kwargs))
+
+
+def test_the_teacher_of_a_random_network_is_that_network():
+    dense = open_model("timm:resnet18", random_weights=True, seed=4, kwargs=NARROW)
+    assert equal(teacher_of(record_of(dense).base), dense)
+
+
+def test_the_teacher_of_a_file_is_read_from_it(user):
+    dense = user_network(user, weights=True)
+    fresh = open_model(f"{user / 'model.py'}:build", seed=9)
+    assert equal(teacher_of(record_of(dense).base, fresh), dense)
+
+
+@pytest.mark.parametrize("change", ["changed", "gone"])
+def test_a_teacher_whose_weights_are_not_what_they_were_is_refused(change, tmp_path):
+    user = write_user_files(tmp_path)
+    base = record_of(user_network(user, weights=True)).base
+    path = user / "weights.safetensors"
+    path.unlink()
+    if change == "changed":
+        save_file({"other": torch.zeros(1)}, path)
+    with pytest.raises(ConvswapError, match=r"gone or changed.*--teacher-weights"):
+        teacher_of(base, user_network(user))
+
+
+def test_a_teacher_of_nowhere_is_asked_for():
+    with pytest.raises(ConvswapError, match="--teacher-weights"):
+        teacher_of(Base())

@@ -1,0 +1,385 @@
+"""Plans: within budget, priced as converted, repeatable, refused when they do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TINY, image_batches, plan_for, tiny, totals
+from torch import Tensor, nn
+
+from convswap.cost import Cost, count
+from convswap.errors import BudgetError, ConversionError, ModelError, PlanError, RankError
+from convswap.planning import Budget, Choice, Plan, Totals, plan
+from convswap.sites import find_sites
+from convswap.surgery import convert
+
+# within budget, priced as converted
+
+
+@pytest.mark.parametrize("fit", ["weight", "corrected"])
+@pytest.mark.parametrize("name", TINY)
+def test_planned_cost_is_the_cost_of_the_converted_network(name: str, fit: str):
+    model, input_size = tiny(name)
+    batches = image_batches(input_size)
+    made = plan(model, batches, Budget(macs=0.7), fit=fit)
+    assert made.dense == totals(count(model, input_size))
+    assert made.planned == totals(count(convert(model, made, batches), input_size))
+    assert made.planned.macs <= 0.7 * made.dense.macs
+    assert made.choices
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [Budget(params=0.6), Budget(bytes=0.6), Budget(macs=0.6, params=0.7), Budget(macs=0.4)],
+    ids=["params", "bytes", "two at once", "tight"],
+)
+def test_every_bound_is_met(budget: Budget):
+    model, input_size = tiny("residual")
+    made = plan(model, image_batches(input_size), budget)
+    for name, share in budget.model_dump(exclude_none=True).items():
+        assert getattr(made.planned, name) <= share * getattr(made.dense, name)
+
+
+def test_costs_of_the_choices_add_up_to_the_plan():
+    model, input_size = tiny("concat")
+    made = plan(model, image_batches(input_size), Budget(macs=0.5))
+    saved = sum(choice.macs_dense - choice.macs for choice in made.choices)
+    assert made.dense.macs - saved == made.planned.macs
+    assert made.damage == pytest.approx(sum(choice.damage for choice in made.choices))
+
+
+def test_looser_budget_does_no_more_damage():
+    model, input_size = tiny("residual")
+    batches = image_batches(input_size)
+    damages = [plan(model, batches, Budget(macs=m)).damage for m in (0.3, 0.6, 1.0)]
+    assert damages == sorted(damages, reverse=True)
+    assert damages[0] > 0
+
+
+def test_full_budget_keeps_every_layer():
+    model, input_size = tiny("residual")
+    made = plan(model, image_batches(input_size), Budget(macs=1.0))
+    assert made.choices == ()
+    assert made.planned == made.dense
+
+
+@pytest.mark.parametrize("output", ["logits", "values"])
+def test_kind_of_output_can_be_said(output: str):
+    model, input_size = tiny("residual")
+    made = plan(model, image_batches(input_size), Budget(macs=0.5), output=output)
+    assert made.planned.macs <= 0.5 * made.dense.macs
+
+
+def test_plan_from_weights_needs_no_images():
+    model, input_size = tiny("in place")
+    made = plan(model, budget=Budget(macs=0.5), fit="weight", input_size=input_size)
+    assert made.planned.macs <= 0.5 * made.dense.macs
+
+
+def test_batches_may_be_tuples_and_lists():
+    model, input_size = tiny("residual")
+    batches = image_batches(input_size)
+    labels = torch.zeros(6, dtype=torch.long)
+    plain = plan(model, batches, Budget(macs=0.5))
+    assert plan(model, [(batch, labels) for batch in batches], Budget(macs=0.5)) == plain
+    assert plan(model, [[batch, "path"] for batch in batches], Budget(macs=0.5)) == plain
+
+
+def test_batches_may_come_from_a_generator():
+    model, input_size = tiny("residual")
+    batches = image_batches(input_size)
+    made = plan(model, (batch for batch in batches), Budget(macs=0.5))
+    assert made == plan(model, batches, Budget(macs=0.5))
+
+
+@pytest.mark.parametrize("fit", ["weight", "corrected"])
+def test_same_seed_gives_the_same_plan(fit: str):
+    plans = []
+    for disturbance in (1, 2):
+        torch.manual_seed(disturbance)
+        model, input_size = tiny("residual")
+        batches = image_batches(input_size)
+        plans.append(plan(model, batches, Budget(macs=0.5), fit=fit, seed=3))
+    assert plans[0] == plans[1]
+
+
+def test_progress_is_reported_for_every_site():
+    model, input_size = tiny("residual")
+    seen = []
+    plan(
+        model, image_batches(input_size), Budget(macs=0.5),
+        progress=lambda *report: seen.append(report),
+    )  # fmt: skip
+    assert [report for report in seen if report[0] == "candidates"] == [
+        ("candidates", done, 3) for done in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_planning_changes_nothing(name: str):
+    model, input_size = tiny(name)
+    next(model.parameters()).requires_grad_(False)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trainable = [p.requires_grad for p in model.parameters()]
+    batches = image_batches(input_size)
+    kept = [batch.clone() for batch in batches]
+    plan(model.train(), batches, Budget(macs=0.7))
+    torch.testing.assert_close(dict(model.state_dict()), before, atol=0, rtol=0)
+    assert [p.requires_grad for p in model.parameters()] == trainable
+    assert all(p.grad is None for p in model.parameters())
+    assert all(map(torch.equal, batches, kept))
+
+
+# networks out of the ordinary
+
+
+class OneNumber(nn.Module):
+    """A regression to one number per image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((1, 2, 3))
+
+
+class InPlaceInput(OneNumber):
+    """Normalises the image it was given in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.sub_(0.5))
+
+
+class BlankOnly(OneNumber):
+    """A convolution that only a blank image reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.blank = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x if x.any() else self.blank(x))
+
+
+def test_network_with_one_number_per_image_is_planned():
+    made = plan(OneNumber(), image_batches((3, 8, 8)), Budget(macs=0.5))
+    assert made.planned.macs <= 0.5 * made.dense.macs
+
+
+def test_network_that_writes_to_its_input_is_planned():
+    batches = image_batches((3, 8, 8))
+    kept = [batch.clone() for batch in batches]
+    made = plan(InPlaceInput(), batches, Budget(macs=0.5))
+    assert made.planned.macs <= 0.5 * made.dense.macs
+    assert all(map(torch.equal, batches, kept))
+
+
+def test_layer_that_no_image_reaches_is_named():
+    with pytest.raises(ConversionError, match="blank"):
+        plan(BlankOnly(), image_batches((3, 8, 8)), Budget(macs=0.5))
+
+
+def test_network_whose_weights_are_frozen_is_planned():
+    model, input_size = tiny("residual")
+    wanted = plan(model, image_batches(input_size), Budget(macs=0.5))
+    frozen = plan(model.requires_grad_(False), image_batches(input_size), Budget(macs=0.5))
+    assert frozen == wanted
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+# refused
+
+
+@pytest.mark.parametrize("budget", [None, Budget()])
+def test_no_budget_is_refused(budget: Budget | None):
+    model, input_size = tiny("residual")
+    with pytest.raises(PlanError, match=r"no budget given - say Budget\(macs=0.5\)"):
+        plan(model, image_batches(input_size), budget)
+
+
+@pytest.mark.parametrize("fit", ["moments", "corrected"])
+def test_fit_to_images_without_images_is_refused(fit: str):
+    with pytest.raises(PlanError, match=f"fit '{fit}' needs images"):
+        plan(tiny("residual")[0], [], Budget(macs=0.5), fit=fit, input_size=(3, 8, 8))
+
+
+def test_fit_to_weights_without_an_input_size_is_refused():
+    with pytest.raises(PlanError, match="input_size"):
+        plan(tiny("residual")[0], budget=Budget(macs=0.5), fit="weight")
+
+
+def test_budget_out_of_reach_is_refused_with_the_least_reachable():
+    model, input_size = tiny("residual")
+    with pytest.raises(BudgetError, match=r"macs 0.01 asked, 0\.\d+ is the least"):
+        plan(model, image_batches(input_size), Budget(macs=0.01))
+
+
+def test_network_with_nothing_to_convert_is_refused_with_every_reason():
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 3, groups=8))
+    with pytest.raises(ConversionError) as caught:
+        plan(model, [torch.randn(2, 8, 8, 8)], Budget(macs=0.5))
+    assert "nothing to convert in Sequential" in str(caught.value)
+    assert "0: already grouped; 1: already depthwise" in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_network_without_convolutions_is_refused():
+    with pytest.raises(ConversionError, match="it has no convolution"):
+        plan(nn.Flatten(), [torch.randn(2, 3, 8, 8)], Budget(macs=0.5))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["second.weight", "norm.running_var"])
+def test_weights_that_are_not_finite_are_refused(where: str, value: float):
+    model, input_size = tiny("residual")
+    model.state_dict()[where].view(-1)[0] = value
+    with pytest.raises(ModelError, match=f"weights are NaN or infinite: {where} - check"):
+        plan(model, image_batches(input_size), Budget(macs=0.5))
+
+
+def test_many_weights_that_are_not_finite_are_counted():
+    model, input_size = tiny("residual")
+    for parameter in model.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(ModelError, match="and 5 more"):
+        plan(model, image_batches(input_size), Budget(macs=0.5))
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.5, float("nan"), "half"])
+def test_share_outside_zero_to_one_is_refused(share):
+    with pytest.raises(ValueError, match="macs"):
+        Budget(macs=share)
+
+
+# edited plans
+
+
+@pytest.mark.parametrize(
+    ("choices", "error", "says"),
+    [
+        ({"third": ("channel", 2)}, PlanError, "cannot be replaced here: third"),
+        ({"head": ("channel", 2)}, PlanError, "cannot be replaced here: head"),
+        ({"": ("channel", 2)}, PlanError, "cannot be replaced here"),
+        ({"first": ("channel", 99)}, RankError, "rank 99 of form 'channel' is not in 1..8"),
+        ({"first": ("tucker", 3)}, RankError, "rank 3 of form 'tucker'"),
+        ({"first": ("fourier", 3)}, RankError, "unknown form 'fourier'"),
+    ],
+    ids=["unknown site", "not a convolution", "no name", "rank", "pair of ranks", "form"],
+)
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, made: made.priced(find_sites(model, made.input_size)[0]),
+        lambda model, made: convert(model, made, image_batches(made.input_size)),
+    ],
+    ids=["priced", "converted"],
+)
+def test_choice_that_does_not_fit_is_refused(choices: dict, error: type, says: str, use):
+    model, input_size = tiny("residual")
+    made = plan_for(model, input_size, choices)
+    with pytest.raises(error) as caught:
+        use(model, made)
+    assert says in str(caught.value)
+
+
+def test_site_that_is_left_alone_is_refused():
+    model, input_size = tiny("grouped")
+    made = plan_for(model, input_size, {"grouped": ("channel", 2)})
+    with pytest.raises(PlanError, match="cannot be replaced here: grouped"):
+        made.priced(find_sites(model, input_size)[0])
+
+
+def test_site_named_twice_is_refused():
+    model, input_size = tiny("residual")
+    made = plan_for(model, input_size, {"first": ("channel", 2)})
+    made = made.model_copy(update={"choices": made.choices * 2})
+    with pytest.raises(PlanError, match="the plan names a layer twice"):
+        convert(model, made, image_batches(input_size))
+
+
+def test_edited_plan_is_priced_anew():
+    model, input_size = tiny("residual")
+    made = plan_for(model, input_size, {"first": ("separable", 2)}, fit="weight")
+    lying = Choice(site="first", form="separable", rank=2, macs=1, params=1, macs_dense=1)
+    made = made.model_copy(update={"choices": (lying,)})
+    priced = made.priced(find_sites(model, input_size)[0])
+    assert (priced.choices[0].macs, priced.choices[0].macs_dense) == (64 * (16 * 9 + 16 * 8), 36864)
+    assert priced.planned.macs == made.dense.macs - 36864 + priced.choices[0].macs
+
+
+# files
+
+
+def full_plan() -> Plan:
+    return Plan(
+        input_size=(3, 8, 8),
+        fit="moments",
+        seed=7,
+        budget=Budget(macs=0.5, params=0.25),
+        dense=totals(Cost(1000, 100, 400)),
+        planned=totals(Cost(500, 50, 200)),
+        damage=0.125,
+        choices=(
+            Choice(site="a.0", form="separable", rank=2, macs=9, macs_dense=99, damage=0.1),
+            Choice(site="b", form="tucker", rank=(3, 4)),
+        ),
+    )
+
+
+def test_plan_survives_saving_and_loading(tmp_path: Path):
+    full_plan().save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == full_plan()
+
+
+def test_saved_plan_is_readable_json(tmp_path: Path):
+    full_plan().save(tmp_path / "plan.json")
+    text = (tmp_path / "plan.json").read_text()
+    assert json.loads(text)["choices"][1]["rank"] == [3, 4]
+    assert len(text.splitlines()) > 20
+
+
+def test_real_plan_survives_saving_and_loading(tmp_path: Path):
+    model, input_size = tiny("residual")
+    made = plan(model, image_batches(input_size), Budget(macs=0.4))
+    made.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == made
+
+
+def test_missing_plan_file_is_refused(tmp_path: Path):
+    with pytest.raises(PlanError, match=r"cannot read plan .*none\.json: No such file"):
+        Plan.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"not json", b"[]", b"3", b'{"version": 1}', b"\xff\xfe\x00", b"\x89PNG\r\n"],
+)
+def test_file_that_is_no_plan_is_refused(tmp_path: Path, content: bytes):
+    path = tmp_path / "plan.json"
+    path.write_bytes(content)
+    with pytest.raises(PlanError) as caught:
+        Plan.load(path)
+    assert "plan.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_problems_of_a_plan_file_are_named_at_once(tmp_path: Path):
+    document = full_plan().model_dump(mode="json")
+    document |= {"version": 2, "fit": "magic", "colour": "red"}
+    document["budget"]["macs"] = 3
+    document["choices"][0]["rank"] = "two"
+    del document["choices"][1]["site"]
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(PlanError) as caught:
+        Plan.load(path)
+    for problem in ("version", "fit", "colour", "budget.macs", "choices.0.rank", "choices.1.site"):
+        assert f"{problem}" in str(caught.value)
+
+
+def test_totals_hold_what_a_cost_holds():
+    assert totals(Cost(1, 2, 3)) == Totals(macs=1, params=2, bytes=3)

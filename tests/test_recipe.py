@@ -1,0 +1,189 @@
+"""Recipes: data in a closed vocabulary, and every problem at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from convswap import ConvswapError, recipe
+from convswap.planning import Budget
+
+SHIPPED = sorted(recipe.folder().rglob("*.yaml"))
+MINIMAL = """version: 1
+model: {name: 'timm:resnet18', weights: net.safetensors}
+data: {calibration: images, test: /absolute/images}
+budget: {macs: 0.5}
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_recipes_come_with_convswap():
+    assert len(SHIPPED) >= 1
+    assert recipe.shipped().keys() == {path.stem for path in SHIPPED}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_recipe_that_comes_with_convswap_is_valid(path):
+    loaded = recipe.load(path)
+    assert loaded.budget != Budget()
+    assert recipe.find(path.stem) == path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_recipe_says_in_its_header_what_it_does_and_how_to_run_it(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert len(header[0]) > 20
+    assert any(f"convswap run {path.stem}" in line for line in header)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_weights_that_a_recipe_names_are_there(path):
+    weights = recipe.load(path).model.weights
+    assert weights is None or (recipe.folder() / weights).is_file()
+
+
+def test_defaults_are_filled_in(minimal):
+    loaded = recipe.load(minimal)
+    assert loaded.fit == "corrected"
+    assert loaded.data.images == 1000
+    assert loaded.distill is None
+    assert loaded.model.random_weights is False
+
+
+def test_paths_count_from_the_folder_of_the_recipe(minimal, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    loaded = recipe.load(minimal)
+    assert loaded.model.weights == str(minimal.parent / "net.safetensors")
+    assert loaded.data.calibration == str(minimal.parent / "images")
+    assert loaded.data.test == "/absolute/images"
+
+
+def test_digits_is_no_path(minimal):
+    minimal.write_text(MINIMAL.replace("calibration: images", "calibration: digits"))
+    assert recipe.load(minimal).data.calibration == "digits"
+
+
+def test_paths_in_overrides_count_from_the_working_directory(minimal):
+    assert recipe.load(minimal, ["data.train=photos"]).data.train == "photos"
+
+
+@pytest.mark.parametrize(("override", "value"), [
+    ("budget.macs=0.3", lambda r: r.budget.macs == 0.3),
+    ("seed=7", lambda r: r.seed == 7),
+    ("distill.epochs=2", lambda r: r.distill.epochs == 2),
+    ("data.input_size=[1, 32, 32]", lambda r: r.data.input_size == (1, 32, 32)),
+    ("model.kwargs.num_classes=10", lambda r: r.model.kwargs == {"num_classes": 10}),
+    ("fit=moments", lambda r: r.fit == "moments"),
+    ("model.weights=a=b.pt", lambda r: r.model.weights == "a=b.pt"),
+    ("model.weights=null", lambda r: r.model.weights is None),
+])  # fmt: skip
+def test_an_override_sets_one_entry(override, value, minimal):
+    assert value(recipe.load(minimal, [override]))
+
+
+def test_a_section_can_be_removed(minimal):
+    assert recipe.load(minimal, ["distill.epochs=2", "distill=null"]).distill is None
+
+
+@pytest.mark.parametrize("override", [
+    "seed", "", "=3", "budget.macs.deep=1", "version.x=1", "budget.macs=[1", "seed=!!python/none",
+])  # fmt: skip
+def test_an_override_that_makes_no_sense_is_refused(override, minimal):
+    with pytest.raises(ConvswapError):
+        recipe.load(minimal, [override])
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (("budget:", "bugdet:"), "unknown key bugdet (did you mean budget?)"),
+    (("calibration", "calibratoin"), "unknown key data.calibratoin (did you mean calibration?)"),
+    (("macs", "mac"), "unknown key budget.mac (did you mean macs?)"),
+    (("0.5", "5"), "budget.macs"),
+    (("0.5", "half"), "budget.macs"),
+    (("version: 1", "version: 2"), "version"),
+    (("version: 1", ""), "version: field required"),
+    (("timm:resnet18", "timm:../x"), "model.name"),
+    (("net.safetensors", "[1]"), "model.weights"),
+])  # fmt: skip
+def test_a_problem_is_named_by_its_place(change, words, minimal):
+    minimal.write_text(MINIMAL.replace(*change))
+    with pytest.raises(ConvswapError) as caught:
+        recipe.load(minimal)
+    assert words in str(caught.value)
+    assert str(minimal) in str(caught.value)
+
+
+def test_all_problems_are_reported_together(minimal):
+    minimal.write_text(MINIMAL.replace("macs: 0.5", "macs: 7").replace("weights", "wieghts")
+                       + "sead: 3\ndistill: {epoch: 2}\n")  # fmt: skip
+    with pytest.raises(ConvswapError) as caught:
+        recipe.load(minimal)
+    text = str(caught.value)
+    for words in ("5 problems", "budget.macs", "model.wieghts (did you mean weights?)",
+                  "sead (did you mean seed?)", "distill.epoch (did you mean epochs?)",
+                  "distill.epochs: field required"):  # fmt: skip
+        assert words in text
+
+
+def test_unknown_keys_deep_in_values_are_explained_too(minimal):
+    minimal.write_text(MINIMAL + "distill: {epochs: 1, batch_size: {deep: 1}}\n")
+    with pytest.raises(ConvswapError, match=r"distill\.batch_size"):
+        recipe.load(minimal)
+
+
+@pytest.mark.parametrize("name", [
+    "model.py:build", "os:system", "timm:hf-hub:a/b", "torchvision:a:b", "/tmp/artifact", "code",
+    "timm:resnet18 ; rm", "timm:a\nb", "timm:resnet18\n",
+])  # fmt: skip
+def test_a_recipe_cannot_name_code(name, minimal):
+    import yaml
+
+    content = yaml.safe_load(MINIMAL)
+    content["model"]["name"] = name
+    minimal.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConvswapError, match=r"model\.name"):
+        recipe.load(minimal)
+
+
+@pytest.mark.parametrize("tag", [
+    "!!python/object/apply:os.system ['touch pwned']", "!!python/name:os.system",
+    "!!python/object/new:os.system [x]", "!custom 3",
+])  # fmt: skip
+def test_yaml_that_would_make_objects_is_refused(tag, minimal, monkeypatch):
+    monkeypatch.chdir(minimal.parent)
+    minimal.write_text(f"{MINIMAL}seed: {tag}\n")
+    with pytest.raises(ConvswapError, match="cannot read recipe"):
+        recipe.load(minimal)
+    assert not (minimal.parent / "pwned").exists()
+
+
+@pytest.mark.parametrize("content", ["", "- a\n", "hello", "3"])
+def test_a_recipe_is_a_mapping(content, minimal):
+    minimal.write_text(content)
+    with pytest.raises(ConvswapError, match="mapping"):
+        recipe.load(minimal)
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"a: b: c", b"\xff\xfe\x00", b"\ta: 1", b"a: \x00"])
+def test_a_file_that_is_no_yaml_is_refused(content, minimal):
+    minimal.write_bytes(content)
+    with pytest.raises(ConvswapError, match="cannot read recipe"):
+        recipe.load(minimal)
+
+
+def test_an_unknown_recipe_is_answered_with_the_known_ones():
+    with pytest.raises(ConvswapError, match=r"no recipe 'digts'.*digits"):
+        recipe.find("digts")
+
+
+def test_a_file_is_a_recipe_by_its_path(minimal):
+    assert recipe.find(str(minimal)) == minimal
+
+
+def test_a_loaded_recipe_does_not_change(minimal):
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.load(minimal).seed = 3

@@ -1,0 +1,482 @@
+"""Conversion: the same network with other layers, fitted as well as promised."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from helpers import TINY, hooks_left, image_batches, plan_for, relative, tiny
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from convswap.candidates import SHRINK
+from convswap.errors import ConversionError, ModelError, PlanError
+from convswap.forms import FORMS, Kernel, ranks, write_
+from convswap.moments import Moments
+from convswap.planning import Budget, Plan, plan
+from convswap.record import record_of
+from convswap.sites import find_sites
+from convswap.surgery import STEPS, convert, install_
+
+FITS = ["weight", "moments", "corrected"]
+
+
+def every_site(model: nn.Module, input_size: tuple, form: str | None, full: bool) -> dict:
+    """A choice for every site the form fits, or each site's last form where None is said."""
+    choices = {}
+    for site in find_sites(model, input_size)[0]:
+        kernel = Kernel(*site.kernel)
+        name = form or (site.forms or [None])[-1]
+        if name not in site.forms:
+            continue
+        top = FORMS[name].full_rank(kernel)
+        choices[site.path] = name, top if full else ranks(name, kernel, 4)[1]
+    return choices
+
+
+def outputs(model: nn.Module, batch: Tensor) -> Tensor:
+    """All outputs of a network in one row."""
+    with torch.no_grad():
+        return torch.cat([leaf.flatten() for leaf in tree_leaves(model(batch))])
+
+
+# the same network
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "blueprint"])
+def test_full_rank_leaves_the_outputs_as_they_were(form: str, fit: str):
+    model, input_size = tiny("residual")
+    batches = image_batches(input_size)
+    small = convert(model, plan_for(model, input_size, every_site(
+        model, input_size, form, full=True), fit), batches)  # fmt: skip
+    assert isinstance(small.first, nn.Sequential)
+    unseen = image_batches(input_size, count=1, seed=9)[0]
+    assert relative(outputs(small, unseen), outputs(model, unseen)) < 1e-3
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("name", TINY)
+def test_full_rank_leaves_the_outputs_of_every_network(name: str, fit: str):
+    model, input_size = tiny(name)
+    batches = image_batches(input_size)
+    choices = every_site(model, input_size, "channel", full=True)
+    small = convert(model, plan_for(model, input_size, choices, fit), batches)
+    for path in choices:
+        assert isinstance(small.get_submodule(path), nn.Sequential)
+    assert relative(outputs(small, batches[0]), outputs(model, batches[0])) < 1e-3
+
+
+@pytest.mark.parametrize("fit", ["weight", "corrected"])
+@pytest.mark.parametrize("name", TINY)
+def test_conversion_leaves_the_original_as_it_was(name: str, fit: str):
+    model, input_size = tiny(name)
+    batches = image_batches(input_size)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modules = [(path, type(module)) for path, module in model.named_modules()]
+    trainable = [p.requires_grad for p in model.parameters()]
+    kept = [batch.clone() for batch in batches]
+    made = plan_for(model, input_size, every_site(model, input_size, None, full=False), fit)
+    small = convert(model, made, batches)
+    torch.testing.assert_close(dict(model.state_dict()), before, atol=0, rtol=0)
+    assert [(path, type(module)) for path, module in model.named_modules()] == modules
+    assert [p.requires_grad for p in model.parameters()] == trainable
+    assert hooks_left(model) == hooks_left(small) == 0
+    assert all(map(torch.equal, batches, kept))
+    assert not {id(p) for p in model.parameters()} & {id(p) for p in small.parameters()}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_class_and_the_names_of_other_parameters_stay(name: str):
+    model, input_size = tiny(name)
+    made = plan(model, image_batches(input_size), Budget(macs=0.7))
+    small = convert(model, made, image_batches(input_size))
+    assert type(small) is type(model)
+    replaced = {
+        path for site in find_sites(model, input_size)[0] for path in site.paths
+        if site.path in {choice.site for choice in made.choices}
+    }  # fmt: skip
+    kept = {key: value for key, value in model.state_dict().items()
+            if key.rpartition(".")[0] not in replaced}  # fmt: skip
+    state = small.state_dict()
+    assert kept.keys() <= state.keys()
+    assert all(state[key].shape == value.shape for key, value in kept.items())
+    assert not any(f"{path}.weight" in state for path in replaced)
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_weights_of_other_layers_stay(fit: str):
+    model, input_size = tiny("residual")
+    made = plan_for(model, input_size, {"first": ("channel", 3)}, fit)
+    small = convert(model, made, image_batches(input_size))
+    for name, parameter in small.named_parameters():
+        if not name.startswith("first."):
+            assert torch.equal(parameter, model.get_parameter(name))
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("name", ["residual", "called twice", "two outputs", "data-dependent"])
+def test_same_seed_gives_bit_equal_weights(name: str, fit: str):
+    states = []
+    for disturbance in (1, 2):
+        torch.manual_seed(disturbance)
+        model, input_size = tiny(name)
+        choices = every_site(model, input_size, None, full=False)
+        made = plan_for(model, input_size, choices, fit)
+        states.append(dict(convert(model, made, image_batches(input_size)).state_dict()))
+    torch.testing.assert_close(states[0], states[1], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("trained", [torch.float64, torch.bfloat16])
+def test_layers_have_the_dtype_of_what_they_replace(trained: torch.dtype):
+    model, input_size = tiny("in place")
+    model = model.to(trained)
+    batches = [batch.to(trained) for batch in image_batches(input_size)]
+    choices = every_site(model, input_size, "channel", full=True)
+    small = convert(model, plan_for(model, input_size, choices), batches)
+    assert {p.dtype for p in small.parameters()} == {trained}
+    tolerance = 1e-3 if trained == torch.float64 else 0.05
+    assert relative(outputs(small, batches[0]), outputs(model, batches[0])) < tolerance
+
+
+def test_plans_are_remembered_in_order():
+    model, input_size = tiny("residual")
+    batches = image_batches(input_size)
+    first = plan_for(model, input_size, {"first": ("channel", 3)})
+    once = convert(model, first, batches)
+    second = plan_for(once, input_size, {"second": ("separable", 2)})
+    twice = convert(once, second, batches)
+    chosen = [[c.site for c in done.choices] for done in record_of(twice).plans]
+    assert chosen == [["first"], ["second"]]
+    assert record_of(model).plans == ()
+
+
+# sites under several names, sites called several times
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_module_under_two_paths_is_replaced_once_and_under_both(fit: str):
+    model, input_size = tiny("two paths")
+    made = plan_for(model, input_size, {"block.0": ("channel", 4)}, fit)
+    small = convert(model, made, image_batches(input_size))
+    assert small.alias is small.block[0]
+    assert isinstance(small.alias, nn.Sequential)
+    assert len(list(small.parameters())) == len(list(model.parameters())) + 1
+
+
+@pytest.mark.parametrize("name", ["called twice", "two paths"])
+@pytest.mark.parametrize("form", ["separable", "bottleneck", "channel"])
+def test_layer_called_twice_is_fitted_to_both_calls(name: str, form: str):
+    model, input_size = tiny(name)
+    path = {"called twice": "shared", "two paths": "block.0"}[name]
+    conv = model.get_submodule(path)
+    rank = ranks(form, Kernel(*conv.weight.shape), 4)[1]
+    batches = image_batches(input_size)
+    made = plan_for(model, input_size, {path: (form, rank)}, "corrected")
+    small = convert(model, made, batches)
+
+    reads, moments = [], Moments(conv, made.seed)
+    handle = conv.register_forward_pre_hook(lambda module, args: reads.append(args[0]))
+    for batch in batches:
+        model(batch)
+    handle.remove()
+    with torch.no_grad():
+        for x in [*reads[::2], *reads[1::2]]:  # every batch's first call, then the second
+            moments.update(x, conv(x))
+    weights = FORMS[form].fit(
+        moments.problem(conv.weight.detach(), SHRINK), Kernel(*conv.weight.shape), rank, STEPS
+    )
+    for layer, weight in zip(small.get_submodule(path), weights, strict=True):
+        torch.testing.assert_close(layer.weight.flatten(), weight.flatten().float())
+
+
+# how well it is fitted
+
+
+@pytest.mark.parametrize("form", ["separable", "spatial", "channel"])
+@pytest.mark.parametrize("name", ["residual", "in place", "concat", "uneven"])
+def test_corrected_fit_equals_running_both_networks_again_for_every_site(name: str, form: str):
+    """The slow way to the same weights, without the walk."""
+    model, input_size = tiny(name)
+    for module in model.modules():  # so that statistics are not settled afterwards
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats = False
+    batches = image_batches(input_size)
+    made = plan_for(model, input_size, every_site(model, input_size, form, full=False), "corrected")
+    assert made.choices
+    small = convert(model, made, batches)
+
+    slow = install_(copy.deepcopy(model), made)
+    for choice in made.choices:
+        conv, layers = model.get_submodule(choice.site), slow.get_submodule(choice.site)
+        moments, pair = Moments(conv, made.seed), []
+        handles = [
+            conv.register_forward_hook(lambda module, args, output, p=pair: p.append(output + 0)),
+            layers.register_forward_pre_hook(lambda module, args, p=pair: p.append(args[0] + 0)),
+        ]
+        with torch.no_grad():
+            for batch in batches:
+                model(batch)
+                slow(batch)
+                written, read = pair
+                moments.update(read, written)
+                pair.clear()
+        for handle in handles:
+            handle.remove()
+        kernel = Kernel(*conv.weight.shape)
+        problem = moments.problem(conv.weight.detach(), SHRINK)
+        weights = FORMS[choice.form].fit(problem, kernel, choice.rank, STEPS)
+        spelled = FORMS[choice.form].spell(weights, kernel)
+        write_(layers, weights, moments.mean_y - spelled @ moments.mean_x)
+    torch.testing.assert_close(dict(small.state_dict()), dict(slow.state_dict()))
+
+
+class Linear(nn.Module):
+    """Two convolutions with nothing between them."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.first = nn.Conv2d(6, 8, size, padding=size // 2)
+        self.second = nn.Conv2d(8, 8, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("rank", [2, 4, 6])
+def test_correction_lowers_the_output_error_of_a_linear_network(rank: int, size: int):
+    model = Linear(size).eval()
+    batches = image_batches((6, 10, 10), count=4)
+    error = {}
+    for fit in ("moments", "corrected"):
+        choices = {"first": ("channel", 3), "second": ("channel", rank)}
+        small = convert(model, plan_for(model, (6, 10, 10), choices, fit), batches)
+        error[fit] = sum((outputs(small, b) - outputs(model, b)).pow(2).sum() for b in batches)
+    assert error["corrected"] <= error["moments"]
+    assert error["corrected"] > 0
+
+
+def test_corrected_layer_is_the_closed_form_least_squares():
+    """T = (E[y x'^T] + aW) (E[x' x'^T] + aI)^-1, centred, and the bias that keeps the mean."""
+    model = Linear(1).eval()
+    batches = image_batches((6, 10, 10), count=4)
+    choices = {"first": ("channel", 2), "second": ("channel", 8)}
+    small = convert(model, plan_for(model, (6, 10, 10), choices, "corrected"), batches)
+    with torch.no_grad():
+        images = torch.cat(batches)
+        x = small.first(images).permute(0, 2, 3, 1).flatten(0, 2).double()
+        y = model(images).permute(0, 2, 3, 1).flatten(0, 2).double()
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    moment = (x - x_mean).T @ (x - x_mean) / len(x)
+    cross = (y - y_mean).T @ (x - x_mean) / len(x)
+    noise = SHRINK * moment.diagonal().mean() * torch.eye(8, dtype=torch.float64)
+    dense = model.second.weight.detach().flatten(1).double()
+    target = (cross + dense @ noise) @ torch.linalg.inv(moment + noise)
+    layers = small.second
+    spelled = layers.expand.weight.flatten(1) @ layers.reduce.weight.flatten(1)
+    assert relative(spelled, target) < 1e-3
+    assert relative(layers.expand.bias, y_mean - target @ x_mean) < 1e-3
+
+
+@pytest.mark.parametrize("fit", ["moments", "corrected"])
+@pytest.mark.parametrize("form", FORMS)
+def test_mean_output_of_a_fitted_layer_is_the_originals(form: str, fit: str):
+    model = Linear(3).eval()
+    batches = image_batches((6, 10, 10))
+    rank = ranks(form, Kernel(8, 6, 3, 3), 4)[0]
+    small = convert(model, plan_for(model, (6, 10, 10), {"first": (form, rank)}, fit), batches)
+    with torch.no_grad():
+        got = small.first(torch.cat(batches)).mean((0, 2, 3))
+        wanted = model.first(torch.cat(batches)).mean((0, 2, 3))
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_fit_to_images_beats_the_fit_to_weights():
+    model, input_size = tiny("residual")
+    batches = image_batches(input_size, count=6)
+    choices = every_site(model, input_size, "separable", full=False)
+    error = {}
+    for fit in FITS:
+        small = convert(model, plan_for(model, input_size, choices, fit), batches)
+        error[fit] = relative(outputs(small, batches[0]), outputs(model, batches[0]))
+    assert error["corrected"] < error["weight"]
+    assert error["moments"] < error["weight"]
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_zero_layer_stays_zero(fit: str):
+    """A layer initialised to zero, as the last of many residual branches is."""
+    model, input_size = tiny("residual")
+    nn.init.zeros_(model.second.weight)
+    nn.init.zeros_(model.second.bias)
+    batches = image_batches(input_size)
+    made = plan(model, batches, Budget(macs=0.5), fit=fit)
+    choices = {c.site: (c.form, c.rank) for c in made.choices} | {"second": ("separable", 1)}
+    small = convert(model, plan_for(model, input_size, choices, fit), batches)
+    assert small.second(torch.randn(2, 8, 8, 8)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("fit", ["moments", "corrected"])
+def test_constant_images_are_survived(fit: str):
+    """Images that say nothing leave the dense weights as the best guess."""
+    model, input_size = Linear(1).eval(), (6, 10, 10)
+    batches = [torch.ones(4, *input_size)] * 2
+    choices = every_site(model, input_size, "channel", full=True)
+    small = convert(model, plan_for(model, input_size, choices, fit), batches)
+    unseen = image_batches(input_size, count=1)[0]
+    assert relative(outputs(small, unseen), outputs(model, unseen)) < 0.01
+
+
+# timm's padding, batches, batch norm
+
+
+@pytest.mark.parametrize("form", ["separable", "spatial", "bottleneck", "channel", "tucker"])
+def test_timms_same_padding_is_converted(form: str):
+    model = nn.Sequential(Conv2dSame(3, 8, 3, stride=2), nn.Tanh(), Conv2dSame(8, 8, 5)).eval()
+    batches = image_batches((3, 11, 10))
+    choices = every_site(model, (3, 11, 10), form, full=True)
+    small = convert(model, plan_for(model, (3, 11, 10), choices), batches)
+    assert set(choices) == {"0", "2"}
+    assert relative(outputs(small, batches[0]), outputs(model, batches[0])) < 1e-3
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_batches_may_be_tuples(fit: str):
+    model, input_size = tiny("residual")
+    batches = image_batches(input_size)
+    labels = torch.zeros(6, dtype=torch.long)
+    made = plan_for(model, input_size, {"first": ("channel", 3)}, fit)
+    plain = convert(model, made, batches)
+    labelled = convert(model, made, ((batch, labels) for batch in batches))
+    torch.testing.assert_close(
+        dict(plain.state_dict()), dict(labelled.state_dict()), atol=0, rtol=0
+    )
+
+
+@pytest.mark.parametrize("sizes", [(5, 2, 1), (1, 1, 1, 1)], ids=["uneven", "one by one"])
+def test_batches_may_be_of_any_size(sizes: tuple[int, ...]):
+    model, input_size = tiny("residual")
+    images = image_batches(input_size, count=1, size=sum(sizes))[0]
+    choices = every_site(model, input_size, "channel", full=True)
+    small = convert(model, plan_for(model, input_size, choices), images.split(sizes))
+    assert relative(outputs(small, images), outputs(model, images)) < 1e-3
+
+
+def test_weights_are_fitted_without_images_where_they_alone_count():
+    model, input_size = tiny("residual")
+    choices = every_site(model, input_size, "spatial", full=True)
+    small = convert(model, plan_for(model, input_size, choices, "weight"))
+    unseen = image_batches(input_size, count=1)[0]
+    assert relative(outputs(small, unseen), outputs(model, unseen)) < 1e-5
+
+
+class Pooled(nn.Module):
+    """Batch norm after global pooling: one value per channel and image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x).mean((2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("size", [1, 6])
+def test_batch_norm_over_single_values_is_survived(size: int):
+    model = Pooled().eval()
+    batches = image_batches((3, 8, 8), count=4, size=size)
+    small = convert(model, plan_for(model, (3, 8, 8), {"conv": ("separable", 2)}), batches)
+    assert outputs(small, batches[0]).isfinite().all()
+
+
+def test_batch_norm_keeps_its_settings_and_stays_in_eval_mode():
+    model, input_size = tiny("residual")
+    choices = every_site(model, input_size, "separable", full=False)
+    small = convert(
+        model, plan_for(model, input_size, choices, "weight"), image_batches(input_size)
+    )
+    assert small.norm.momentum == model.norm.momentum
+    assert not any(module.training for module in small.modules())
+
+
+def test_batch_norm_statistics_are_not_settled_for_the_worse():
+    """At full rank nothing can be gained, so they stay."""
+    model, input_size = tiny("residual")
+    choices = every_site(model, input_size, "channel", full=True)
+    small = convert(
+        model, plan_for(model, input_size, choices, "weight"), image_batches(input_size)
+    )
+    assert torch.equal(small.norm.running_mean, model.norm.running_mean)
+    assert torch.equal(small.norm.running_var, model.norm.running_var)
+
+
+def test_converted_network_can_be_trained():
+    model, input_size = tiny("residual")
+    made = plan_for(model, input_size, every_site(model, input_size, None, full=False))
+    small = convert(model, made, image_batches(input_size)).train()
+    small(image_batches(input_size)[0]).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in small.parameters())
+
+
+# refused
+
+
+def test_plan_that_converts_nothing_is_refused():
+    model, input_size = tiny("residual")
+    with pytest.raises(ConversionError, match="the plan converts nothing"):
+        convert(model, plan_for(model, input_size, {}), image_batches(input_size))
+
+
+@pytest.mark.parametrize("fit", ["moments", "corrected"])
+def test_fit_to_images_without_images_is_refused(fit: str):
+    model, input_size = tiny("residual")
+    with pytest.raises(PlanError, match=f"fit '{fit}' needs images - give batches"):
+        convert(model, plan_for(model, input_size, {"first": ("channel", 3)}, fit))
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_weights_that_are_not_finite_are_refused(fit: str):
+    model, input_size = tiny("residual")
+    made = plan_for(model, input_size, {"first": ("channel", 3)}, fit)
+    with torch.no_grad():
+        model.first.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ModelError, match=r"first\.weight"):
+        convert(model, made, image_batches(input_size))
+
+
+class Wandering(nn.Module):
+    """A blank image takes another way than any real one."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blank = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stem(x) if x.any() else self.blank(self.stem(x))
+
+
+@pytest.mark.parametrize("fit", ["moments", "corrected"])
+def test_layer_that_no_image_reaches_is_not_left_unwritten(fit: str):
+    model = Wandering().eval()
+    made = plan_for(model, (3, 8, 8), {"stem": ("channel", 4), "blank": ("channel", 4)}, fit)
+    with pytest.raises(ConversionError, match="blank"):
+        convert(model, made, image_batches((3, 8, 8)))
+
+
+def test_install_names_the_layer_that_is_missing():
+    model, input_size = tiny("residual")
+    made: Plan = plan_for(model, input_size, {"third": ("channel", 3)})
+    with pytest.raises(PlanError, match="the network has no layer third"):
+        install_(model, made)
+
+
+@pytest.mark.parametrize("site", ["head", "norm"])
+def test_install_names_the_layer_that_is_no_convolution(site: str):
+    model, input_size = tiny("residual")
+    with pytest.raises(PlanError, match=f"layer {site} is not a standard Conv2d"):
+        install_(model, plan_for(model, input_size, {site: ("channel", 3)}))
