@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .cost import Cost, layers_cost
 from .errors import ConversionError
 from .fit import LeastSquares
-from .forms import FORMS, Kernel, Rank, ranks
+from .forms import FORMS, Form, Kernel, Rank, ranks
 from .lockstep import walk
 from .moments import Moments
 from .outputs import Kind, energy, probe
@@ -20,7 +22,7 @@ from .sites import Site
 
 RANKS = 8  # per form
 STEPS = 12  # of refinement: enough to rank the forms; the chosen one is refined further
-SHRINK = 1e-3
+REFINE_EVERY = 3  # ranks
 CURVATURE_IMAGES = 128  # seen one small batch at a time: every position of each is a sample
 
 
@@ -69,7 +71,7 @@ def find_candidates(
             seen.update(x, y)
         calls[stop.path] -= 1
         if calls[stop.path] == 0:
-            problem = moments.pop(stop.path).problem(conv.weight.detach(), SHRINK)
+            problem = moments.pop(stop.path).problem(conv.weight.detach())
             found[stop.path] = site_candidates(
                 by_path[stop.path], problem, curvature[stop.path], bias=True
             )
@@ -109,18 +111,30 @@ def weight_problem(conv: nn.Conv2d) -> LeastSquares:
 def site_candidates(
     site: Site, problem: LeastSquares, curvature: Tensor, bias: bool
 ) -> list[Candidate]:
-    """Candidates of one site that are cheaper than it, none dominated by another."""
+    """Candidates of one site that are cheaper than it, none dominated by another.
+
+    Every rank is started in closed form, but only every third is refined: the gain of
+    refining, a smooth function of the rank, is interpolated in between.
+    """
     kernel = Kernel(*site.kernel)
     found = []
-    for form in site.forms:
-        for rank in ranks(form, kernel, RANKS):
-            cost = replacement_cost(site, form, rank, bias)
-            if cost.macs >= site.cost.macs and cost.params >= site.cost.params:
-                continue
-            weights = FORMS[form].fit(problem, kernel, rank, STEPS)
-            gap = FORMS[form].spell(weights, kernel) - problem.target
-            damage = 0.5 * ((curvature @ gap @ problem.moment) * gap).sum().item()
-            found.append(Candidate(site.path, form, rank, cost, damage))
+    for name in site.forms:
+        form = FORMS[name]
+
+        def damage(rank: Rank, steps: int, form: Form = form) -> float:
+            gap = form.spell(form.fit(problem, kernel, rank, steps), kernel) - problem.target
+            return max(0.5 * ((curvature @ gap @ problem.moment) * gap).sum().item(), 1e-30)
+
+        costs = {rank: replacement_cost(site, name, rank, bias)
+                 for rank in ranks(name, kernel, RANKS)}  # fmt: skip
+        wanted = [rank for rank, cost in costs.items()
+                  if cost.macs < site.cost.macs or cost.params < site.cost.params]  # fmt: skip
+        started = [damage(rank, 0) for rank in wanted]
+        refined = {i: damage(wanted[i], STEPS) for i in range(0, len(wanted), REFINE_EVERY)}
+        gains = [math.log(refined[i] / started[i]) for i in refined]
+        for i, rank in enumerate(wanted):
+            gain = math.exp(np.interp(i, list(refined), gains))
+            found.append(Candidate(site.path, name, rank, costs[rank], started[i] * gain))
     return pareto(found)
 
 

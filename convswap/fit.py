@@ -14,6 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+SINGLE_FROM = 1024  # patch length from which the search runs in float32, twice as fast
+
 
 @dataclass(frozen=True)
 class LeastSquares:
@@ -38,16 +40,6 @@ class LeastSquares:
         """E||T x||^2 of the unrestricted optimum T; errors are fractions of it."""
         return max((self.cross * self.target).sum().item(), torch.finfo(self.cross.dtype).tiny)
 
-    def mix(self, basis: Tensor, ridge: float = 0.0) -> Tensor:
-        """The best A `[out, R]` for a basis `[R, D]`; `ridge` penalises its squared norm."""
-        gram = basis @ self.moment @ basis.T
-        return self._mix(basis, gram, ridge)
-
-    def _mix(self, basis: Tensor, gram: Tensor, ridge: float) -> Tensor:
-        if ridge:
-            gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        return torch.cholesky_solve(basis @ self.cross.T, cholesky(gram)).T
-
     def error(self, weight: Tensor) -> float:
         """Relative squared output error of a kernel `[out, D]`: 0 exact, 1 no better than zero."""
         gap = weight - self.target
@@ -58,6 +50,8 @@ class LeastSquares:
         factors: Sequence[Tensor],
         basis: Callable[..., Tensor],
         steps: int,
+        *,
+        apply: Callable[..., Tensor] | None = None,
         ridge: float = 0.0,
     ) -> tuple[list[Tensor], Tensor]:
         """Improve `factors` by `steps` of L-BFGS on the error left after the best mix.
@@ -66,14 +60,18 @@ class LeastSquares:
             factors: where to start; each is a leaf of the search.
             basis: factors -> M `[R, D]`.
             steps: 0 keeps the start and only solves for the mix.
+            apply: (X `[n, D]`, factors) -> X M^T `[n, R]`, where the structure of M makes
+                that cheaper than the product.
             ridge: penalty on the squared norm of the mix, as a fraction of the mean input
                 power. With rows of unit norm it bounds terms that cancel (Phan et al. 2020).
 
         Returns:
             The factors, and the mix A `[out, R]`.
         """
-        ridge = ridge * self.moment.diagonal().mean().item()
-        leaves = [f.detach().clone().requires_grad_() for f in factors]
+        apply = apply or (lambda x, *leaves: x @ basis(*leaves).T)
+        penalty = ridge * self.moment.diagonal().mean().item()
+        searched = self._single if len(self.moment) >= SINGLE_FROM else self
+        leaves = [f.detach().clone().to(searched.moment).requires_grad_() for f in factors]
         if steps:
             optimizer = torch.optim.LBFGS(
                 leaves, max_iter=steps, history_size=12, tolerance_grad=1e-12,
@@ -82,20 +80,34 @@ class LeastSquares:
 
             def closure() -> Tensor:
                 optimizer.zero_grad()
+                with torch.no_grad():
+                    mix, measured, captured = searched._mix(leaves, apply, penalty)
+                    # subtle: the mix is optimal for these rows, so it counts as constant
+                    gradient = mix.T @ (mix @ measured - searched.cross) * (2 / self.energy)
                 with torch.enable_grad():
                     rows = basis(*leaves)
-                with torch.no_grad():
-                    measured = rows @ self.moment
-                    mix = self._mix(rows, measured @ rows.T, ridge)
-                    # subtle: the mix is optimal for these rows, so it counts as constant
-                    gradient = mix.T @ (mix @ measured - self.cross)
-                    captured = ((rows @ self.cross.T).T * mix).sum()
-                rows.backward(gradient * (2 / self.energy))
+                rows.backward(gradient)
                 return 1 - captured / self.energy
 
             optimizer.step(closure)
-        factors = [leaf.detach() for leaf in leaves]
-        return factors, self.mix(basis(*factors), ridge)
+        factors = [leaf.detach().to(self.moment) for leaf in leaves]
+        return factors, self._mix(factors, apply, penalty)[0]
+
+    @cached_property
+    def _single(self) -> LeastSquares:
+        return LeastSquares(self.cross.float(), self.moment.float())
+
+    def _mix(
+        self, factors: Sequence[Tensor], apply: Callable[..., Tensor], penalty: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best A for a basis M, with M S `[R, D]`, and the output power it captures."""
+        measured = apply(self.moment, *factors).T
+        gram = apply(measured, *factors)
+        gram = (gram + gram.T) / 2
+        gram.diagonal().add_(penalty)
+        wanted = apply(self.cross, *factors)  # [out, R]
+        mix = torch.cholesky_solve(wanted.T, cholesky(gram)).T
+        return mix, measured, (wanted * mix).sum()
 
 
 def cholesky(gram: Tensor) -> Tensor:

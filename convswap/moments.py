@@ -10,8 +10,10 @@ from timm.layers import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
-from .fit import LeastSquares
+from .fit import LeastSquares, cholesky
 
+SHRINK = 1e-3  # of the mean variance, added to every direction
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # tried for the correction, of the mean variance
 POSITIONS = 1024  # sampled per image at most; neighbouring patches are nearly copies
 
 
@@ -34,18 +36,35 @@ def patches(conv: nn.Conv2d, x: Tensor, step: tuple[int, int], offset: tuple[int
 class Moments:
     """Running first and second moments of patches x and outputs y of one convolution.
 
+    They are kept in two halves, images in turn, so that what one half suggests can be tried
+    on the other.
+
     Args:
         seed: decides which positions of large maps are sampled.
     """
 
     def __init__(self, conv: nn.Conv2d, seed: int = 0):
         self.conv = conv
-        self.count = 0
         out, depth = conv.out_channels, conv.weight[0].numel()
         new = {"dtype": torch.float64, "device": conv.weight.device}
-        self._x, self._y = torch.zeros(depth, **new), torch.zeros(out, **new)
-        self._xx, self._yx = torch.zeros(depth, depth, **new), torch.zeros(out, depth, **new)
+        self._count = [0, 0]
+        self._x, self._y = torch.zeros(2, depth, **new), torch.zeros(2, out, **new)
+        self._xx, self._yx = torch.zeros(2, depth, depth, **new), torch.zeros(2, out, depth, **new)
+        self._images = 0
         self._random = torch.Generator().manual_seed(seed)
+
+    @property
+    def count(self) -> int:
+        """Samples seen: positions, over all images."""
+        return sum(self._count)
+
+    @property
+    def mean_x(self) -> Tensor:
+        return self._origin_x.double() + self._x.sum(0) / self.count
+
+    @property
+    def mean_y(self) -> Tensor:
+        return self._origin_y.double() + self._y.sum(0) / self.count
 
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> None:
@@ -54,38 +73,74 @@ class Moments:
         step = math.ceil((height * width / POSITIONS) ** 0.5)
         step = min(step, height), min(step, width)
         offset = tuple(torch.randint(s, (), generator=self._random).item() for s in step)
-        y = y[..., offset[0] :: step[0], offset[1] :: step[1]].flatten(2)  # [n, out, positions]
-        y = y.transpose(1, 2).flatten(0, 1).float()
-        x = patches(self.conv, x, step, offset).float()
-        if not self.count:  # subtle: far from zero, uncentred float32 sums would cancel
-            self._origin_x, self._origin_y = x.mean(0), y.mean(0)
-        x, y = x - self._origin_x, y - self._origin_y
-        self.count += len(x)
-        self._x += x.sum(0, dtype=torch.float64)
-        self._y += y.sum(0, dtype=torch.float64)
-        self._xx += x.T @ x
-        self._yx += y.T @ x
+        y = y[..., offset[0] :: step[0], offset[1] :: step[1]].flatten(2).mT.float()
+        x = patches(self.conv, x, step, offset).reshape(*y.shape[:2], -1).float()
+        if not self._images:  # subtle: far from zero, uncentred float32 sums would cancel
+            self._origin_x, self._origin_y = x.mean((0, 1)), y.mean((0, 1))
+        for half in (0, 1):
+            mine = slice((half + self._images) % 2, None, 2)
+            rows = (x[mine] - self._origin_x).flatten(0, 1)
+            outputs = (y[mine] - self._origin_y).flatten(0, 1)
+            self._count[half] += len(rows)
+            self._x[half] += rows.sum(0, dtype=torch.float64)
+            self._y[half] += outputs.sum(0, dtype=torch.float64)
+            self._xx[half] += rows.T @ rows
+            self._yx[half] += outputs.T @ rows
+        self._images += len(x)
 
-    @property
-    def mean_x(self) -> Tensor:
-        return self._origin_x.double() + self._x / self.count
+    def problem(self, weight: Tensor, corrected: bool = False) -> LeastSquares:
+        """The fit, in centred moments (the means are matched by the bias).
 
-    @property
-    def mean_y(self) -> Tensor:
-        return self._origin_y.double() + self._y / self.count
+        The optimum is the dense kernel W, or, `corrected`, what maps the inputs seen best to
+        the outputs wanted. Estimated from few images that would be noise where inputs are
+        scarce, so it is drawn towards W,
 
-    def problem(self, weight: Tensor, shrink: float) -> LeastSquares:
-        """The fit to the outputs seen, drawn towards `weight` where inputs are scarce.
+            T = W + (E[yx'] - W S) (S + bI)^-1,    S = E[xx'],
 
-        Both moments are centred; the means are matched by the bias. `shrink` adds that
-        fraction of the mean variance to every direction of x, as if `weight` had been
-        applied to white noise there: E[xx'] + aI, E[yx'] + aW.
+        with the b for which T from either half of the images predicts the other half best.
+        A small part of the mean variance is added to S, so that no direction is free.
 
         Args:
-            weight: `[out, in, kh, kw]`, the dense kernel.
+            weight: `[out, in, kh, kw]`, W.
         """
-        moment = self._xx / self.count - torch.outer(self._x, self._x) / self.count**2
-        cross = self._yx / self.count - torch.outer(self._y, self._x) / self.count**2
-        noise = shrink * moment.diagonal().mean().clamp_min(1e-12)
-        moment.diagonal().add_(noise)
-        return LeastSquares(cross + noise * weight.flatten(1).to(moment), moment)
+        weight = weight.flatten(1).to(self._xx)
+        moment, cross = self._centred([0, 1])
+        target = weight
+        if corrected:
+            ridge = self._ridge(weight, moment.diagonal().mean())
+            target = weight + _correction(weight, moment, cross, ridge)
+        moment.diagonal().add_(SHRINK * moment.diagonal().mean().clamp_min(1e-12))
+        return LeastSquares(target @ moment, moment)
+
+    def _ridge(self, weight: Tensor, scale: Tensor) -> float:
+        """The b whose correction from one half lowers the error on the other half most."""
+        if min(self._count) == 0:
+            return math.inf
+        halves = [self._centred([0]), self._centred([1])]
+        best, least = math.inf, 0.0
+        for share in RIDGES:
+            ridge = share * scale.clamp_min(1e-12).item()
+            change = 0.0
+            for (moment, cross), (other, other_cross) in (halves, halves[::-1]):
+                step = _correction(weight, moment, cross, ridge)
+                gap = other_cross - weight @ other
+                change += ((step @ other - 2 * gap) * step).sum().item()
+            if change < least:
+                best, least = ridge, change
+        return best
+
+    def _centred(self, halves: list[int]) -> tuple[Tensor, Tensor]:
+        """E[xx'] `[D, D]` and E[yx'] `[out, D]` about the means, of some of the images."""
+        count = sum(self._count[half] for half in halves)
+        x, y = self._x[halves].sum(0) / count, self._y[halves].sum(0) / count
+        moment = self._xx[halves].sum(0) / count - torch.outer(x, x)
+        return moment, self._yx[halves].sum(0) / count - torch.outer(y, x)
+
+
+def _correction(weight: Tensor, moment: Tensor, cross: Tensor, ridge: float) -> Tensor:
+    """What to add to a kernel so that it predicts y from x, with a ridge: `[out, D]`."""
+    if math.isinf(ridge):
+        return torch.zeros_like(weight)
+    regular = moment.clone()
+    regular.diagonal().add_(ridge)
+    return torch.cholesky_solve((cross - weight @ moment).T, cholesky(regular)).T

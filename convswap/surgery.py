@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .candidates import SHRINK, check_reached, weight_problem
+from .candidates import check_reached, weight_problem
 from .errors import ConversionError, PlanError
 from .forms import FORMS, Kernel, build, check_rank, write_
 from .graph import first_tensor
@@ -117,15 +117,19 @@ def _fit_to_images(
                 seen.update(x, y)
             calls[stop.path] -= 1
             if calls[stop.path] == 0:
-                _fit_site_(small, conv, choices[stop.path], moments.pop(stop.path))
+                _fit_site_(
+                    small, conv, choices[stop.path], moments.pop(stop.path), changed is not None
+                )
                 fitted.add(stop.path)
                 progress("fit", len(fitted), len(choices))
     check_reached(choices.keys() - fitted)
 
 
-def _fit_site_(small: nn.Module, conv: nn.Conv2d, choice: Choice, seen: Moments) -> None:
+def _fit_site_(
+    small: nn.Module, conv: nn.Conv2d, choice: Choice, seen: Moments, corrected: bool
+) -> None:
     form, kernel = FORMS[choice.form], Kernel(*conv.weight.shape)
-    problem = seen.problem(conv.weight.detach(), SHRINK)
+    problem = seen.problem(conv.weight.detach(), corrected)
     weights = form.fit(problem, kernel, choice.rank, STEPS)
     bias = seen.mean_y - form.spell(weights, kernel) @ seen.mean_x  # the mean output matches
     write_(small.get_submodule(choice.site), weights, bias)

@@ -11,10 +11,9 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from convswap.candidates import SHRINK
 from convswap.errors import ConversionError, ModelError, PlanError
 from convswap.forms import FORMS, Kernel, ranks, write_
-from convswap.moments import Moments
+from convswap.moments import RIDGES, Moments
 from convswap.planning import Budget, Plan, plan
 from convswap.record import record_of
 from convswap.sites import find_sites
@@ -186,7 +185,7 @@ def test_layer_called_twice_is_fitted_to_both_calls(name: str, form: str):
         for x in [*reads[::2], *reads[1::2]]:  # every batch's first call, then the second
             moments.update(x, conv(x))
     weights = FORMS[form].fit(
-        moments.problem(conv.weight.detach(), SHRINK), Kernel(*conv.weight.shape), rank, STEPS
+        moments.problem(conv.weight.detach()), Kernel(*conv.weight.shape), rank, STEPS
     )
     for layer, weight in zip(small.get_submodule(path), weights, strict=True):
         torch.testing.assert_close(layer.weight.flatten(), weight.flatten().float())
@@ -226,7 +225,7 @@ def test_corrected_fit_equals_running_both_networks_again_for_every_site(name: s
         for handle in handles:
             handle.remove()
         kernel = Kernel(*conv.weight.shape)
-        problem = moments.problem(conv.weight.detach(), SHRINK)
+        problem = moments.problem(conv.weight.detach(), corrected=True)
         weights = FORMS[choice.form].fit(problem, kernel, choice.rank, STEPS)
         spelled = FORMS[choice.form].spell(weights, kernel)
         write_(layers, weights, moments.mean_y - spelled @ moments.mean_x)
@@ -260,7 +259,7 @@ def test_correction_lowers_the_output_error_of_a_linear_network(rank: int, size:
 
 
 def test_corrected_layer_is_the_closed_form_least_squares():
-    """T = (E[y x'^T] + aW) (E[x' x'^T] + aI)^-1, centred, and the bias that keeps the mean."""
+    """T = W + (E[yx'] - W S) (S + bI)^-1, centred, and the bias that keeps the mean."""
     model = Linear(1).eval()
     batches = image_batches((6, 10, 10), count=4)
     choices = {"first": ("channel", 2), "second": ("channel", 8)}
@@ -272,9 +271,10 @@ def test_corrected_layer_is_the_closed_form_least_squares():
     x_mean, y_mean = x.mean(0), y.mean(0)
     moment = (x - x_mean).T @ (x - x_mean) / len(x)
     cross = (y - y_mean).T @ (x - x_mean) / len(x)
-    noise = SHRINK * moment.diagonal().mean() * torch.eye(8, dtype=torch.float64)
+    # clean images, plenty of them: the held-out half asks for the smallest ridge
+    noise = RIDGES[0] * moment.diagonal().mean() * torch.eye(8, dtype=torch.float64)
     dense = model.second.weight.detach().flatten(1).double()
-    target = (cross + dense @ noise) @ torch.linalg.inv(moment + noise)
+    target = dense + (cross - dense @ moment) @ torch.linalg.inv(moment + noise)
     layers = small.second
     spelled = layers.expand.weight.flatten(1) @ layers.reduce.weight.flatten(1)
     assert relative(spelled, target) < 1e-3

@@ -40,9 +40,11 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
 
 def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Tensor]:
     exact = rank >= full_rank(kernel)
-    (depthwise, reduce), mix = problem.refine(
-        _start(problem, kernel, rank), _basis, 0 if exact else steps, 0.0 if exact else RIDGE
-    )
+    start = _start(problem, kernel, rank)
+    if exact:  # a penalty would spoil it
+        (depthwise, reduce), mix = problem.refine(start, _basis, 0)
+    else:
+        (depthwise, reduce), mix = problem.refine(start, _basis, steps, ridge=RIDGE)
     return _balance(unit(reduce), unit(depthwise), mix)
 
 

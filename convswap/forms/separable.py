@@ -34,7 +34,8 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
 
 
 def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Tensor]:
-    (depthwise,), mix = problem.refine([_start(problem, kernel, rank)], _basis, steps)
+    start = _start(problem, kernel, rank)
+    (depthwise,), mix = problem.refine([start], _basis, steps, apply=_apply)
     return [depthwise, mix]
 
 
@@ -53,6 +54,11 @@ def _start(problem: LeastSquares, kernel: Kernel, rank: int) -> Tensor:
     gram = slices.mT @ slices
     principal = leading(half @ gram @ half, rank)  # [in, K, m]
     return unit(principal.mT @ half @ gram)
+
+
+def _apply(x: Tensor, depthwise: Tensor) -> Tensor:
+    in_, _, area = depthwise.shape
+    return torch.einsum("nik,imk->nim", x.reshape(-1, in_, area), depthwise).flatten(1)
 
 
 def _basis(depthwise: Tensor) -> Tensor:

@@ -31,8 +31,12 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
 
 
 def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Tensor]:
+    def apply(x: Tensor, vertical: Tensor) -> Tensor:
+        windows = x.reshape(-1, *kernel[1:])
+        return torch.einsum("nixy,rix->nry", windows, vertical).flatten(1)
+
     (vertical,), mix = problem.refine(
-        [_start(problem, kernel, rank)], lambda h: _basis(h, kernel), steps
+        [_start(problem, kernel, rank)], lambda h: _basis(h, kernel), steps, apply=apply
     )
     return [vertical, mix.reshape(kernel.out_channels, rank, kernel.width)]
 

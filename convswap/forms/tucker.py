@@ -33,7 +33,8 @@ def layers(kernel: Kernel, rank: tuple[int, int]) -> list[Layer]:
 
 
 def fit(problem: LeastSquares, kernel: Kernel, rank: tuple[int, int], steps: int) -> list[Tensor]:
-    (core, reduce), mix = problem.refine(_start(problem, kernel, rank), _basis, steps)
+    start = _start(problem, kernel, rank)
+    (core, reduce), mix = problem.refine(start, _basis, steps, apply=_apply)
     return [reduce, core, mix]
 
 
@@ -57,6 +58,11 @@ def _start(problem: LeastSquares, kernel: Kernel, rank: tuple[int, int]) -> list
     reduced = LeastSquares(cross, moment.reshape(rank_in * area, rank_in * area))
     principal = leading(reduced.cross @ reduced.target.T, rank_out)
     return [(principal.T @ reduced.target).reshape(rank_out, rank_in, area), reduce]
+
+
+def _apply(x: Tensor, core: Tensor, reduce: Tensor) -> Tensor:
+    windows = x.reshape(-1, reduce.shape[1], core.shape[2])
+    return torch.einsum("nsk,rsk->nr", torch.einsum("nik,si->nsk", windows, reduce), core)
 
 
 def _basis(core: Tensor, reduce: Tensor) -> Tensor:
