@@ -18,7 +18,7 @@ from . import __version__
 from .errors import ArtifactError, ConvswapError, ModelError
 from .files import check_new, new_folder
 from .models import build_base
-from .planning import problems
+from .planning import check_finite, problems
 from .record import Base, Record, record_of, remember
 from .surgery import install_
 
@@ -57,7 +57,9 @@ def save(
     record = record_of(model)
     if not record.plans:
         raise ArtifactError("nothing to save: the network was not made by convert or load")
-    folder = check_new(folder, force)
+    folder = check_new(folder, force, folder=True)
+    if folder.exists() and any(folder.iterdir()) and not (folder / DESCRIPTION).exists():
+        raise ArtifactError(f"{folder} holds something else", do="choose another name")
     if record.base.name == "code":
         record = record.model_copy(update={"base": _recognise(model, record)})
     description = _Description(
@@ -95,7 +97,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             do="pass its architecture: load(folder, model=build()), or --model file.py:factory",
         )
     try:
-        state = load_file(folder / WEIGHTS)
+        # subtle: tensors in the mapped file are not aligned as fresh ones are; sums would differ
+        state = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS).items()}
     except (OSError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"cannot read {folder / WEIGHTS}: {error}") from None
     try:
@@ -117,8 +120,11 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         state[name] = state[kept]
     restored.load_state_dict(state, assign=True)
     for name, kept in aliases.items():  # tie again what was tied
-        owner, _, attribute = name.rpartition(".")
-        setattr(restored.get_submodule(owner), attribute, restored.get_parameter(kept))
+        setattr(*_place(restored, name), getattr(*_place(restored, kept)))
+    try:
+        check_finite(restored)
+    except ModelError as error:
+        raise ArtifactError(str(error), where=str(folder / WEIGHTS)) from None
     vars(restored).pop("_convswap", None)
     return remember(restored.eval(), **dict(record))
 
@@ -170,14 +176,20 @@ def _check_fit(model: nn.Module, state: dict[str, Tensor], folder: Path) -> None
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
-    """Names of parameters that are the same as one named before -> that name."""
+    """Names of parameters and buffers that are the same as one named before -> that name."""
     first: dict[int, str] = {}
     same = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        kept = first.setdefault(id(parameter), name)
+    for name in model.state_dict():
+        kept = first.setdefault(id(getattr(*_place(model, name))), name)
         if kept != name:
             same[name] = kept
     return same
+
+
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module a tensor belongs to, and its name there."""
+    owner, _, attribute = name.rpartition(".")
+    return model.get_submodule(owner), attribute
 
 
 def _recognise(model: nn.Module, record: Record) -> Base:

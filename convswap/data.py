@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +51,7 @@ class Images:
 
         Args:
             count: take only so many images, drawn by `seed`.
-            shuffle: another order every epoch, decided by `seed`.
+            shuffle: another order every epoch; `seed` decides it, and every crop and flip.
         """
         return Batches(self, batch_size, count, shuffle, seed, workers)
 
@@ -71,16 +74,15 @@ class Batches:
         return -(-len(self.order) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        order = self.order
+        order, seed = self.order, self.seed + 1_000_003 * self.epoch
+        self.epoch += 1
         if self.shuffle:
-            random = torch.Generator().manual_seed(self.seed + 1000 * self.epoch)
-            order = [order[i] for i in torch.randperm(len(order), generator=random).tolist()]
-            torch.manual_seed(self.seed + 1000 * self.epoch)  # augmentation
-            self.epoch += 1
+            shuffled = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
+            order = [order[i] for i in shuffled.tolist()]
         loader = DataLoader(
             self.images.items,
             self.batch_size,
-            sampler=order,
+            sampler=[(index, seed + index) for index in order],
             num_workers=self.workers,
             collate_fn=self.images.collate,
         )
@@ -120,6 +122,8 @@ def open_images(
     if channels not in (1, 3):
         raise DataError(f"the network wants {channels} channels; images have 1 or 3")
     if source == "digits":
+        if channels != 1:
+            raise DataError(f"digits are images of 1 channel; the network wants {channels}")
         return Images(source, _Digits(preprocess, held_out), [str(i) for i in range(10)])
     reader = _open_reader(source)
     names = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", {})
@@ -148,10 +152,11 @@ def native_size(source: str, channels: int) -> tuple[int, int, int] | None:
     sizes = set()
     for index in range(min(16, len(reader))):
         try:
-            with Image.open(reader[index][0]) as image:
+            with reader[index][0] as stream, Image.open(stream) as image:
                 sizes.add(image.size)
         except (OSError, UnidentifiedImageError):
             continue
+    _close(reader)
     if len(sizes) != 1:
         return None
     width, height = sizes.pop()
@@ -168,9 +173,8 @@ def _open_reader(source: str):
         # subtle: timm would cache the index of a large tar as a pickle beside it
         extra = {"cache_tarinfo": False} if path.is_file() else {}
         return create_reader("", root=str(path), **extra)
-    except Exception as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise DataError(f"no images in {source}: {lines[0]}") from None
+    except Exception:  # what timm raises depends on how it finds nothing
+        raise DataError(f"no images in {source}", do="put .jpg or .png files there") from None
 
 
 class _Read(Dataset):
@@ -178,17 +182,39 @@ class _Read(Dataset):
 
     def __init__(self, reader, transform: Callable, mode: str):
         self.reader, self.transform, self.mode = reader, transform, mode
+        weakref.finalize(self, _close, reader)
 
     def __len__(self) -> int:
         return len(self.reader)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | None:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | None:
+        index, seed = key
         try:
             stream, label = self.reader[index]
             with stream, Image.open(stream) as image:
-                return self.transform(image.convert(self.mode)), int(label)
+                pixels = image.convert(self.mode)
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
             return None
+        with _seeded(seed):
+            return self.transform(pixels), int(label)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Random crops and flips of one image decided by a seed, wherever it is loaded."""
+    state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        yield
+    random.setstate(state)
+
+
+def _close(reader) -> None:
+    """Close the archive that timm's reader of a .tar keeps open."""
+    archive = getattr(getattr(reader, "tar_state", None), "tf", None)
+    if archive is not None:
+        archive.close()
 
 
 class _Digits(Dataset):
@@ -214,5 +240,6 @@ class _Digits(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        index, _ = key
         return self.images[index], self.labels[index]

@@ -51,13 +51,13 @@ def fidelity(
     batches: Iterable[Tensor | tuple],
     kind: Kind,
     progress: Progress = silent,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """How close a network's output is to another's, on unlabelled images.
 
     Returns:
         `images`; `r2`, the share of the reference's variance over images that is kept; `psnr`
-        in dB, for outputs that range over 0..1; for logits also `kl` in nats and `agreement`,
-        the percentage of images with the same class.
+        in dB, for outputs that range over 0..1 (None if equal); for logits also `kl` in nats
+        and `agreement`, the percentage of images with the same class.
     """
     model.eval(), reference.eval()
     device = next(model.parameters()).device
@@ -85,7 +85,7 @@ def fidelity(
     found = {
         "images": images,
         "r2": 1 - error / variance,
-        "psnr": 10 * math.log10(values / error) if error else math.inf,
+        "psnr": 10 * math.log10(values / error) if error else None,
     }
     if kind == "logits":
         found |= {"kl": kl_sum / images, "agreement": 100 * same / images}

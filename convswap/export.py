@@ -16,6 +16,8 @@ from .errors import ConvswapError
 from .files import new_file
 from .outputs import tensors
 
+TOLERANCE = 1e-3  # of the largest output; float32 runtimes differ by 1e-5 or so
+
 
 def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> float:
     """Write ONNX with a free batch size, checked by ONNX Runtime against PyTorch.
@@ -25,6 +27,9 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> float:
 
     Returns:
         The largest absolute difference of the outputs.
+
+    Raises:
+        ConvswapError: a package is missing, or the outputs differ; then nothing is written.
     """
     try:
         import onnxruntime
@@ -41,7 +46,7 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> float:
         )  # fmt: skip
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
         outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    return _largest_gap(model, images, [torch.from_numpy(np.asarray(o)) for o in outputs])
+        return _largest_gap(model, images, [torch.from_numpy(np.asarray(o)) for o in outputs])
 
 
 def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
@@ -52,13 +57,17 @@ def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
         program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
         torch.export.save(program, temporary)
         outputs = torch.export.load(temporary).module()(images)
-    return _largest_gap(model, images, tensors(outputs))
+        return _largest_gap(model, images, tensors(outputs))
 
 
 @torch.no_grad()
 def _largest_gap(model: nn.Module, images: Tensor, outputs: list[Tensor]) -> float:
     expected = tensors(model(images))
-    return max((a - b).abs().max().item() for a, b in zip(expected, outputs, strict=True))
+    gap = max((a - b).abs().max().item() for a, b in zip(expected, outputs, strict=True))
+    largest = max(a.abs().max().item() for a in expected)
+    if not gap <= TOLERANCE * max(largest, 1.0):
+        raise ConvswapError(f"the exported network's outputs differ from PyTorch's by {gap:.2g}")
+    return gap
 
 
 @contextlib.contextmanager

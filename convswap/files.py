@@ -12,15 +12,21 @@ from pathlib import Path
 from .errors import ConvswapError
 
 
-def check_new(path: str | Path, force: bool) -> Path:
+def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
     """The path, if it may be written: it does not exist yet or `force` is set.
 
+    Args:
+        folder: whether a folder is to be written there, or a file.
+
     Raises:
-        ConvswapError: it exists, or its parent folder does not.
+        ConvswapError: it exists, or is of the other kind, or its parent folder does not exist.
     """
     path = Path(path)
     if path.exists() and not force:
         raise ConvswapError(f"{path} exists", do="choose another name, or pass --force")
+    if path.exists() and path.is_dir() != folder:
+        kind = "a file" if folder else "a folder"
+        raise ConvswapError(f"{path} is {kind}", do="choose another name")
     if not path.absolute().parent.is_dir():
         raise ConvswapError(f"folder {path.absolute().parent} does not exist", do="create it first")
     return path

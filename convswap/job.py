@@ -37,7 +37,6 @@ def run(
         For `dense`, `converted` and (with a `distill` section) `recovered`: quality on the test
         images, MACs, parameters, bytes of the weights file, milliseconds per image.
     """
-    folder.mkdir(exist_ok=True)
     preprocess, sources, seed = record_of(dense).preprocess, recipe.data, recipe.seed
     device = next(dense.parameters()).device
     calibration = open_images(sources.calibration, preprocess)
@@ -47,6 +46,7 @@ def run(
     ]
     networks = {"dense": dense}
     chosen = plan(dense, batches, recipe.budget, fit=recipe.fit, seed=seed, progress=progress)
+    folder.mkdir(exist_ok=True)
     chosen.save(folder / "plan.json")
     networks["converted"] = convert(dense, chosen, batches, progress=progress)
     save(networks["converted"], folder / "converted", force=True)

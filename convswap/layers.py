@@ -71,11 +71,14 @@ class DepthwiseSeparableConv2d(nn.Sequential):
             steps: of refinement.
 
         Raises:
-            RankError: the convolution is grouped.
+            RankError: the convolution is grouped or of a subclass, or the moments do not fit it.
         """
-        if conv.groups != 1:
-            raise RankError("from_conv takes a convolution with groups=1")
+        if type(conv) is not nn.Conv2d or conv.groups != 1:
+            raise RankError("from_conv takes a plain nn.Conv2d with groups=1")
         weight = conv.weight.flatten(1).double()
+        depth = weight.shape[1]
+        if moments is not None and moments.shape != (depth, depth):
+            raise RankError(f"moments must be [{depth}, {depth}], not {list(moments.shape)}")
         moment = torch.eye(weight.shape[1]).to(weight) if moments is None else moments.to(weight)
         layer = cls(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,

@@ -49,11 +49,9 @@ def open_model(
         ModelError: the name is unknown, or the weights are missing, do not fit, or hold NaN.
     """
     kwargs = dict(kwargs or {})
-    source = "pretrained" if _is_library(name) else None
+    source = "pretrained" if _is_library(name) and not random_weights else f"seed:{seed}"
     if weights is not None:
         source = str(Path(weights).resolve())
-    elif random_weights:
-        source = f"random:{seed}"
     torch.manual_seed(seed)
     model = _build(name, kwargs, pretrained=source == "pretrained")
     digest = None
@@ -84,32 +82,40 @@ def build_base(base: Base) -> nn.Module:
     return _build(base.name, base.kwargs, pretrained=False)
 
 
-def teacher_of(base: Base, model: nn.Module | None = None) -> nn.Module:
+def open_teacher(
+    base: Base,
+    *,
+    architecture: str | None = None,
+    weights: str | Path | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """The network before conversion, with its weights, from where they were found then.
 
     Args:
-        model: the architecture, for a network of the user's own code.
+        architecture: `file.py:factory`, for a network of the user's own code.
+        weights: a file to take instead.
 
     Raises:
         ModelError: the weights are not there any more, or have changed.
     """
+    name, source = architecture or base.name, base.weights
+    kwargs = kwargs or base.kwargs
     how = "give the weights of the original network with --teacher-weights"
-    if base.weights is None and model is None:
-        raise ModelError("the artifact does not say where the original weights are", do=how)
-    if base.weights is None or base.weights == "pretrained" or base.weights.startswith("random:"):
-        if model is not None:
-            return model.eval()
-        seed = base.weights.partition(":")[2]
-        return open_model(
-            base.name, kwargs=base.kwargs, random_weights=bool(seed), seed=int(seed or 0)
-        )
-    path = Path(base.weights)
+    if name == "code":
+        raise ModelError("the network is the user's own code", do="add --model file.py:factory")
+    if weights is not None:
+        return open_model(name, weights=weights, kwargs=kwargs)
+    if source is None:
+        raise ModelError("it is not known where the original weights are", do=how)
+    if source == "pretrained":
+        return open_model(name, kwargs=kwargs)
+    if source.startswith("seed:"):
+        seed = int(source.removeprefix("seed:"))
+        return open_model(name, random_weights=_is_library(name), seed=seed, kwargs=kwargs)
+    path = Path(source)
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != base.sha256:
         raise ModelError(f"the original weights are gone or changed: {path}", do=how)
-    if model is None:
-        model = build_base(base)
-    load_weights_(model, path)
-    return model.eval()
+    return open_model(name, weights=path, kwargs=kwargs)
 
 
 def load_weights_(model: nn.Module, path: Path) -> None:
@@ -139,6 +145,11 @@ def declared_preprocess(model: nn.Module) -> Preprocess | None:
     if getattr(model, "pretrained_cfg", None):
         config = resolve_model_data_config(model)
         known = {k: config[k] for k in ("input_size", "mean", "std", "crop_pct")}
+        channels = input_channels(model)
+        if channels != config["input_size"][0]:  # built with other in_chans than it was trained on
+            known["input_size"] = (channels, *config["input_size"][1:])
+            for key in ("mean", "std"):
+                known[key] = (sum(config[key]) / len(config[key]),) * channels
         return Preprocess(**known, interpolation=config["interpolation"])
     if type(model).__module__.startswith("torchvision.models"):
         return Preprocess(input_size=(3, 224, 224), interpolation="bilinear", crop_pct=0.875)
@@ -232,11 +243,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             raise ModelError(f"not a readable safetensors file: {path} ({error})") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        lines = str(error).splitlines() or [type(error).__name__]
+    except Exception:  # damaged, or pickled code, which is never run
         raise ModelError(
-            f"cannot load {path} safely: {lines[0]}",
-            do="save its state_dict as safetensors first",
+            f"not a checkpoint of plain tensors: {path}", do="save its state_dict as safetensors"
         ) from None
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

@@ -95,14 +95,15 @@ class Plan(_Data):
     damage: float = 0.0
     choices: tuple[Choice, ...]
 
-    def priced(self, sites: Iterable[Site]) -> Plan:
-        """The same choices with all costs recomputed from the network's sites.
+    def priced(self, model: nn.Module, input_size: tuple[int, int, int]) -> Plan:
+        """The same choices, with all costs counted on a network at an input size.
 
         Raises:
             PlanError: a choice names no replaceable site, or a site twice.
             RankError: a form or rank does not fit its site.
         """
-        known = {site.path: site for site in sites}
+        known = {site.path: site for site in find_sites(model, input_size)[0]}
+        dense = count(model, input_size)
         names = [choice.site for choice in self.choices]
         if unknown := [name for name in names if name not in known or known[name].reason]:
             raise PlanError(
@@ -111,7 +112,7 @@ class Plan(_Data):
             )
         if len(set(names)) < len(names):
             raise PlanError("the plan names a layer twice")
-        choices, planned = [], Cost(**self.dense.model_dump())
+        choices, planned = [], dense
         for choice in self.choices:
             site = known[choice.site]
             check_rank(choice.form, Kernel(*site.kernel), choice.rank)
@@ -121,6 +122,8 @@ class Plan(_Data):
             choices.append(choice.model_copy(update=priced))
         return self.model_copy(update={
             "choices": tuple(choices),
+            "input_size": input_size,
+            "dense": Totals(**vars(dense)),
             "planned": Totals(**vars(planned)),
             "damage": sum(choice.damage for choice in choices),
         })  # fmt: skip
@@ -214,7 +217,7 @@ def plan(
         choices=tuple(
             Choice(site=c.site, form=c.form, rank=c.rank, damage=c.damage) for c in chosen if c
         ),
-    ).priced(sites)
+    ).priced(model, input_size)
 
 
 def replaceable_sites(model: nn.Module, input_size: tuple[int, int, int]) -> list[Site]:

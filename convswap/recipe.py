@@ -111,7 +111,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"recipe {path} is not a mapping of sections")
@@ -123,7 +123,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise RecipeError(
-            f"{len(error.errors())} problems: {'; '.join(map(_explain, error.errors()))}",
+            f"invalid recipe: {'; '.join(map(_explain, error.errors()))}",
             where=str(path),
         ) from None
 
@@ -142,7 +142,10 @@ def _apply(content: dict, override: str) -> None:
         part = part.setdefault(section, {}) if isinstance(part, dict) else None
     if not equals or not isinstance(part, dict):
         raise RecipeError(f"cannot set {override!r}", do="write section.key=value")
-    part[last] = yaml.safe_load(text)
+    try:
+        part[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"cannot set {override!r}: the value is not YAML") from None
 
 
 def _explain(problem: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ class Preprocess(BaseModel):
 
     input_size: tuple[Positive, Positive, Positive]
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bicubic"
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
 
@@ -35,7 +35,8 @@ class Base(BaseModel):
     Attributes:
         name: `timm:NAME`, `torchvision:NAME`, or `code` for a network only the user can build.
         kwargs: what its factory was called with.
-        weights: where its weights came from: a file, `pretrained`, `random`, or nothing known.
+        weights: where its weights came from: a file, `pretrained`, or `seed:N` where
+            it was built without; None if nothing is known.
         sha256: of that file.
     """
 

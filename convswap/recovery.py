@@ -15,14 +15,14 @@ from timm.scheduler import create_scheduler_v2
 from timm.task import TrainingTask
 from torch import Tensor, nn
 
-from .errors import ConvswapError
+from .errors import ConvswapError, DataError
 from .files import new_file
 from .graph import first_tensor
 from .outputs import Kind, divergence, energy, kl, output_kind, tensors
 from .progress import Progress, silent
 from .record import record_of
 
-HELD_BACK = 4  # batches that decide which epoch is kept
+JUDGES = 4  # batches that decide which epoch is kept
 
 
 class RecoveryTask(TrainingTask):
@@ -88,7 +88,7 @@ def distill(
     """A copy of a converted network, trained to put out what the original does.
 
     Labels are neither needed nor used. AdamW with a cosine schedule, both timm's. The state
-    that comes closest to the original on a few held-back batches is kept, be it the first, so
+    that comes closest to the original on the first few batches is kept, be it the first, so
     the result is never further away than the start.
 
     Args:
@@ -106,15 +106,18 @@ def distill(
     student, teacher = copy.deepcopy(student).eval(), teacher.eval()
     device = next(student.parameters()).device
     teacher.to(device)
-    held_back = [_to(batch, device) for batch in islice(batches, HELD_BACK)]
-    kind = output or output_kind(teacher, held_back[0])
-    held_back = [first_tensor(batch) for batch in held_back]
+    batches = batches if hasattr(batches, "__len__") else list(batches)
+    judges = [_to(batch, device) for batch in islice(batches, JUDGES)]
+    if not judges:
+        raise DataError("no images to distil on")
+    kind = output or output_kind(teacher, judges[0])
+    judges = [first_tensor(batch) for batch in judges]
     with torch.no_grad():
-        target = [teacher(images) for images in held_back]
+        target = [teacher(images) for images in judges]
     scale = energy(target) if kind == "values" else []
     sites = [choice.site for plan in record_of(student).plans[-1:] for choice in plan.choices]
     task = RecoveryTask(student, teacher, sites, kind, scale, temperature, hint, device=device)
-    steps = len(batches) if hasattr(batches, "__len__") else sum(1 for _ in batches)
+    steps = len(batches)
     optimizer = create_optimizer_v2(student, "adamw", lr=lr, weight_decay=weight_decay)
     scheduler, _ = create_scheduler_v2(
         optimizer, "cosine", num_epochs=epochs, warmup_epochs=0.05 * epochs, warmup_lr=lr / 100,
@@ -124,14 +127,19 @@ def distill(
     @torch.no_grad()
     def distance() -> float:
         student.eval()
-        pairs = zip(map(student, held_back), target, strict=True)
+        pairs = zip(map(student, judges), target, strict=True)
         return sum(divergence(*pair, kind, scale).item() for pair in pairs) / len(target)
 
     state = {"epoch": 0, "distance": distance(), "best": copy.deepcopy(student.state_dict())}
     if checkpoint and Path(checkpoint).exists():
-        state = torch.load(checkpoint, weights_only=True)
-        student.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
+        try:
+            state = torch.load(checkpoint, weights_only=True)
+            student.load_state_dict(state["student"])
+            optimizer.load_state_dict(state["optimizer"])
+        except Exception as error:  # whatever a damaged or foreign file leads to
+            raise ConvswapError(
+                f"cannot go on from {checkpoint}: it is damaged or of another run", do="remove it"
+            ) from error
     for epoch in range(state["epoch"], epochs):
         if hasattr(batches, "epoch"):  # subtle: a resumed run must see the same order
             batches.epoch = epoch

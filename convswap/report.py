@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from .forms import FORMS
 from .planning import Plan, Totals
@@ -15,8 +16,8 @@ from .progress import Progress as Callback
 from .progress import silent
 from .sites import Site
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
 
 
 @contextmanager
@@ -32,6 +33,7 @@ def progress(quiet: bool = False) -> Iterator[Callback]:
         TimeRemainingColumn(),
         console=err,
         transient=True,
+        disable=not err.is_terminal,
     )
     with bars:
         tasks: dict[str, int] = {}
@@ -46,7 +48,7 @@ def progress(quiet: bool = False) -> Iterator[Callback]:
 
 def note(text: str) -> None:
     """One line for the person, on stderr."""
-    err.print(text, soft_wrap=True, markup=False)
+    err.print(text, soft_wrap=True)
 
 
 def wrote(path: object) -> None:
@@ -70,7 +72,11 @@ def sites_table(sites: Sequence[Site], total: Totals) -> Table:
             quantity(site.cost.macs),
             f"{100 * site.cost.macs / max(total.macs, 1):.1f}",
             "+".join(filter(None, (site.norm, site.act))) or "-",
-            f"[dim]{site.reason}[/]" if site.reason else "all" if every else " ".join(site.forms),
+            Text(site.reason, style="dim")
+            if site.reason
+            else "all"
+            if every
+            else " ".join(site.forms),
         )
     return table
 
@@ -101,7 +107,8 @@ def plan_summary(plan: Plan) -> str:
             ("parameters", plan.dense.params, plan.planned.params),
         )
     ]
-    return f"{len(plan.choices)} layers converted: {', '.join(kept)}"
+    many = "layer" if len(plan.choices) == 1 else "layers"
+    return f"{len(plan.choices)} {many} converted: {', '.join(kept)}"
 
 
 def comparison_table(rows: dict[str, dict[str, float]]) -> Table:
@@ -112,9 +119,9 @@ def comparison_table(rows: dict[str, dict[str, float]]) -> Table:
         "r2": ("R2", lambda v: f"{v:.4f}"),
         "psnr": ("PSNR dB", lambda v: f"{v:.2f}"),
         "kl": ("KL nats", lambda v: f"{v:.4f}"),
-        "agreement": ("same class %", lambda v: f"{v:.2f}"),
+        "agreement": ("same %", lambda v: f"{v:.2f}"),
         "macs": ("MACs", quantity),
-        "params": ("parameters", quantity),
+        "params": ("params", quantity),
         "bytes": ("size", lambda v: f"{v / 1e6:.2f} MB"),
         "ms": ("ms / image", lambda v: f"{v:.2f}"),
         "images": ("images", lambda v: f"{v:,}"),
@@ -122,23 +129,29 @@ def comparison_table(rows: dict[str, dict[str, float]]) -> Table:
     shown = [key for key in columns if any(key in row for row in rows.values())]
     table = _table("", *(f">{columns[key][0]}" for key in shown))
     for name, row in rows.items():
-        table.add_row(name, *(columns[key][1](row[key]) if key in row else "-" for key in shown))
+        table.add_row(
+            Text(name),
+            *(columns[key][1](row[key]) if row.get(key) is not None else "-" for key in shown),
+        )
     return table
 
 
 def quantity(count: float) -> str:
     """A count with three digits and the field's suffix: 40.6 M, 4.09 G."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
+        if count >= 0.9995 * size:  # what would be shown as 1e+03 of the smaller
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f}"
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
+    for index, column in enumerate(columns):
         right = column.startswith(">")
         table.add_column(
-            column.removeprefix(">"), justify="right" if right else "left", no_wrap=right
+            column.removeprefix(">"),
+            justify="right" if right else "left",
+            no_wrap=right or index == 0,  # names and figures stay whole; the rest folds
+            overflow="fold",
         )
     return table

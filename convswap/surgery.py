@@ -48,7 +48,7 @@ def convert(
     if not images and plan.fit != "weight":
         raise PlanError(f"fit {plan.fit!r} needs images", do="give batches")
     check_finite(model.eval())
-    plan = plan.priced(find_sites(model, plan.input_size)[0])
+    plan = plan.priced(model, tuple(images[0].shape[1:]) if images else plan.input_size)
     small = install_(copy.deepcopy(model), plan)
     if plan.fit == "weight":
         _fit_to_weights(model, small, plan, progress)

@@ -66,7 +66,7 @@ def test_every_direction_gets_a_small_part_of_the_mean_variance():
     conv = nn.Conv2d(3, 5, 3).requires_grad_(False)
     moments = seen(conv, [torch.randn(4, 3, 9, 9)])
     moment, _ = moments._centred([0, 1])
-    noise = SHRINK * moment.diagonal().mean()
+    noise = max(SHRINK, 27 / moments.count) * moment.diagonal().mean()
     problem = moments.problem(conv.weight)
     torch.testing.assert_close(problem.moment, moment + noise * torch.eye(27).double())
     assert relative(problem.target, conv.weight.flatten(1)) < 1e-9

@@ -25,24 +25,27 @@ def bench(
     batch: Annotated[int, typer.Option("--batch", help="images per pass", min=1)] = 1,
     seconds: Annotated[float, typer.Option("--seconds", help="to measure each network")] = 5.0,
     architecture: o.Architecture = None,
-    teacher_weights: Annotated[str | None, typer.Option("--teacher-weights")] = None,
+    teacher_weights: Annotated[
+        str | None,
+        typer.Option("--teacher-weights", help="of the original network; default: as converted"),
+    ] = None,
     model_arg: o.ModelArg = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.Json = False,
 ) -> None:
     """Time a converted network against the original, taking turns in one process (eager)."""
-    network = o.open_network(
-        artifact_dir, architecture=architecture, model_arg=model_arg, device=device, threads=threads
-    )
+    network = o.open_artifact(artifact_dir, architecture, model_arg, device, threads)
     preprocess = record_of(network).preprocess
     if preprocess is None:
         raise ConvswapError(f"{artifact_dir} does not say its input size")
     if against:
-        other = o.open_network(against, architecture=architecture, model_arg=model_arg)
+        other = o.open_network(
+            against, architecture=architecture, model_arg=model_arg, device=device
+        )
     else:
-        other = o.open_teacher(network, architecture, teacher_weights, model_arg)
-    networks = {"dense" if not against else against: other.to(device), artifact_dir: network}
+        other = o.open_original(network, architecture, teacher_weights, model_arg, device)
+    networks = {f"against {against}" if against else "dense": other, artifact_dir: network}
     taken = measure(networks, preprocess.input_size, batch=batch, seconds=seconds)
     dense_ms, ms = taken.values()
     if as_json:

@@ -43,8 +43,8 @@ def convert(
     as_json: o.Json = False,
 ) -> None:
     """Replace convolutions by separable ones, fitted to the images; no training."""
-    check_new(out, force)
-    if plan and (macs or params):
+    check_new(out, force, folder=True)
+    if plan and (macs is not None or params is not None):
         raise ConvswapError("give a budget (--macs, --params) or a --plan, not both")
     chosen = planning.Plan.load(plan) if plan else None
     budget = None if chosen else o.budget(macs, params)

@@ -40,11 +40,9 @@ def distill(
 
     Interrupted, it goes on from the last finished epoch when called again.
     """
-    check_new(out, force)
-    student = o.open_network(
-        artifact_dir, architecture=architecture, model_arg=model_arg, device=device, threads=threads
-    )
-    teacher = o.open_teacher(student, architecture, teacher_weights, model_arg).to(device)
+    check_new(out, force, folder=True)
+    student = o.open_artifact(artifact_dir, architecture, model_arg, device, threads)
+    teacher = o.open_original(student, architecture, teacher_weights, model_arg, device)
     images = o.source_images(student, data, train=True)
     batches = images.batches(batch_size, shuffle=True, seed=seed, workers=workers)
     checkpoint = Path(f"{out}.checkpoint.pt")

@@ -17,7 +17,6 @@ from ..record import record_of
 from . import options as o
 
 EXAMPLE = "convswap export r18-half --onnx r18-half.onnx --data photos/"
-TOLERANCE = 1e-3  # relative to the largest output
 
 
 def export(
@@ -41,7 +40,7 @@ def export(
     }
     if not wanted:
         raise ConvswapError("nothing to export", do="say --onnx FILE or --pt2 FILE")
-    network = o.open_network(artifact_dir, architecture=architecture, model_arg=model_arg)
+    network = o.open_artifact(artifact_dir, architecture, model_arg)
     preprocess = record_of(network).preprocess
     if preprocess is None:
         raise ConvswapError(f"{artifact_dir} does not say its input size")

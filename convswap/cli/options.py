@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import artifact
 from ..data import Images, native_size, open_images
 from ..errors import ConvswapError, ModelError
-from ..models import input_channels, open_model, teacher_of
+from ..models import input_channels, open_model, open_teacher
 from ..planning import Budget, Fit, problems
 from ..record import Preprocess, record_of, remember
 from ..report import note
@@ -58,8 +58,8 @@ FitOption = Annotated[
     ),
 ]
 ImagesOption = Annotated[int, typer.Option("--images", help="calibration images", min=1)]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
-Seed = Annotated[int, typer.Option("--seed")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="images per forward pass")]
+Seed = Annotated[int, typer.Option("--seed", help="decides every random choice")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
@@ -94,29 +94,40 @@ def open_network(
             name, weights=weights, random_weights=random_weights, seed=seed, kwargs=kwargs
         )
     try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no values")
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ConvswapError(f"cannot use device {device}: {str(error).splitlines()[0]}") from None
 
 
-def open_teacher(
-    student: nn.Module,
+def open_artifact(
+    folder: str,
+    architecture: str | None,
+    model_arg: list[str] | None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> nn.Module:
+    """The network of an artifact folder, on its device."""
+    if not is_artifact(folder):
+        raise ConvswapError(f"{folder} is not an artifact folder", do="make one with convert")
+    return open_network(
+        folder, architecture=architecture, model_arg=model_arg, device=device, threads=threads
+    )
+
+
+def open_original(
+    network: nn.Module,
     architecture: str | None,
     weights: str | None,
     model_arg: list[str] | None,
+    device: str,
 ) -> nn.Module:
-    """The network an artifact was made from, with its weights."""
-    base = record_of(student).base
-    if weights:
-        name = architecture or base.name
-        if name == "code":
-            raise ModelError("the network is the user's own code", do="add --model file.py:factory")
-        kwargs = _key_values(model_arg or []) or base.kwargs
-        return open_model(name, weights=weights, kwargs=kwargs)
-    built = None
-    if architecture:
-        built = open_model(architecture, kwargs=_key_values(model_arg or []))
-    return teacher_of(base, built)
+    """The network that an artifact's was made from, on its device."""
+    kwargs = _key_values(model_arg or [])
+    base = record_of(network).base
+    teacher = open_teacher(base, architecture=architecture, weights=weights, kwargs=kwargs)
+    return teacher.to(device)
 
 
 def settle_preprocess(
@@ -134,24 +145,30 @@ def settle_preprocess(
         known = Preprocess(input_size=native or (channels, 224, 224))
         if channels == 1:
             known = known.model_copy(update={"mean": (0.5,), "std": (0.5,)})
-        if not (input_size and mean and std):
-            note(
-                f"assumed input {'x'.join(map(str, known.input_size))}, mean {known.mean}, "
-                f"std {known.std}: say otherwise with --input-size, --mean, --std"
-            )
+        assumed = [] if input_size else [f"input size {'x'.join(map(str, known.input_size))}"]
+        if source:
+            assumed += [] if mean else [f"mean {known.mean}"]
+            assumed += [] if std else [f"std {known.std}"]
+        if assumed:
+            options = "--input-size, --mean, --std" if source else "--input-size"
+            note(f"assumed {', '.join(assumed)}: say otherwise with {options}")
     said: dict[str, Any] = {}
     if input_size:
-        said["input_size"] = tuple(int(v) for v in _numbers("--input-size", input_size, 3))
-        if said["input_size"][0] != input_channels(model):
+        said["input_size"] = _numbers("input size", input_size, 3)
+        wanted = input_channels(model)
+        if said["input_size"][0] != wanted:
             raise ConvswapError(
-                f"--input-size has {said['input_size'][0]} channels, the network takes "
-                f"{input_channels(model)}"
+                f"the input size {input_size} has {said['input_size'][0]:g} channels, "
+                f"the network takes {wanted}"
             )
-    channels = said.get("input_size", known.input_size)[0]
+    channels = int(said.get("input_size", known.input_size)[0])
     for key, text in (("mean", mean), ("std", std)):
         if text:
-            said[key] = _numbers(f"--{key}", text, channels)
-    preprocess = Preprocess.model_validate(known.model_dump() | said)
+            said[key] = _numbers(key, text, channels)
+    try:
+        preprocess = Preprocess.model_validate(known.model_dump() | said)
+    except ValidationError as error:
+        raise ConvswapError(f"impossible input: {problems(error)}") from None
     remember(model, preprocess=preprocess)
     return preprocess
 
@@ -180,22 +197,25 @@ def source_images(model: nn.Module, source: str, **kwargs: bool) -> Images:
     return open_images(source, record_of(model).preprocess, **kwargs)
 
 
-def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
+def _numbers(what: str, text: str, count: int) -> tuple[float, ...]:
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) == 1 and option != "--input-size":
+    if len(numbers) == 1 and what != "input size":
         numbers *= count
     if len(numbers) != count:
-        raise ConvswapError(f"{option} takes {count} numbers separated by commas, not {text!r}")
+        raise ConvswapError(f"{what} takes {count} numbers separated by commas, not {text!r}")
     return numbers
 
 
 def _key_values(pairs: list[str]) -> dict[str, Any]:
     if bad := [pair for pair in pairs if "=" not in pair]:
         raise ConvswapError(f"--model-arg takes KEY=VALUE, not {bad[0]!r}")
-    return {key: yaml.safe_load(value) for key, _, value in (p.partition("=") for p in pairs)}
+    try:
+        return {key: yaml.safe_load(value) for key, _, value in (p.partition("=") for p in pairs)}
+    except yaml.YAMLError:
+        raise ConvswapError(f"--model-arg takes KEY=VALUE in YAML, not {pairs}") from None
 
 
 def budget(macs: float | None, params: float | None) -> Budget:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,18 +35,24 @@ def show(name: Name) -> None:
 def copy(
     name: Name, to: Annotated[str, typer.Argument(metavar="FILE")], force: o.Force = False
 ) -> None:
-    """Copy a recipe, to change it. Its relative paths then count from the copy's folder."""
-    text = recipe.find(name).read_text()
-    check_new(to, force)
-    with new_file(to) as temporary:
-        temporary.write_text(text)
-    report.wrote(to)
+    """Copy a recipe, to change it, with the weights that lie beside it."""
+    source = recipe.find(name)
+    weights = recipe.load(source).model.weights
+    copies = {source: check_new(to, force)}
+    if weights and Path(weights).parent == source.parent:
+        copies[Path(weights)] = check_new(Path(to).with_name(Path(weights).name), force)
+    for original, copied in copies.items():
+        with new_file(copied) as temporary:
+            temporary.write_bytes(original.read_bytes())
+        report.wrote(copied)
 
 
 @app.command(epilog="Example: `convswap recipes check mine.yaml`")
 def check(
     name: Name,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change an entry")
+    ] = None,
 ) -> None:
     """Check a recipe; all problems are reported together."""
     recipe.load(recipe.find(name), set_ or [])

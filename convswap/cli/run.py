@@ -38,7 +38,7 @@ def run(
     """Plan, convert, distil and measure as a recipe says, and print one table."""
     path = recipe.find(name)
     todo = recipe.load(path, set_ or [])
-    folder = check_new(out or f"{path.stem}-out", force)
+    folder = check_new(out or f"{path.stem}-out", force, folder=True)
     if not (model or todo.model.name):
         raise RecipeError("the recipe names no model", do="add --model file.py:factory")
     dense = o.open_network(

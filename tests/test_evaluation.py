@@ -1,0 +1,163 @@
+"""Figures of merit, on outputs whose figures are known by construction."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convswap import ConvswapError, accuracy, fidelity
+
+
+class Says(nn.Module):
+    """Puts out what it reads, times a factor, plus a shift."""
+
+    def __init__(self, factor: float = 1.0, shift: float = 0.0):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+        self.shift = shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor + self.shift
+
+
+def scores(best: list[int], classes: int = 10) -> Tensor:
+    """One row per image that ranks `best` first, and the other classes in order."""
+    rows = -torch.arange(classes, dtype=torch.float32).repeat(len(best), 1)
+    rows[range(len(best)), best] = 1
+    return rows
+
+
+def test_top1_is_the_share_of_images_whose_best_class_is_right():
+    batches = [(scores([1, 2, 3]), torch.tensor([1, 2, 0])), (scores([4]), torch.tensor([4]))]
+    found = accuracy(Says(), batches)
+    assert found["top1"] == 75
+    assert found["images"] == 4
+
+
+def test_top5_counts_the_five_best():
+    labels = torch.tensor([9, 3, 4, 8])  # the five best are 9, then 0, 1, 2, 3
+    found = accuracy(Says(), [(scores([9, 9, 9, 9]), labels)])
+    assert found["top1"] == 25
+    assert found["top5"] == 50
+
+
+def test_top5_of_three_classes_is_all():
+    assert accuracy(Says(), [(scores([0, 1], 3), torch.tensor([2, 2]))])["top5"] == 100
+
+
+def test_the_batch_size_does_not_matter():
+    x, labels = torch.randn(12, 7), torch.randint(0, 7, (12,))
+    whole = accuracy(Says(), [(x, labels)])
+    assert accuracy(Says(), zip(x.split(5), labels.split(5), strict=True)) == whole
+
+
+def test_labels_beyond_the_classes_are_refused():
+    with pytest.raises(ConvswapError, match="label 7 is beyond the network's 3 classes"):
+        accuracy(Says(), [(torch.randn(1, 3), torch.tensor([7]))])
+
+
+def test_an_image_is_not_a_class_score():
+    with pytest.raises(ConvswapError, match="class scores"):
+        accuracy(Says(), [(torch.randn(1, 3, 4, 4), torch.tensor([0]))])
+
+
+@pytest.mark.parametrize("measure", [
+    lambda: accuracy(Says(), []), lambda: fidelity(Says(), Says(), [], "values"),
+])  # fmt: skip
+def test_nothing_to_judge_is_an_error(measure):
+    with pytest.raises(ConvswapError, match="no images"):
+        measure()
+
+
+@pytest.mark.parametrize("kind", ["values", "logits"])
+def test_a_network_is_equal_to_itself(kind):
+    found = fidelity(Says(), Says(), [torch.randn(6, 5)], kind)
+    assert found["r2"] == 1
+    assert found["psnr"] in (None, math.inf)
+    assert found.get("kl", 0) == pytest.approx(0, abs=1e-6)
+    assert found.get("agreement", 100) == 100
+
+
+def test_r2_of_the_mean_output_is_zero():
+    x = torch.randn(50, 4)
+    x = x - x.mean(0)
+    assert fidelity(Says(0.0), Says(), [x], "values")["r2"] == pytest.approx(0, abs=1e-6)
+
+
+def test_r2_falls_with_the_square_of_the_error():
+    x = torch.randn(50, 4)
+    x = x - x.mean(0)
+    assert fidelity(Says(0.9), Says(), [x], "values")["r2"] == pytest.approx(0.99, abs=1e-6)
+
+
+def test_r2_counts_variance_over_images_and_not_over_pixels():
+    x = torch.arange(8.0).repeat(3, 1)  # every image the same: no variance at all
+    assert fidelity(Says(shift=0.1), Says(), [x], "values")["r2"] < -1e6
+
+
+def test_psnr_of_a_known_error():
+    images = torch.rand(4, 3, 5, 5)
+    found = fidelity(Says(shift=0.1), Says(), [images], "values")
+    assert found["psnr"] == pytest.approx(20, abs=1e-3)
+    assert found["images"] == 4
+
+
+def test_psnr_over_batches_of_unequal_size():
+    x = torch.rand(7, 3, 2, 2)
+    whole = fidelity(Says(shift=0.01), Says(), [x], "values")
+    parts = fidelity(Says(shift=0.01), Says(), x.split(3), "values")
+    assert parts == pytest.approx(whole)
+
+
+def test_kl_of_two_known_distributions():
+    ours, theirs = torch.tensor([[0.25, 0.75]]), torch.tensor([[0.5, 0.5]])
+
+    class Answers(Says):
+        def forward(self, x: Tensor) -> Tensor:
+            return ours.log().expand(len(x), 2)
+
+    found = fidelity(Answers(), Says(), [theirs.log().repeat(3, 1)], "logits")
+    assert found["kl"] == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), abs=1e-6)
+
+
+def test_agreement_counts_images_of_the_same_class():
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 1.0], [0.2, 0.1]])
+
+    class Flips(Says):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x[:1].flip(1), x[1:]])
+
+    assert fidelity(Flips(), Says(), [x], "logits")["agreement"] == 75
+
+
+def test_values_are_not_judged_as_classes():
+    found = fidelity(Says(0.5), Says(), [torch.randn(3, 4)], "values")
+    assert "kl" not in found
+    assert "agreement" not in found
+
+
+def test_a_dictionary_of_outputs_counts_as_one_vector():
+    class Two(Says):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"a": x * self.factor, "b": x[:, :1] * self.factor}
+
+    x = torch.randn(40, 3)
+    x = x - x.mean(0)
+    assert fidelity(Two(0.9), Two(), [x], "values")["r2"] == pytest.approx(0.99, abs=1e-6)
+
+
+def test_progress_ends_with_the_number_of_batches():
+    seen = []
+    batches = [torch.randn(2, 3)] * 4
+    fidelity(Says(), Says(), batches, "values", lambda *step: seen.append(step))
+    assert seen[-1][1:] == (4, 4)
+
+
+def test_networks_are_judged_in_eval_mode():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.9)).train()
+    reference = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.9)).train()
+    reference.load_state_dict(model.state_dict())
+    assert fidelity(model, reference, [torch.randn(8, 3)], "values")["r2"] == 1

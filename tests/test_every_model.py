@@ -1,0 +1,45 @@
+"""Every architecture family of timm and torchvision: structure only, on the meta device."""
+
+import pytest
+import timm
+import torch
+import torchvision
+
+from convswap import find_sites
+from convswap.cost import count
+from convswap.models import declared_preprocess
+
+pytestmark = pytest.mark.slow
+
+# family -> why `find_sites` cannot run it
+EXCLUDED: dict[str, str] = {}
+
+FAMILIES = {family: timm.list_models(module=family)[0] for family in timm.list_modules()
+            if timm.list_models(module=family)}  # fmt: skip
+
+
+def test_the_table_is_not_empty():
+    assert len(FAMILIES) > 80
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in EXCLUDED])
+def test_sites_of_every_timm_family(family):
+    with torch.device("meta"):
+        model = timm.create_model(FAMILIES[family])
+    size = declared_preprocess(model).input_size
+    sites, note = find_sites(model, size)
+    assert note == ""
+    convs = [m for m in model.modules() if isinstance(m, torch.nn.modules.conv._ConvNd)]
+    assert len(sites) == len(convs)
+    assert all(site.reason or site.forms for site in sites)
+    assert sum(site.cost.macs for site in sites if len(site.kernel) == 4) <= count(model, size).macs
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", [n for n in torchvision.models.list_models(torchvision.models)])
+def test_sites_of_every_torchvision_classifier(name):
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name, weights=None)
+    sites, _ = find_sites(model.eval(), (3, 299 if name.startswith("inception") else 224, 224))
+    assert all(site.reason or site.forms for site in sites)

@@ -1,0 +1,159 @@
+"""Files for other runtimes: equal outputs, free batch size, no convswap needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import image_batches, tiny
+from outer import converted, narrow_resnet
+from torch import nn
+
+from convswap import ConvswapError, export_onnx, export_program
+
+SEPARATE = """
+import sys
+import warnings
+
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("convswap", "timm"):
+            raise ImportError(f"{name} is not on this machine")
+
+
+sys.meta_path.insert(0, Blocker())
+import torch
+
+images, wanted = torch.load(sys.argv[2], weights_only=True)
+found = torch.export.load(sys.argv[1]).module()(images)
+print((found - wanted).abs().max().item())
+assert "convswap" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def network():
+    model, size = tiny("residual")
+    return converted(model, size, first=("separable", 2), second=("bottleneck", 5))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return image_batches((3, 8, 8), size=5)[0]
+
+
+@pytest.fixture(scope="module")
+def exported(network, images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    gaps = {
+        "onnx": export_onnx(network, images, folder / "net.onnx"),
+        "pt2": export_program(network, images, folder / "net.pt2"),
+    }
+    return folder, gaps
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_the_difference_from_pytorch_is_small(kind, exported):
+    assert 0 <= exported[1][kind] < 1e-4
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_onnx_takes_any_batch_size(batch, network, images, exported):
+    import onnxruntime
+
+    path = exported[0] / "net.onnx"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images[:batch].numpy()})
+    with torch.no_grad():
+        assert np.abs(found - network(images[:batch]).numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_program_takes_any_batch_size(batch, network, images, exported):
+    found = torch.export.load(exported[0] / "net.pt2").module()(images[:batch])
+    assert (found - network(images[:batch])).abs().max() < 1e-4
+
+
+def test_a_program_runs_where_convswap_is_not_installed(network, images, exported, tmp_path):
+    with torch.no_grad():
+        torch.save((images, network(images)), tmp_path / "wanted.pt")
+    (tmp_path / "run.py").write_text(SEPARATE)
+    arguments = [sys.executable, "run.py", exported[0] / "net.pt2", "wanted.pt"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-4
+
+
+def test_the_onnx_file_is_one_file_about_as_large_as_the_weights(exported):
+    folder = exported[0]
+    assert sorted(path.name for path in folder.iterdir()) == ["net.onnx", "net.pt2"]
+    weights = 4 * sum(p.numel() for p in torch.export.load(folder / "net.pt2").parameters())
+    assert weights < (folder / "net.onnx").stat().st_size < weights + 50_000
+
+
+def test_the_onnx_file_holds_convolutions_and_nothing_foreign(exported):
+    import onnx
+
+    graph = onnx.load(exported[0] / "net.onnx").graph
+    operators = {node.op_type for node in graph.node}
+    assert "Conv" in operators
+    assert {node.domain for node in graph.node} <= {""}
+    assert [value.name for value in graph.input] == ["images"]
+
+
+def test_a_timm_network_goes_through_both_formats(tmp_path):
+    model = narrow_resnet()
+    small = converted(model, (3, 32, 32), **{"layer1__0__conv1": ("spatial", 2)})
+    images = torch.randn(3, 3, 32, 32)
+    assert export_onnx(small, images, tmp_path / "n.onnx") < 1e-4
+    assert export_program(small, images, tmp_path / "n.pt2") < 1e-4
+
+
+@pytest.mark.parametrize("write", [export_onnx, export_program])
+def test_several_outputs_are_all_compared(write, tmp_path):
+    model, size = tiny("two outputs")
+    small = converted(model, size, boxes=("channel", 3))
+    assert write(small, image_batches(size)[0], tmp_path / "net") < 1e-4
+
+
+def test_a_wrong_file_is_not_written(network, images, tmp_path, monkeypatch):
+    import onnxruntime
+
+    class Wrong(onnxruntime.InferenceSession):
+        def run(self, *args, **kwargs):
+            return [output + 0.5 for output in super().run(*args, **kwargs)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Wrong)
+    with pytest.raises(ConvswapError, match=r"differ from PyTorch's by 0\.5"):
+        export_onnx(network, images, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [export_onnx, export_program])
+def test_nothing_is_left_of_an_export_that_fails(write, tmp_path):
+    class Stubborn(nn.Module):
+        def forward(self, x):
+            return x * float(x.sum().item() > 0) if x.mean() > 0 else x
+
+    with pytest.raises(Exception):  # noqa: B017, PT011 - the exporter's own
+        write(Stubborn(), torch.randn(2, 3, 8, 8), tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_onnx_packages_are_named(network, images, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ConvswapError, match=r"onnxscript.*convswap\[onnx\]"):
+        export_onnx(network, images, tmp_path / "net.onnx")
+
+
+def test_the_network_goes_on_working(network, images, tmp_path):
+    with torch.no_grad():
+        before = network(images)
+        export_program(network, images, Path(tmp_path) / "net.pt2")
+        assert torch.equal(network(images), before)
+    assert not network.training

@@ -1,0 +1,289 @@
+"""Recovery: closer to the original, resumable to the bit, and never a network of NaN."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+from helpers import image_batches, plan_for, tiny
+from outer import write_images
+from torch import nn
+
+from convswap import (
+    ConvswapError,
+    Preprocess,
+    accuracy,
+    convert,
+    distill,
+    fidelity,
+    open_images,
+    record_of,
+)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A classifier with confident outputs, and a roughly converted copy."""
+    model, size = tiny("residual")
+    with torch.no_grad():
+        model.head.weight.mul_(4)
+    plan = plan_for(model, size, {"stem": ("separable", 1), "first": ("channel", 2),
+                                  "second": ("spatial", 1)}, fit="weight")  # fmt: skip
+    return model, convert(model, plan)
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return image_batches((3, 8, 8), count=8, size=8)
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# --- it recovers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hint", [0.0, 1.0])
+def test_the_outputs_come_closer_to_the_teachers(hint, pair, batches):
+    teacher, student = pair
+    small = distill(student, teacher, batches, epochs=8, lr=5e-3, hint=hint)
+    before = fidelity(student, teacher, batches, "logits")["kl"]
+    after = fidelity(small, teacher, batches, "logits")["kl"]
+    assert after < 0.5 * before
+
+
+def test_images_not_trained_on_come_closer_too(pair, batches):
+    teacher, student = pair
+    small = distill(student, teacher, batches, epochs=8, lr=5e-3)
+    others = image_batches((3, 8, 8), count=4, size=8, seed=5)
+    before = fidelity(student, teacher, others, "logits")["kl"]
+    assert fidelity(small, teacher, others, "logits")["kl"] < 0.8 * before
+
+
+def test_an_image_to_image_network_comes_closer(batches):
+    teacher, size = tiny("in place")
+    student = convert(teacher, plan_for(teacher, size, {"second": ("channel", 1)}, fit="weight"))
+    small = distill(student, teacher, batches, epochs=8, lr=1e-2)
+    before = fidelity(student, teacher, batches, "values")["r2"]
+    assert fidelity(small, teacher, batches, "values")["r2"] > before + 0.05
+
+
+def test_a_network_of_several_outputs_comes_closer(batches):
+    teacher, size = tiny("two outputs")
+    student = convert(teacher, plan_for(teacher, size, {"trunk": ("channel", 2)}, fit="weight"))
+    small = distill(student, teacher, batches, epochs=8, lr=1e-2)
+    before = fidelity(student, teacher, batches, "values")["r2"]
+    assert fidelity(small, teacher, batches, "values")["r2"] > before + 0.05
+
+
+def test_labels_are_not_used(pair, batches, one_thread):
+    teacher, student = pair
+    results = []
+    for label in (0, 4):
+        labelled = [(x, torch.full((len(x),), label)) for x in batches]
+        results.append(state(distill(student, teacher, labelled)))
+    assert same(*results)
+
+
+def test_a_one_way_iterable_is_enough(pair, batches):
+    teacher, student = pair
+    small = distill(student, teacher, (x for x in batches), epochs=3, lr=5e-3)
+    before = fidelity(student, teacher, batches, "logits")["kl"]
+    assert fidelity(small, teacher, batches, "logits")["kl"] < before
+
+
+def test_no_batches_are_an_error(pair):
+    with pytest.raises(ConvswapError, match="no images"):
+        distill(pair[1], pair[0], [])
+
+
+# --- what stays as it was -------------------------------------------------------------------
+
+
+def test_teacher_and_student_are_not_changed(pair, batches):
+    teacher, student = pair
+    before = state(teacher), state(student)
+    small = distill(student, teacher, batches)
+    assert same(state(teacher), before[0])
+    assert same(state(student), before[1])
+    assert all(p.requires_grad for p in teacher.parameters())
+    assert all(p.grad is None for p in teacher.parameters())
+    assert small is not student
+    assert not small.training
+
+
+def test_no_hooks_are_left(pair, batches):
+    teacher, student = pair
+    small = distill(student, teacher, batches)
+    for network in (teacher, student, small):
+        assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_the_result_is_of_the_same_class_and_remembers_its_plan(pair, batches):
+    teacher, student = pair
+    small = distill(student, teacher, batches)
+    assert type(small) is type(teacher)
+    assert record_of(small) == record_of(student)
+
+
+def test_a_teacher_in_training_mode_teaches_as_in_evaluation(pair, batches, one_thread):
+    teacher, student = pair
+    wanted = state(distill(student, teacher, batches))
+    assert same(state(distill(student, copy.deepcopy(teacher).train(), batches)), wanted)
+
+
+# --- interrupted ----------------------------------------------------------------------------
+
+
+class Interrupted(KeyboardInterrupt):
+    """What Ctrl-C raises."""
+
+
+def interrupt_at(step: int):
+    def progress(what: str, done: int, total: int) -> None:
+        if done == step:
+            raise Interrupted
+
+    return progress
+
+
+@pytest.mark.parametrize("step", [9, 12, 16, 17])  # of three epochs of eight
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    step, pair, batches, tmp_path, one_thread
+):
+    teacher, student = pair
+    wanted = state(distill(student, teacher, batches, epochs=3))
+    assert not same(wanted, state(student))
+    with pytest.raises(Interrupted):
+        distill(student, teacher, batches, epochs=3, checkpoint=tmp_path / "c.pt",
+                progress=interrupt_at(step))  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+    resumed = distill(student, teacher, batches, epochs=3, checkpoint=tmp_path / "c.pt")
+    assert same(state(resumed), wanted)
+
+
+def test_a_resumed_run_does_not_repeat_finished_epochs(pair, batches, tmp_path):
+    teacher, student = pair
+    with pytest.raises(Interrupted):
+        distill(student, teacher, batches, epochs=3, checkpoint=tmp_path / "c.pt",
+                progress=interrupt_at(17))  # fmt: skip
+    seen = []
+    distill(student, teacher, batches, epochs=3, checkpoint=tmp_path / "c.pt",
+            progress=lambda *step: seen.append(step[1]))  # fmt: skip
+    assert seen[0] == 17
+    assert seen[-1] == 24
+
+
+def test_a_resumed_run_sees_images_augmented_as_they_would_have_been(pair, tmp_path, one_thread):
+    teacher, student = pair
+    source = write_images(tmp_path / "data", each=4)
+    preprocess = Preprocess(input_size=(3, 8, 8))
+
+    def epochs():
+        images = open_images(str(source), preprocess, train=True)
+        return images.batches(4, shuffle=True)
+
+    settings = {"epochs": 2, "lr": 3e-4}
+    wanted = state(distill(student, teacher, epochs(), **settings))
+    assert not same(wanted, state(student))
+    with pytest.raises(Interrupted):
+        distill(student, teacher, epochs(), **settings, checkpoint=tmp_path / "c.pt",
+                progress=interrupt_at(6))  # fmt: skip
+    torch.rand(3), random.random()  # another process starts from another state
+    resumed = distill(student, teacher, epochs(), **settings, checkpoint=tmp_path / "c.pt")
+    assert same(state(resumed), wanted)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello"])
+def test_a_damaged_checkpoint_is_named(content, pair, batches, tmp_path):
+    (tmp_path / "c.pt").write_bytes(content)
+    with pytest.raises(ConvswapError, match=r"c\.pt"):
+        distill(pair[1], pair[0], batches, checkpoint=tmp_path / "c.pt")
+
+
+def test_a_checkpoint_of_another_network_is_refused(pair, batches, tmp_path):
+    teacher, student = pair
+    distill(student, teacher, batches, checkpoint=tmp_path / "c.pt")
+    other = convert(teacher, plan_for(teacher, (3, 8, 8), {"first": ("channel", 3)}, fit="weight"))
+    with pytest.raises(ConvswapError, match=r"c\.pt"):
+        distill(other, teacher, batches, checkpoint=tmp_path / "c.pt")
+
+
+def test_a_checkpoint_that_holds_code_is_not_run(pair, batches, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle was run",))
+
+    torch.save({"epoch": Trap()}, tmp_path / "c.pt")
+    with pytest.raises(ConvswapError, match=r"c\.pt"):
+        distill(pair[1], pair[0], batches, checkpoint=tmp_path / "c.pt")
+
+
+# --- what goes wrong ------------------------------------------------------------------------
+
+
+def test_a_loss_of_nan_is_an_error(pair, batches):
+    with pytest.raises(ConvswapError, match=r"NaN or infinite.*learning rate"):
+        distill(pair[1], pair[0], batches, lr=1e30)
+
+
+def test_a_last_step_that_diverges_is_not_what_comes_out(pair, batches):
+    teacher, student = pair
+    small = distill(student, teacher, batches[:1], lr=1e30)
+    assert all(tensor.isfinite().all() for tensor in small.state_dict().values())
+    before = fidelity(student, teacher, batches[:1], "logits")["kl"]
+    assert fidelity(small, teacher, batches[:1], "logits")["kl"] <= before + 1e-6
+
+
+def test_a_learning_rate_too_high_never_makes_the_network_worse(pair, batches):
+    teacher, student = pair
+    small = distill(student, teacher, batches, epochs=2, lr=0.3)
+    before = fidelity(student, teacher, batches[:4], "logits")["kl"]
+    assert fidelity(small, teacher, batches[:4], "logits")["kl"] <= before + 1e-6
+
+
+def test_progress_counts_every_step_once(pair, batches):
+    seen = []
+    distill(pair[1], pair[0], batches, epochs=2, progress=lambda *step: seen.append(step))
+    assert [done for _, done, _ in seen] == list(range(1, 17))
+    assert {total for _, _, total in seen} == {16}
+
+
+def test_digits_are_recovered_in_a_moment(one_thread):
+    """From real images to accuracy, with nothing but the library."""
+    preprocess = Preprocess(input_size=(1, 8, 8), mean=(0.5,), std=(0.5,))
+    known, held_out = (open_images("digits", preprocess, held_out=part) for part in (False, True))
+    teacher = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 24, 3, padding=1, stride=2), nn.BatchNorm2d(24), nn.ReLU(),
+        nn.Flatten(), nn.Linear(24 * 16, 10),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(teacher.parameters(), 3e-3)
+    for _ in range(3):
+        for x, labels in known.batches(64, shuffle=True):
+            loss = nn.functional.cross_entropy(teacher(x), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    teacher.eval()
+    plan = plan_for(teacher, (1, 8, 8), {"3": ("spatial", 4)}, fit="weight")
+    student = convert(teacher, plan)
+    small = distill(student, teacher, known.batches(64, shuffle=True), epochs=2)
+    tops = [accuracy(net, held_out.batches(128))["top1"] for net in (teacher, student, small)]
+    assert tops[0] > 90
+    assert tops[2] > max(tops[1], tops[0] - 4)
