@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .cost import Cost, layers_cost
-from .errors import ConversionError
 from .fit import LeastSquares
 from .forms import FORMS, Form, Kernel, Rank, ranks
-from .lockstep import walk
-from .moments import Moments
+from .moments import gather
 from .outputs import Kind, energy, probe
 from .progress import Progress
 from .sites import Site
@@ -59,34 +57,11 @@ def find_candidates(
     """
     curvature = output_curvature(model, sites, batches, kind, seed, progress)
     found: dict[str, list[Candidate]] = {}
-    moments: dict[str, Moments] = {}
-    calls: dict[str, int] = {site.path: site.calls for site in sites}
-    by_path = {site.path: site for site in sites}
-    for stop in walk(model, list(by_path), batches):
-        if stop.path is None:
-            break
-        conv = model.get_submodule(stop.path)
-        seen = moments.setdefault(stop.path, Moments(conv, seed))
-        for x, y in stop.pairs:
-            seen.update(x, y)
-        calls[stop.path] -= 1
-        if calls[stop.path] == 0:
-            problem = moments.pop(stop.path).problem(conv.weight.detach())
-            found[stop.path] = site_candidates(
-                by_path[stop.path], problem, curvature[stop.path], bias=True
-            )
-            progress("candidates", len(found), len(sites))
-    check_reached(by_path.keys() - found.keys())
+    for site, moments in gather(model, sites, batches, seed):
+        problem = moments.problem(model.get_submodule(site.path).weight.detach())
+        found[site.path] = site_candidates(site, problem, curvature[site.path], bias=True)
+        progress("candidates", len(found), len(sites))
     return found
-
-
-def check_reached(missing: Collection[str]) -> None:
-    """Raise `ConversionError` naming the sites that no calibration image ran through."""
-    if missing:
-        raise ConversionError(
-            f"no image runs through {', '.join(sorted(missing))} as a blank one does",
-            do="give images that do, or a plan without these layers",
-        )
 
 
 def weight_candidates(

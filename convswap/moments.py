@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +11,54 @@ from timm.layers import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
+from .errors import ConversionError
 from .fit import LeastSquares, cholesky
+from .lockstep import walk
+from .sites import Site
 
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # tried for the correction, of the mean variance
 POSITIONS = 1024  # sampled per image at most; neighbouring patches are nearly copies
+
+
+def gather(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Tensor],
+    seed: int,
+    changed: nn.Module | None = None,
+) -> Iterator[tuple[Site, Moments]]:
+    """Walk over the images once and yield every site with its moments, in execution order.
+
+    A site comes when its last call has been seen; its moments are then the caller's only.
+
+    Args:
+        changed: a network run side by side: x is what it reads, y what `model` writes. It goes
+            on through a site only after the caller has asked for the next one.
+
+    Raises:
+        ConversionError: some sites are not reached by the images as by a blank one.
+    """
+    waiting = {site.path: site for site in sites}
+    calls = dict.fromkeys(waiting, 0)
+    moments: dict[str, Moments] = {}
+    for stop in walk(model, list(waiting), batches, changed) if sites else ():
+        if stop.path not in waiting:
+            continue
+        site = waiting[stop.path]
+        if site.path not in moments:
+            moments[site.path] = Moments(model.get_submodule(site.path), seed)
+        for x, y in stop.pairs:
+            moments[site.path].update(x, y)
+        calls[site.path] += 1
+        if calls[site.path] == site.calls:
+            del waiting[site.path]
+            yield site, moments.pop(site.path)
+    if waiting:
+        raise ConversionError(
+            f"no image runs through {', '.join(sorted(waiting))} as a blank one does",
+            do="give images that do, or a plan without these layers",
+        )
 
 
 def patches(conv: nn.Conv2d, x: Tensor, step: tuple[int, int], offset: tuple[int, int]) -> Tensor:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .candidates import check_reached, weight_problem
+from .candidates import weight_problem
 from .errors import ConversionError, PlanError
 from .forms import FORMS, Kernel, build, check_rank, write_
 from .graph import first_tensor
-from .lockstep import walk
-from .moments import Moments
+from .moments import Moments, gather
 from .outputs import divergence, energy, output_kind
 from .planning import Choice, Plan, check_finite
 from .progress import Progress, silent
@@ -102,27 +101,15 @@ def _fit_to_images(
     fitted on the original network's activations whatever the mode.
     """
     choices = {choice.site: choice for choice in plan.choices}
-    sites = {s.path: s for s in find_sites(model, plan.input_size)[0] if s.path in choices}
-    lockstep = {p for p, s in sites.items() if s.calls == 1 and plan.fit == "corrected"}
-    fitted: set[str] = set()
-    for paths, changed in ((sites.keys() - lockstep, None), (lockstep, small)):
-        calls = {path: sites[path].calls for path in paths}
-        moments: dict[str, Moments] = {}
-        for stop in walk(model, list(paths), images, changed) if paths else ():
-            if stop.path is None:
-                break
-            conv = model.get_submodule(stop.path)
-            seen = moments.setdefault(stop.path, Moments(conv, plan.seed))
-            for x, y in stop.pairs:
-                seen.update(x, y)
-            calls[stop.path] -= 1
-            if calls[stop.path] == 0:
-                _fit_site_(
-                    small, conv, choices[stop.path], moments.pop(stop.path), changed is not None
-                )
-                fitted.add(stop.path)
-                progress("fit", len(fitted), len(choices))
-    check_reached(choices.keys() - fitted)
+    sites = [site for site in find_sites(model, plan.input_size)[0] if site.path in choices]
+    once = [site for site in sites if site.calls == 1 and plan.fit == "corrected"]
+    others = [site for site in sites if site not in once]
+    done = 0
+    for some, changed in ((others, None), (once, small)):
+        for site, seen in gather(model, some, images, plan.seed, changed):
+            conv = model.get_submodule(site.path)
+            _fit_site_(small, conv, choices[site.path], seen, corrected=changed is not None)
+            progress("fit", done := done + 1, len(choices))
 
 
 def _fit_site_(

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from convswap.cost import Cost, count
 from convswap.errors import BudgetError, ConversionError, ModelError, PlanError, RankError
 from convswap.planning import Budget, Choice, Plan, Totals, plan
-from convswap.sites import find_sites
 from convswap.surgery import convert
 
 # within budget, priced as converted
@@ -273,7 +272,7 @@ def test_share_outside_zero_to_one_is_refused(share):
 @pytest.mark.parametrize(
     "use",
     [
-        lambda model, made: made.priced(find_sites(model, made.input_size)[0]),
+        lambda model, made: made.priced(model, made.input_size),
         lambda model, made: convert(model, made, image_batches(made.input_size)),
     ],
     ids=["priced", "converted"],
@@ -290,7 +289,7 @@ def test_site_that_is_left_alone_is_refused():
     model, input_size = tiny("grouped")
     made = plan_for(model, input_size, {"grouped": ("channel", 2)})
     with pytest.raises(PlanError, match="cannot be replaced here: grouped"):
-        made.priced(find_sites(model, input_size)[0])
+        made.priced(model, input_size)
 
 
 def test_site_named_twice_is_refused():
@@ -306,7 +305,7 @@ def test_edited_plan_is_priced_anew():
     made = plan_for(model, input_size, {"first": ("separable", 2)}, fit="weight")
     lying = Choice(site="first", form="separable", rank=2, macs=1, params=1, macs_dense=1)
     made = made.model_copy(update={"choices": (lying,)})
-    priced = made.priced(find_sites(model, input_size)[0])
+    priced = made.priced(model, input_size)
     assert (priced.choices[0].macs, priced.choices[0].macs_dense) == (64 * (16 * 9 + 16 * 8), 36864)
     assert priced.planned.macs == made.dense.macs - 36864 + priced.choices[0].macs
 
