@@ -8,9 +8,11 @@ from .data import open_images
 from .errors import ConvswapError
 from .evaluation import accuracy, fidelity
 from .export import export_onnx, export_program
+from .frontier import smallest_within, sweep
 from .layers import DepthwiseSeparableConv2d
 from .models import open_model
-from .planning import Budget, Choice, Plan, plan
+from .planning import Survey, plan, survey
+from .plans import Budget, Choice, Plan
 from .record import Preprocess, record_of
 from .recovery import distill
 from .sites import Site, find_sites
@@ -26,6 +28,7 @@ __all__ = [
     "Plan",
     "Preprocess",
     "Site",
+    "Survey",
     "accuracy",
     "convert",
     "count",
@@ -41,4 +44,7 @@ __all__ = [
     "plan",
     "record_of",
     "save",
+    "smallest_within",
+    "survey",
+    "sweep",
 ]

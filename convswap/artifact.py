@@ -18,7 +18,8 @@ from . import __version__
 from .errors import ArtifactError, ConvswapError, ModelError
 from .files import check_new, new_folder
 from .models import build_base
-from .planning import check_finite, problems
+from .planning import check_finite
+from .plans import problems
 from .record import Base, Record, record_of, remember
 from .surgery import install_
 

@@ -41,6 +41,20 @@ def replacement_cost(site: Site, form: str, rank: Rank, bias: bool) -> Cost:
     return layers_cost(layers, site.sizes, site.itemsize, bias or site.bias)
 
 
+def costs_of(site: Site, bias: bool) -> dict[tuple[str, Rank], Cost]:
+    """Form and rank -> cost, for all that make a site cheaper in some way."""
+    costs = {
+        (form, rank): replacement_cost(site, form, rank, bias)
+        for form in site.forms
+        for rank in ranks(form, Kernel(*site.kernel), RANKS)
+    }
+    return {
+        key: cost
+        for key, cost in costs.items()
+        if cost.macs < site.cost.macs or cost.params < site.cost.params
+    }
+
+
 def find_candidates(
     model: nn.Module,
     sites: Sequence[Site],
@@ -91,7 +105,7 @@ def site_candidates(
     Every rank is started in closed form, but only every third is refined: the gain of
     refining, a smooth function of the rank, is interpolated in between.
     """
-    kernel = Kernel(*site.kernel)
+    kernel, costs = Kernel(*site.kernel), costs_of(site, bias)
     found = []
     for name in site.forms:
         form = FORMS[name]
@@ -100,16 +114,13 @@ def site_candidates(
             gap = form.spell(form.fit(problem, kernel, rank, steps), kernel) - problem.target
             return max(0.5 * ((curvature @ gap @ problem.moment) * gap).sum().item(), 1e-30)
 
-        costs = {rank: replacement_cost(site, name, rank, bias)
-                 for rank in ranks(name, kernel, RANKS)}  # fmt: skip
-        wanted = [rank for rank, cost in costs.items()
-                  if cost.macs < site.cost.macs or cost.params < site.cost.params]  # fmt: skip
+        wanted = [rank for form_, rank in costs if form_ == name]
         started = [damage(rank, 0) for rank in wanted]
         refined = {i: damage(wanted[i], STEPS) for i in range(0, len(wanted), REFINE_EVERY)}
         gains = [math.log(refined[i] / started[i]) for i in refined]
         for i, rank in enumerate(wanted):
             gain = math.exp(np.interp(i, list(refined), gains))
-            found.append(Candidate(site.path, name, rank, costs[rank], started[i] * gain))
+            found.append(Candidate(site.path, name, rank, costs[name, rank], started[i] * gain))
     return pareto(found)
 
 

@@ -8,10 +8,22 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from .data import Images
 from .errors import DataError
 from .graph import first_tensor
-from .outputs import Kind, kl, tensors
+from .outputs import Kind, kl, output_kind, tensors
 from .progress import Progress, silent
+
+
+def quality(
+    model: nn.Module, reference: nn.Module, images: Images, progress: Progress = silent
+) -> dict[str, float]:
+    """`accuracy` where images are labelled, else `fidelity` to the reference."""
+    batches = images.batches(128)
+    if images.classes:
+        return accuracy(model, batches, progress)
+    kind = output_kind(reference, next(iter(batches)))
+    return fidelity(model, reference, batches, kind, progress)
 
 
 @torch.no_grad()

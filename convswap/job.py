@@ -10,9 +10,8 @@ from torch import nn
 from .artifact import WEIGHTS, save
 from .cost import count
 from .data import open_images
-from .evaluation import accuracy, fidelity
+from .evaluation import quality
 from .files import new_file
-from .outputs import output_kind
 from .planning import plan
 from .progress import Progress, silent
 from .recipe import Recipe
@@ -61,7 +60,8 @@ def run(
         )  # fmt: skip
         save(networks["recovered"], folder / "recovered", force=True)
         checkpoint.unlink(missing_ok=True)
-    rows = _quality(networks, recipe, progress)
+    test = open_images(sources.test or sources.calibration, preprocess, held_out=True)
+    rows = {name: quality(network, dense, test, progress) for name, network in networks.items()}
     times = measure(networks, preprocess.input_size)
     for name, network in networks.items():
         rows[name] |= vars(count(network, preprocess.input_size)) | {"ms": times[name]}
@@ -70,17 +70,3 @@ def run(
     with new_file(folder / "report.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n")
     return rows
-
-
-def _quality(
-    networks: dict[str, nn.Module], recipe: Recipe, progress: Progress
-) -> dict[str, dict[str, float]]:
-    """Accuracy where the test images are labelled, else closeness to the dense network."""
-    dense = networks["dense"]
-    source = recipe.data.test or recipe.data.calibration
-    images = open_images(source, record_of(dense).preprocess, held_out=True)
-    batches = images.batches(128)
-    if images.classes:
-        return {name: accuracy(net, batches, progress) for name, net in networks.items()}
-    kind = output_kind(dense, next(iter(batches)))
-    return {name: fidelity(net, dense, batches, kind, progress) for name, net in networks.items()}

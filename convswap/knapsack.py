@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,6 +33,7 @@ def solve(
     Raises:
         BudgetError: no choice meets the bounds; the message says the least reachable.
     """
+    check_reachable([[c.cost for c in row] for row in options], dense, total, bounds)
     flat = [(i, c) for i, row in enumerate(options) for c in (*row, None)]
     damage = np.array([c.damage if c else 0.0 for _, c in flat])
     owner = np.array([i for i, _ in flat])
@@ -42,13 +44,6 @@ def solve(
         saved = np.array(
             [getattr(dense[i] - c.cost, name) if c else 0 for i, c in flat], dtype=float
         )
-        least = whole - sum(saved[owner == i].max() for i in range(len(options)))
-        if least > bound:
-            raise BudgetError(
-                f"budget cannot be met: {name} {bound / whole:.3g} asked, "
-                f"{np.ceil(1e3 * least / whole) / 1e3:.3f} is the least these forms allow",
-                do=f"raise {name} to that or more",
-            )
         constraints.append(LinearConstraint(saved[None] / whole, 1 - bound / whole, np.inf))
     for margin in (0.0, 2e-6):  # HiGHS may overstep a bound by its tolerance of 1e-6
         result = milp(
@@ -71,3 +66,29 @@ def solve(
         ):
             return [c for _, c in chosen]
     raise BudgetError("no choice meets all bounds at once", do="loosen one of them")
+
+
+def check_reachable(
+    costs: Sequence[Sequence[Cost]],
+    dense: Sequence[Cost],
+    total: Cost,
+    bounds: Mapping[str, float],
+) -> None:
+    """Raise `BudgetError`, naming the least reachable, where one bound alone cannot be met.
+
+    Args:
+        costs: per site, of all that could stand there; the rest as for `solve`.
+    """
+    for name, bound in bounds.items():
+        whole = getattr(total, name)
+        saved = sum(
+            max([0, *(getattr(site, name) - getattr(cost, name) for cost in row)])
+            for site, row in zip(dense, costs, strict=True)
+        )
+        if whole - saved > bound:
+            raise BudgetError(
+                f"budget cannot be met: {name} {bound / whole:.3g} asked, "
+                f"{math.ceil(1e3 * (whole - saved) / whole) / 1e3:.3f} is the least these "
+                "forms allow",
+                do=f"raise {name} to that or more",
+            )

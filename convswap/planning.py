@@ -1,160 +1,61 @@
-"""What to choose: a budget, and the plan that meets it, as plain data."""
+"""What to choose: look at every layer once, then meet any budget."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Literal
+from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from .candidates import find_candidates, replacement_cost, weight_candidates
+from .candidates import Candidate, costs_of, find_candidates, weight_candidates
 from .cost import Cost, count
 from .errors import ConversionError, ModelError, PlanError
-from .files import new_file
-from .forms import Kernel, check_rank
 from .graph import first_tensor
-from .knapsack import solve
+from .knapsack import check_reachable, solve
 from .outputs import Kind, output_kind
+from .plans import Budget, Choice, Fit, Plan, Totals
 from .progress import Progress, silent
 from .sites import Site, find_sites
 
-Fit = Literal["weight", "moments", "corrected"]
-Fraction = Annotated[float, Field(gt=0, le=1)]
 
-
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Budget(_Data):
-    """Upper bounds, each the fraction kept of the dense network's total.
-
-    Example: `Budget(macs=0.5)` keeps at most half of the multiply-adds.
-    """
-
-    macs: Fraction | None = None
-    params: Fraction | None = None
-    bytes: Fraction | None = None
-
-    def bounds(self, dense: Cost) -> dict[str, float]:
-        """The bounds that are set, as totals of a network that costs `dense` before."""
-        shares = self.model_dump(exclude_none=True)
-        return {name: share * getattr(dense, name) for name, share in shares.items()}
-
-
-class Totals(_Data):
-    """Whole-network cost for one image; see `convswap.cost.Cost`."""
-
-    macs: int
-    params: int
-    bytes: int
-
-
-class Choice(_Data):
-    """What becomes of one site.
+@dataclass(frozen=True)
+class Survey:
+    """All that is known about a network's layers; every plan for it comes from here.
 
     Attributes:
-        site: module path.
-        form, rank: the replacement.
-        macs, params: of the replacement.
-        macs_dense: of the convolution it replaces.
-        damage: predicted harm to the output, in nats (classifiers) or relative squared error.
+        sites: the convolutions that can be replaced, in execution order.
+        options: per module path, the candidates to choose from.
+        dense: cost of the whole network as it is.
     """
 
-    site: str
-    form: str
-    rank: int | tuple[int, int]
-    macs: int = 0
-    params: int = 0
-    macs_dense: int = 0
-    damage: float = 0.0
-
-
-class Plan(_Data):
-    """One choice per converted site; every other layer stays. Readable, editable JSON.
-
-    To edit by hand change `form` and `rank`, or delete a choice to keep its layer; the other
-    figures are recomputed when the plan is used.
-
-    Attributes:
-        input_size: `(channels, height, width)` the costs are counted at.
-        fit: how weights are fitted: to the dense weights alone, to the activations of the
-            dense network, or in sequence, correcting for what was converted before.
-    """
-
-    version: Literal[1] = 1
+    model: nn.Module
+    sites: list[Site]
+    options: dict[str, list[Candidate]]
+    dense: Cost
     input_size: tuple[int, int, int]
-    fit: Fit = "corrected"
-    seed: int = 0
-    budget: Budget = Budget()
-    dense: Totals
-    planned: Totals
-    damage: float = 0.0
-    choices: tuple[Choice, ...]
+    fit: Fit
+    seed: int
 
-    def priced(self, model: nn.Module, input_size: tuple[int, int, int]) -> Plan:
-        """The same choices, with all costs counted on a network at an input size.
+    def plan(self, budget: Budget) -> Plan:
+        """The choice with the least summed damage within a budget.
 
         Raises:
-            PlanError: a choice names no replaceable site, or a site twice.
-            RankError: a form or rank does not fit its site.
+            BudgetError: the budget cannot be met; the message says the least reachable.
         """
-        known = {site.path: site for site in find_sites(model, input_size)[0]}
-        dense = count(model, input_size)
-        names = [choice.site for choice in self.choices]
-        if unknown := [name for name in names if name not in known or known[name].reason]:
-            raise PlanError(
-                f"the plan names layers that cannot be replaced here: {', '.join(unknown[:5])}",
-                do="see `convswap inspect` for those that can",
-            )
-        if len(set(names)) < len(names):
-            raise PlanError("the plan names a layer twice")
-        choices, planned = [], dense
-        for choice in self.choices:
-            site = known[choice.site]
-            check_rank(choice.form, Kernel(*site.kernel), choice.rank)
-            cost = replacement_cost(site, choice.form, choice.rank, self.fit != "weight")
-            planned = planned - site.cost + cost
-            priced = {"macs": cost.macs, "params": cost.params, "macs_dense": site.cost.macs}
-            choices.append(choice.model_copy(update=priced))
-        return self.model_copy(update={
-            "choices": tuple(choices),
-            "input_size": input_size,
-            "dense": Totals(**vars(dense)),
-            "planned": Totals(**vars(planned)),
-            "damage": sum(choice.damage for choice in choices),
-        })  # fmt: skip
-
-    @classmethod
-    def load(cls, path: str | Path) -> Plan:
-        """Read a plan file.
-
-        Raises:
-            PlanError: it is missing, not JSON, or not a plan; all problems in one message.
-        """
-        try:
-            return cls.model_validate_json(Path(path).read_text())
-        except OSError as error:
-            raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise PlanError(f"cannot read plan {path}: it is not a text file") from None
-        except ValidationError as error:
-            raise PlanError(f"not a valid plan: {problems(error)}", where=str(path)) from None
-
-    def save(self, path: str | Path) -> None:
-        """Write the plan as indented JSON."""
-        with new_file(path) as temporary:
-            temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
-
-
-def problems(error: ValidationError) -> str:
-    """All validation problems in one line."""
-    return "; ".join(
-        f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg'].lower()}" for e in error.errors()
-    )
+        chosen = solve(
+            [self.options[site.path] for site in self.sites],
+            [site.cost for site in self.sites],
+            self.dense,
+            budget.bounds(self.dense),
+        )
+        totals = Totals(**vars(self.dense))
+        return Plan(
+            input_size=self.input_size, fit=self.fit, seed=self.seed, budget=budget,
+            dense=totals, planned=totals,
+            choices=tuple(
+                Choice(site=c.site, form=c.form, rank=c.rank, damage=c.damage) for c in chosen if c
+            ),
+        ).priced(self.model, self.input_size)  # fmt: skip
 
 
 def plan(
@@ -185,6 +86,33 @@ def plan(
     """
     if budget is None or not budget.model_dump(exclude_none=True):
         raise PlanError("no budget given", do="say Budget(macs=0.5) or another fraction to keep")
+    seen = survey(
+        model, batches, budgets=[budget], fit=fit, input_size=input_size, output=output,
+        seed=seed, progress=progress,
+    )  # fmt: skip
+    return seen.plan(budget)
+
+
+def survey(
+    model: nn.Module,
+    batches: Iterable[Tensor | tuple] = (),
+    *,
+    budgets: Iterable[Budget] = (),
+    fit: Fit = "corrected",
+    input_size: tuple[int, int, int] | None = None,
+    output: Kind | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Survey:
+    """Find and judge every candidate of every layer: the long part of planning.
+
+    Args:
+        budgets: refused at once where they cannot be met.
+        model, batches, fit, input_size, output: as for `plan`.
+
+    Raises:
+        ConversionError, BudgetError: as for `plan`.
+    """
     batches = list(batches)
     images = [first_tensor(batch) for batch in batches]
     if not images and fit != "weight":
@@ -192,32 +120,17 @@ def plan(
     if not images and input_size is None:
         raise PlanError("without images a plan needs an input_size", do="say (3, 224, 224) or so")
     input_size = input_size or tuple(images[0].shape[1:])
-    model.eval()
-    check_finite(model)
-    sites = replaceable_sites(model, input_size)
+    check_finite(model.eval())
+    sites, dense = replaceable_sites(model, input_size), count(model, input_size)
+    costs = [list(costs_of(site, bias=fit != "weight").values()) for site in sites]
+    for budget in budgets:
+        check_reachable(costs, [site.cost for site in sites], dense, budget.bounds(dense))
     if fit == "weight":
         options = weight_candidates(model, sites, progress)
     else:
         kind = output or output_kind(model, batches[0])
         options = find_candidates(model, sites, images, kind, seed, progress)
-    dense = count(model, input_size)
-    chosen = solve(
-        [options[site.path] for site in sites],
-        [site.cost for site in sites],
-        dense,
-        budget.bounds(dense),
-    )
-    return Plan(
-        input_size=input_size,
-        fit=fit,
-        seed=seed,
-        budget=budget,
-        dense=Totals(**vars(dense)),
-        planned=Totals(**vars(dense)),
-        choices=tuple(
-            Choice(site=c.site, form=c.form, rank=c.rank, damage=c.damage) for c in chosen if c
-        ),
-    ).priced(model, input_size)
+    return Survey(model, sites, options, dense, input_size, fit, seed)
 
 
 def replaceable_sites(model: nn.Module, input_size: tuple[int, int, int]) -> list[Site]:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import RecipeError
-from .planning import Budget, Fit
+from .plans import Budget, Fit
 
 _PATHS = (
     ("model", "weights"),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from .planning import Plan
+from .plans import Plan
 
 Positive = Annotated[int, Field(gt=0, le=1 << 20)]
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .forms import FORMS
-from .planning import Plan, Totals
+from .plans import Plan, Totals
 from .progress import Progress as Callback
 from .progress import silent
 from .sites import Site

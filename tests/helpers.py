@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convswap.cost import Cost, count
-from convswap.planning import Choice, Plan, Totals
+from convswap.plans import Choice, Plan, Totals
 
 
 class Residual(nn.Module):

@@ -360,6 +360,33 @@ def test_a_pipe_gets_no_empty_lines_from_the_progress_bar(arguments, here):
     assert "" not in succeed(*arguments.split()).err.splitlines()
 
 
+# --- the frontier ---------------------------------------------------------------------------
+
+
+def test_sweep_writes_the_frontier_and_says_where_the_knee_is(here):
+    done = succeed("sweep", "model.py:build", "--data", "data", "--val", "data", "--points", "2",
+                   "--least", "0.5", "--out", "frontier")  # fmt: skip
+    assert "dense" in done.out
+    assert "knee:" in done.out
+    assert names("frontier") == ["frontier.json", "frontier.png"]
+
+
+def test_convert_stays_within_a_drop(here):
+    succeed("convert", "model.py:build", "--data", "data", "--max-drop", "100", "--val", "data",
+            "--out", "o")  # fmt: skip
+    assert names("o") == ["convswap.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("given", [
+    "--max-drop 1", "--max-drop 1 --val data --macs 0.5", "--val data --macs 0.5",
+])  # fmt: skip
+def test_a_drop_needs_images_to_judge_by_and_no_budget(given, here):
+    before = tree(here)
+    line = fail(*f"convert model.py:build --data data {given} --out o".split())
+    assert "--max-drop" in line
+    assert tree(here) == before
+
+
 # --- what exists stays ----------------------------------------------------------------------
 
 WRITERS = {
@@ -570,7 +597,7 @@ BAD = {
         None, "plan model.py:build --data data --params nan --out o", ["budget", "params"]),
     "a budget and a plan": (
         None, "convert model.py:build --data data --macs 0.5 --plan plan.json --out o",
-        ["--plan", "not both"]),
+        ["--plan", "give one of"]),
     "a budget of nothing and a plan": (
         None, "convert model.py:build --data data --macs 0 --plan plan.json --out o", ["budget"]),
     "an unknown fit": (

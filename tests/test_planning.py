@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from convswap.cost import Cost, count
 from convswap.errors import BudgetError, ConversionError, ModelError, PlanError, RankError
-from convswap.planning import Budget, Choice, Plan, Totals, plan
+from convswap.planning import plan
+from convswap.plans import Budget, Choice, Plan, Totals
 from convswap.surgery import convert
 
 # within budget, priced as converted

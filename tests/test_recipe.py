@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convswap import ConvswapError, recipe
-from convswap.planning import Budget
+from convswap.plans import Budget
 
 SHIPPED = sorted(recipe.folder().rglob("*.yaml"))
 MINIMAL = """version: 1

@@ -7,7 +7,7 @@ from helpers import plan_for, tiny
 from rich.console import Console
 
 from convswap import count, find_sites, report
-from convswap.planning import Totals
+from convswap.plans import Totals
 
 
 def text_of(table: object, width: int = 120) -> str:

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from convswap.errors import ConversionError, ModelError, PlanError
 from convswap.forms import FORMS, Kernel, ranks, write_
 from convswap.moments import RIDGES, Moments
-from convswap.planning import Budget, Plan, plan
+from convswap.planning import plan
+from convswap.plans import Budget, Plan
 from convswap.record import record_of
 from convswap.sites import find_sites
 from convswap.surgery import STEPS, convert, install_

@@ -8,7 +8,7 @@ import typer
 
 from ..errors import ConvswapError
 from ..report import note
-from . import bench, convert, distill, evaluate, export, inspect, plan, recipes, run
+from . import bench, convert, distill, evaluate, export, inspect, plan, recipes, run, sweep
 
 app = typer.Typer(
     name="convswap",
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for verb in (inspect, plan, convert, distill, evaluate, bench, export, run):
+for verb in (inspect, plan, convert, sweep, distill, evaluate, bench, export, run):
     name = verb.__name__.rpartition(".")[2]
     app.command(name, epilog=f"Example: `{verb.EXAMPLE}`")(getattr(verb, name))
 app.add_typer(recipes.app, name="recipes")

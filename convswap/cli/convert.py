@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .. import artifact, planning, report, surgery
+from .. import artifact, frontier, planning, plans, report, surgery
 from ..cost import count
 from ..errors import ConvswapError
 from ..files import check_new
@@ -22,6 +22,11 @@ def convert(
     data: Annotated[str | None, typer.Option("--data", metavar="SRC", help=o._DATA)] = None,
     macs: o.Macs = None,
     params: o.Params = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option("--max-drop", help="in place of a budget: most points to lose on --val"),
+    ] = None,
+    val: o.Val = None,
     plan: Annotated[
         str | None, typer.Option("--plan", help="a plan file, in place of a budget")
     ] = None,
@@ -44,10 +49,13 @@ def convert(
 ) -> None:
     """Replace convolutions by separable ones, fitted to the images; no training."""
     check_new(out, force, folder=True)
-    if plan and (macs is not None or params is not None):
-        raise ConvswapError("give a budget (--macs, --params) or a --plan, not both")
-    chosen = planning.Plan.load(plan) if plan else None
-    budget = None if chosen else o.budget(macs, params)
+    given = [macs is not None or params is not None, plan is not None, max_drop is not None]
+    if sum(given) > 1:
+        raise ConvswapError("give one of a budget (--macs, --params), --max-drop and --plan")
+    if (max_drop is None) != (val is None):
+        raise ConvswapError("--max-drop and --val go together")
+    chosen = plans.Plan.load(plan) if plan else None
+    budget = None if chosen or max_drop is not None else o.budget(macs, params)
     network = o.open_network(
         model, architecture=architecture, weights=weights, random_weights=random_weights,
         seed=seed, model_arg=model_arg, device=device, threads=threads,
@@ -57,12 +65,17 @@ def convert(
     fit, batches = o.fit_and_batches(network, data, asked, images, batch_size, seed)
     with report.progress(quiet) as progress:
         if chosen is None:
-            chosen = planning.plan(
-                network, batches, budget, fit=fit, input_size=preprocess.input_size, seed=seed,
-                progress=progress,
+            seen = planning.survey(
+                network, batches, budgets=[budget] if budget else [], fit=fit, seed=seed,
+                input_size=preprocess.input_size, progress=progress,
             )  # fmt: skip
-        chosen = chosen.model_copy(update={"fit": fit})
-        small = surgery.convert(network, chosen, batches, progress=progress)
+        if max_drop is not None:
+            judge = o.quality(network, val)
+            small, _ = frontier.smallest_within(seen, batches, max_drop, judge, progress=progress)
+        else:
+            chosen = chosen or seen.plan(budget)
+            chosen = chosen.model_copy(update={"fit": fit})
+            small = surgery.convert(network, chosen, batches, progress=progress)
     provenance = {"data": data, "images": sum(len(b[0]) for b in batches), "seed": seed}
     artifact.save(small, out, provenance=provenance, force=force)
     applied = o.record_of(small).plans[-1]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from .. import report
 from ..cost import count
-from ..planning import Totals
+from ..plans import Totals
 from ..sites import find_sites
 from . import options as o
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -11,11 +12,11 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from .. import artifact
+from .. import artifact, evaluation
 from ..data import Images, native_size, open_images
 from ..errors import ConvswapError, ModelError
 from ..models import input_channels, open_model, open_teacher
-from ..planning import Budget, Fit, problems
+from ..plans import Budget, Fit, problems
 from ..record import Preprocess, record_of, remember
 from ..report import note
 
@@ -55,6 +56,12 @@ FitOption = Annotated[
     typer.Option(
         "--fit",
         help="weight (no images), moments, or corrected; default corrected with images",
+    ),
+]
+Val = Annotated[
+    str | None,
+    typer.Option(
+        "--val", metavar="SRC", help="images to judge by: labelled, or closeness to the original"
     ),
 ]
 ImagesOption = Annotated[int, typer.Option("--images", help="calibration images", min=1)]
@@ -216,6 +223,12 @@ def _key_values(pairs: list[str]) -> dict[str, Any]:
         return {key: yaml.safe_load(value) for key, _, value in (p.partition("=") for p in pairs)}
     except yaml.YAMLError:
         raise ConvswapError(f"--model-arg takes KEY=VALUE in YAML, not {pairs}") from None
+
+
+def quality(model: nn.Module, source: str) -> Callable[[nn.Module], dict[str, float]]:
+    """What measures a network on images: accuracy, or closeness to `model` without labels."""
+    images = source_images(model, source, held_out=True)
+    return lambda network: evaluation.quality(network, model, images)
 
 
 def budget(macs: float | None, params: float | None) -> Budget:

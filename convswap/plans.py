@@ -1,0 +1,152 @@
+"""Budgets and plans: what to reach, and what becomes of each layer, as plain data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+
+from .candidates import replacement_cost
+from .cost import Cost, count
+from .errors import PlanError
+from .files import new_file
+from .forms import Kernel, check_rank
+from .sites import find_sites
+
+Fit = Literal["weight", "moments", "corrected"]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Budget(_Data):
+    """Upper bounds, each the fraction kept of the dense network's total.
+
+    Example: `Budget(macs=0.5)` keeps at most half of the multiply-adds.
+    """
+
+    macs: Fraction | None = None
+    params: Fraction | None = None
+    bytes: Fraction | None = None
+
+    def bounds(self, dense: Cost) -> dict[str, float]:
+        """The bounds that are set, as totals of a network that costs `dense` before."""
+        shares = self.model_dump(exclude_none=True)
+        return {name: share * getattr(dense, name) for name, share in shares.items()}
+
+
+class Totals(_Data):
+    """Whole-network cost for one image; see `convswap.cost.Cost`."""
+
+    macs: int
+    params: int
+    bytes: int
+
+
+class Choice(_Data):
+    """What becomes of one site.
+
+    Attributes:
+        site: module path.
+        form, rank: the replacement.
+        macs, params: of the replacement.
+        macs_dense: of the convolution it replaces.
+        damage: predicted harm to the output, in nats (classifiers) or relative squared error.
+    """
+
+    site: str
+    form: str
+    rank: int | tuple[int, int]
+    macs: int = 0
+    params: int = 0
+    macs_dense: int = 0
+    damage: float = 0.0
+
+
+class Plan(_Data):
+    """One choice per converted site; every other layer stays. Readable, editable JSON.
+
+    To edit by hand change `form` and `rank`, or delete a choice to keep its layer; the other
+    figures are recomputed when the plan is used.
+
+    Attributes:
+        input_size: `(channels, height, width)` the costs are counted at.
+        fit: how weights are fitted: to the dense weights alone, to the activations of the
+            dense network, or in sequence, correcting for what was converted before.
+    """
+
+    version: Literal[1] = 1
+    input_size: tuple[int, int, int]
+    fit: Fit = "corrected"
+    seed: int = 0
+    budget: Budget = Budget()
+    dense: Totals
+    planned: Totals
+    damage: float = 0.0
+    choices: tuple[Choice, ...]
+
+    def priced(self, model: nn.Module, input_size: tuple[int, int, int]) -> Plan:
+        """The same choices, with all costs counted on a network at an input size.
+
+        Raises:
+            PlanError: a choice names no replaceable site, or a site twice.
+            RankError: a form or rank does not fit its site.
+        """
+        known = {site.path: site for site in find_sites(model, input_size)[0]}
+        dense = count(model, input_size)
+        names = [choice.site for choice in self.choices]
+        if unknown := [name for name in names if name not in known or known[name].reason]:
+            raise PlanError(
+                f"the plan names layers that cannot be replaced here: {', '.join(unknown[:5])}",
+                do="see `convswap inspect` for those that can",
+            )
+        if len(set(names)) < len(names):
+            raise PlanError("the plan names a layer twice")
+        choices, planned = [], dense
+        for choice in self.choices:
+            site = known[choice.site]
+            check_rank(choice.form, Kernel(*site.kernel), choice.rank)
+            cost = replacement_cost(site, choice.form, choice.rank, self.fit != "weight")
+            planned = planned - site.cost + cost
+            priced = {"macs": cost.macs, "params": cost.params, "macs_dense": site.cost.macs}
+            choices.append(choice.model_copy(update=priced))
+        return self.model_copy(update={
+            "choices": tuple(choices),
+            "input_size": input_size,
+            "dense": Totals(**vars(dense)),
+            "planned": Totals(**vars(planned)),
+            "damage": sum(choice.damage for choice in choices),
+        })  # fmt: skip
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan file.
+
+        Raises:
+            PlanError: it is missing, not JSON, or not a plan; all problems in one message.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_text())
+        except OSError as error:
+            raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise PlanError(f"cannot read plan {path}: it is not a text file") from None
+        except ValidationError as error:
+            raise PlanError(f"not a valid plan: {problems(error)}", where=str(path)) from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as indented JSON."""
+        with new_file(path) as temporary:
+            temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
+
+
+def problems(error: ValidationError) -> str:
+    """All validation problems in one line."""
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg'].lower()}" for e in error.errors()
+    )
