@@ -22,7 +22,7 @@ def quality(
     batches = images.batches(128)
     if images.classes:
         return accuracy(model, batches, progress)
-    kind = output_kind(reference, next(iter(batches)))
+    kind = output_kind(reference, [next(iter(batches))])
     return fidelity(model, reference, batches, kind, progress)
 
 

@@ -26,24 +26,27 @@ def tensors(output: object) -> list[Tensor]:
 
 
 @torch.no_grad()
-def output_kind(model: nn.Module, batch: object) -> Kind:
+def output_kind(model: nn.Module, batches: Sequence[object]) -> Kind:
     """`logits` if the network is known to classify, else `values`.
 
     It is known where the output is `[n, classes]` and the network declares as many
-    `num_classes` (all of timm), ends in softmax-free labels of that range given with the
-    batch, or is trained by torchvision to classify.
+    `num_classes` (all of timm), or the labels that come with the batches run up to the last
+    class, or the network is one of torchvision's classifiers.
     """
-    leaves = tensors(model(first_tensor(batch).clone()))
+    leaves = tensors(model(first_tensor(batches[0]).clone()))
     if len(leaves) != 1 or leaves[0].dim() != 2:
         return "values"
     classes = leaves[0].shape[1]
     declared = getattr(model, "num_classes", None)
     if declared is not None:
         return "logits" if declared == classes else "values"
-    labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
-    labelled = isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point()
-    if labelled and labels.numel() and 0 <= labels.min() and labels.max() < classes:
-        return "logits"
+    labels = [batch[1] for batch in batches if isinstance(batch, (tuple, list)) and len(batch) > 1]
+    if labels and all(
+        isinstance(part, Tensor) and part.dim() == 1 and not part.is_floating_point()
+        for part in labels
+    ):
+        seen = torch.cat(labels)
+        return "logits" if seen.min() >= 0 and seen.max() == classes - 1 else "values"
     return "logits" if type(model).__module__.startswith("torchvision.models.") else "values"
 
 

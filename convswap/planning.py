@@ -128,7 +128,7 @@ def survey(
     if fit == "weight":
         options = weight_candidates(model, sites, progress)
     else:
-        kind = output or output_kind(model, batches[0])
+        kind = output or output_kind(model, batches)
         options = find_candidates(model, sites, images, kind, seed, progress)
     return Survey(model, sites, options, dense, input_size, fit, seed)
 

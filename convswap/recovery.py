@@ -110,7 +110,7 @@ def distill(
     judges = [_to(batch, device) for batch in islice(batches, JUDGES)]
     if not judges:
         raise DataError("no images to distil on")
-    kind = output or output_kind(teacher, judges[0])
+    kind = output or output_kind(teacher, judges)
     judges = [first_tensor(batch) for batch in judges]
     with torch.no_grad():
         target = [teacher(images) for images in judges]

@@ -55,7 +55,7 @@ def convert(
     else:
         _fit_to_images(model, small, plan, images, progress)
     if images:
-        _settle_batchnorm(model, small, images, output_kind(model, batches[0]))
+        _settle_batchnorm(model, small, images, output_kind(model, batches))
     return remember(small, plans=(*record_of(model).plans, plan))
 
 

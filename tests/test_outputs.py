@@ -44,6 +44,7 @@ IMAGE = torch.zeros(4, 3, 8, 8)
         (Fixed(ROWS), (IMAGE, torch.tensor([0, 1, 2, 4])), "logits"),
         (Fixed(ROWS), [IMAGE, torch.tensor([0, 1, 2, 4])], "logits"),
         (Fixed(ROWS), (IMAGE, torch.tensor([0, 1, 2, 5])), "values"),
+        (Fixed(ROWS), (IMAGE, torch.tensor([0, 1, 2, 3])), "values"),
         (Fixed(ROWS), (IMAGE, torch.tensor([-1, 1, 2, 4])), "values"),
         (Fixed(ROWS), (IMAGE, torch.tensor([0.0, 1, 2, 4])), "values"),
         (Fixed(ROWS), (IMAGE, torch.zeros(4, 2, dtype=torch.long)), "values"),
@@ -53,22 +54,22 @@ IMAGE = torch.zeros(4, 3, 8, 8)
     ],
     ids=[
         "declared", "declared none", "declared others", "nothing known", "labels",
-        "labels in a list", "label too large", "label below zero", "float targets", "two columns",
+        "labels in a list", "label too large", "fewer classes than outputs", "label below zero", "float targets", "two columns",
         "two outputs", "maps", "one in a list",
     ],
 )  # fmt: skip
 def test_kind_is_logits_only_where_that_is_known(model: nn.Module, batch, kind: str):
-    assert output_kind(model, batch) == kind
+    assert output_kind(model, [batch]) == kind
 
 
 def test_torchvision_classifiers_put_out_logits():
     model = torchvision.models.squeezenet1_1(num_classes=5).eval()
-    assert output_kind(model, torch.zeros(1, 3, 64, 64)) == "logits"
+    assert output_kind(model, [torch.zeros(1, 3, 64, 64)]) == "logits"
 
 
 def test_batch_without_a_tensor_is_refused():
     with pytest.raises(TypeError, match="not dict"):
-        output_kind(Fixed(ROWS), {"image": IMAGE})
+        output_kind(Fixed(ROWS), [{"image": IMAGE}])
 
 
 def test_tensors_of_a_tree_come_in_order_without_integers():

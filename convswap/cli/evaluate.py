@@ -58,7 +58,7 @@ def evaluate(
                 against, architecture=architecture, model_arg=model_arg, device=device,
                 weights=weights if artifact else None,
             )  # fmt: skip
-            kind = output_kind(other, next(iter(batches)))
+            kind = output_kind(other, [next(iter(batches))])
             found = fidelity(network, other, batches, kind, progress)
         else:
             if source.classes is None:
