@@ -54,7 +54,8 @@ IMAGE = torch.zeros(4, 3, 8, 8)
     ],
     ids=[
         "declared", "declared none", "declared others", "nothing known", "labels",
-        "labels in a list", "label too large", "fewer classes than outputs", "label below zero", "float targets", "two columns",
+        "labels in a list", "label too large", "fewer classes than outputs",
+        "label below zero", "float targets", "two columns",
         "two outputs", "maps", "one in a list",
     ],
 )  # fmt: skip
