@@ -95,7 +95,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     if model is None and record.base.name == "code":
         raise ArtifactError(
             f"{folder} holds a network of the user's own code",
-            do="pass its architecture: load(folder, model=build()), or --model file.py:factory",
+            do="give its architecture: --model file.py:factory, or load(folder, model=build())",
         )
     try:
         # subtle: tensors in the mapped file are not aligned as fresh ones are; sums would differ

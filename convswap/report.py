@@ -26,6 +26,9 @@ def progress(quiet: bool = False) -> Iterator[Callback]:
     if quiet:
         yield silent
         return
+    if not err.is_terminal:
+        yield _line_per_step
+        return
     bars = Progress(
         TextColumn("{task.description:>11}"),
         BarColumn(),
@@ -33,7 +36,6 @@ def progress(quiet: bool = False) -> Iterator[Callback]:
         TimeRemainingColumn(),
         console=err,
         transient=True,
-        disable=not err.is_terminal,
     )
     with bars:
         tasks: dict[str, int] = {}
@@ -44,6 +46,12 @@ def progress(quiet: bool = False) -> Iterator[Callback]:
             bars.update(tasks[what], completed=done, total=total or None)
 
         yield callback
+
+
+def _line_per_step(what: str, done: int, total: int) -> None:
+    """Progress for a log: one line when a step is done."""
+    if done == total:
+        note(f"{what}: {total} of {total} done")
 
 
 def note(text: str) -> None:
@@ -58,9 +66,7 @@ def wrote(path: object) -> None:
 
 def sites_table(sites: Sequence[Site], total: Totals) -> Table:
     """Every convolution, with what could replace it or why nothing can."""
-    table = _table(
-        "layer", "kernel", ">out size", ">MACs", ">%", "then", "forms, or why left alone"
-    )
+    table = _table("layer", ">kernel", ">out size", ">MACs", ">%", "then", "forms or reason")
     for site in sites:
         stride = f" /{site.stride[0]}" if max(site.stride) > 1 else ""
         every = len(site.forms) == len(FORMS)
@@ -71,7 +77,7 @@ def sites_table(sites: Sequence[Site], total: Totals) -> Table:
             f"{size.out_height}x{size.out_width}" if size else "-",
             quantity(site.cost.macs),
             f"{100 * site.cost.macs / max(total.macs, 1):.1f}",
-            "+".join(filter(None, (site.norm, site.act))) or "-",
+            "+".join(filter(None, (site.norm, site.act))).replace("BatchNorm2d", "BN") or "-",
             Text(site.reason, style="dim")
             if site.reason
             else "all"
@@ -140,7 +146,7 @@ def quantity(count: float) -> str:
     """A count with three digits and the field's suffix: 40.6 M, 4.09 G."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= 0.9995 * size:  # what would be shown as 1e+03 of the smaller
-            return f"{count / size:.3g} {unit}"
+            return f"{count / size:#.3g}".rstrip(".") + f" {unit}"
     return f"{count:.0f}"
 
 

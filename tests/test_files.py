@@ -39,7 +39,17 @@ def test_existing_path_is_refused(tmp_path: Path):
 
 
 def test_existing_path_may_be_forced(tmp_path: Path):
-    assert check_new(tmp_path, force=True) == tmp_path
+    (tmp_path / "file").write_text("old")
+    assert check_new(tmp_path / "file", force=True) == tmp_path / "file"
+    assert check_new(tmp_path, force=True, folder=True) == tmp_path
+
+
+def test_force_does_not_turn_a_folder_into_a_file_nor_a_file_into_a_folder(tmp_path: Path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(ConvswapError, match="is a folder"):
+        check_new(tmp_path, force=True)
+    with pytest.raises(ConvswapError, match="is a file"):
+        check_new(tmp_path / "file", force=True, folder=True)
 
 
 def test_missing_parent_is_refused(tmp_path: Path):

@@ -18,8 +18,8 @@ def text_of(table: object, width: int = 120) -> str:
 
 
 @pytest.mark.parametrize(("number", "text"), [
-    (0, "0"), (999, "999"), (1000, "1 k"), (40_600_000, "40.6 M"), (4_090_000_000, "4.09 G"),
-    (999_999, "1 M"), (999_600_000, "1 G"), (1234, "1.23 k"),
+    (0, "0"), (999, "999"), (1000, "1.00 k"), (40_600_000, "40.6 M"), (4_090_000_000, "4.09 G"),
+    (999_999, "1.00 M"), (999_600_000, "1.00 G"), (1234, "1.23 k"),
 ])  # fmt: skip
 def test_quantity_has_three_digits_and_a_suffix(number, text):
     assert report.quantity(number) == text

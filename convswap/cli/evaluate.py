@@ -41,8 +41,9 @@ def evaluate(
 ) -> None:
     """Measure top-1 and top-5 (percent) on labelled images, or --against another network.
 
-    Classes are the folders' names in alphabetical order. With --against, --weights are those
-    of the other network if MODEL is an artifact.
+    Classes are the folders' names in alphabetical order. With --against the original
+    network of an artifact, its weights are found where they were at conversion; --weights are
+    others.
     """
     artifact = o.is_artifact(model)
     network = o.open_network(
@@ -54,10 +55,13 @@ def evaluate(
     batches = source.batches(batch_size, count=images, seed=seed)
     with report.progress(quiet) as progress:
         if against:
-            other = o.open_network(
-                against, architecture=architecture, model_arg=model_arg, device=device,
-                weights=weights if artifact else None,
-            )  # fmt: skip
+            if artifact and o.is_original(network, against):
+                other = o.open_original(network, against, weights, model_arg, device)
+            else:
+                other = o.open_network(
+                    against, architecture=architecture, model_arg=model_arg, device=device,
+                    weights=weights if artifact else None,
+                )  # fmt: skip
             kind = output_kind(other, [next(iter(batches))])
             found = fidelity(network, other, batches, kind, progress)
         else:

@@ -100,6 +100,8 @@ def open_network(
         model = open_model(
             name, weights=weights, random_weights=random_weights, seed=seed, kwargs=kwargs
         )
+        if not weights and not random_weights and record_of(model).base.name == "code":
+            note(f"no --weights given: {name} is taken with the weights its factory gives it")
     try:
         if torch.device(device).type == "meta":
             raise RuntimeError("it holds no values")
@@ -192,6 +194,12 @@ def calibration(
     if images.skipped:
         note(f"skipped {images.skipped} unreadable images of {images.name}")
     return batches
+
+
+def is_original(network: nn.Module, name: str) -> bool:
+    """Whether a MODEL argument can be what an artifact was made from: it, or the user's code."""
+    base = record_of(network).base.name
+    return name == base or (base == "code" and name.rpartition(":")[0].endswith(".py"))
 
 
 def is_artifact(name: str) -> bool:
