@@ -104,8 +104,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         raise ArtifactError(f"cannot read {folder / WEIGHTS}: {error}") from None
     try:
         if model is None:
-            with torch.device("meta"):  # nothing is allocated before all shapes are known to fit
-                skeleton = _install_all(build_base(record.base), record)
+            skeleton = _skeleton(record)
             _check_fit(skeleton, state, folder)
             real = any(b.is_meta for n, b in skeleton.named_buffers() if n not in state)
             restored = _install_all(build_base(record.base), record) if real else skeleton
@@ -150,6 +149,18 @@ def read_description(folder: str | Path) -> _Description:
         return _Description.model_validate(content)
     except ValidationError as error:
         raise ArtifactError(f"invalid {path}: {problems(error)}") from None
+
+
+def _skeleton(record: Record) -> nn.Module:
+    """The structure, on the meta device: nothing is allocated before all shapes are known to fit.
+
+    Some architectures compute with values as they are built; those are built for real.
+    """
+    try:
+        with torch.device("meta"):
+            return _install_all(build_base(record.base), record)
+    except ModelError:
+        return _install_all(build_base(record.base), record)
 
 
 def _install_all(model: nn.Module, record: Record) -> nn.Module:

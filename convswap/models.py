@@ -157,7 +157,10 @@ def declared_preprocess(model: nn.Module) -> Preprocess | None:
 
 
 def input_channels(model: nn.Module) -> int:
-    """Input channels of the first convolution; 3 if there is none."""
+    """Input channels: what timm's networks declare, else the first convolution's, else 3."""
+    declared = getattr(model, "in_chans", None)
+    if isinstance(declared, int):
+        return declared
     convs = (m for m in model.modules() if isinstance(m, nn.Conv2d))
     first = next(convs, None)
     return first.in_channels if first is not None else 3

@@ -22,16 +22,26 @@ def test_the_table_is_not_empty():
     assert len(FAMILIES) > 80
 
 
+def structure(build):
+    """A network without storage, or a real one where building it or running it needs values."""
+    try:
+        with torch.device("meta"):
+            model = build().eval()
+        model(torch.zeros(1, *declared_preprocess(model).input_size, device="meta"))
+        return model
+    except Exception:
+        return build().eval()
+
+
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in EXCLUDED])
 def test_sites_of_every_timm_family(family):
-    with torch.device("meta"):
-        model = timm.create_model(FAMILIES[family])
+    model = structure(lambda: timm.create_model(FAMILIES[family]))
     size = declared_preprocess(model).input_size
     sites, note = find_sites(model, size)
-    assert note == ""
     convs = [m for m in model.modules() if isinstance(m, torch.nn.modules.conv._ConvNd)]
     assert len(sites) == len(convs)
+    assert note == "" or not convs
     assert all(site.reason or site.forms for site in sites)
     assert sum(site.cost.macs for site in sites if len(site.kernel) == 4) <= count(model, size).macs
 
@@ -39,7 +49,6 @@ def test_sites_of_every_timm_family(family):
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", [n for n in torchvision.models.list_models(torchvision.models)])
 def test_sites_of_every_torchvision_classifier(name):
-    with torch.device("meta"):
-        model = torchvision.models.get_model(name, weights=None)
+    model = structure(lambda: torchvision.models.get_model(name, weights=None))
     sites, _ = find_sites(model.eval(), (3, 299 if name.startswith("inception") else 224, 224))
     assert all(site.reason or site.forms for site in sites)
