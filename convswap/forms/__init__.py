@@ -31,8 +31,6 @@ Rank = int | tuple[int, int]
 class Form(Protocol):
     """What each module of this package provides."""
 
-    SUMMARY: str
-
     def applies(self, kernel: Kernel) -> bool:
         """Whether the form can spell anything cheaper than this kernel."""
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..fit import LeastSquares
 from .layer import Kernel, Layer, unit
 
-SUMMARY = "1*1 -> depthwise k*k"
 CHUNK = 64  # output channels solved at once: [chunk, in, in] systems
 
 

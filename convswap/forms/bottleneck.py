@@ -17,7 +17,6 @@ from torch import Tensor
 from ..fit import LeastSquares, leading
 from .layer import Kernel, Layer, unit
 
-SUMMARY = "1*1 -> depthwise k*k -> 1*1"
 RIDGE = 3e-3  # as a fraction of the mean input power; 1e-4 lets norms grow to 10-16 times
 
 

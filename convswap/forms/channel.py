@@ -11,8 +11,6 @@ from torch import Tensor
 from ..fit import LeastSquares, leading
 from .layer import Kernel, Layer
 
-SUMMARY = "k*k -> 1*1"
-
 
 def applies(kernel: Kernel) -> bool:
     return True

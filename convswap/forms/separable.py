@@ -14,8 +14,6 @@ from torch import Tensor
 from ..fit import LeastSquares, leading, root
 from .layer import Kernel, Layer, unit
 
-SUMMARY = "depthwise k*k (multiplier = rank) -> 1*1"
-
 
 def applies(kernel: Kernel) -> bool:
     return kernel.area > 1

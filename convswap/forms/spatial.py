@@ -11,8 +11,6 @@ from torch import Tensor
 from ..fit import LeastSquares, leading
 from .layer import Kernel, Layer
 
-SUMMARY = "k*1 -> 1*k"
-
 
 def applies(kernel: Kernel) -> bool:
     return kernel.height > 1 and kernel.width > 1

@@ -11,8 +11,6 @@ from torch import Tensor
 from ..fit import LeastSquares, leading, root
 from .layer import Kernel, Layer
 
-SUMMARY = "1*1 -> k*k -> 1*1"
-
 
 def applies(kernel: Kernel) -> bool:
     return kernel.area > 1
