@@ -7,38 +7,65 @@ the basis alone (variable projection: Golub & Pereyra 1973), by L-BFGS.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-SINGLE_FROM = 1024  # patch length from which the search runs in float32, twice as fast
+CHUNK = 10  # steps of a search that must lower the error by LEAST_GAIN, or it ends
+LEAST_GAIN = 5e-3
+SINGLE_FROM = 1024  # patch length from which float32 is used: twice as fast, and D^2 is large
+
+
+def working_dtype(depth: int) -> torch.dtype:
+    """The dtype to fit a kernel of `depth` weights per output channel in."""
+    return torch.float32 if depth >= SINGLE_FROM else torch.float64
 
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """Find W near the minimum of E||y - W x||^2, given the second moments of x and y.
+    """Find W near the minimum of E||T x - W x||^2, given the second moments of x.
+
+    The work is done in the dtype of the two tensors.
 
     Attributes:
-        cross: `[out, D]`, E[y x^T]. For a fit to a known kernel T it is T S.
+        target: `[out, D]`, T: what a form would spell at full rank.
         moment: `[D, D]`, S = E[x x^T], symmetric positive definite.
     """
 
-    cross: Tensor
+    target: Tensor
     moment: Tensor
+    _directions: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def target(self) -> Tensor:
-        """The unrestricted optimum `[out, D]`: what a form would spell at full rank."""
-        factor = cholesky(self.moment)
-        return torch.cholesky_solve(self.cross.T, factor).T
+    def cross(self) -> Tensor:
+        """T S `[out, D]`: the outputs wanted against the inputs seen."""
+        return self.target @ self.moment
 
     @cached_property
     def energy(self) -> float:
-        """E||T x||^2 of the unrestricted optimum T; errors are fractions of it."""
+        """E||T x||^2; errors are fractions of it."""
         return max((self.cross * self.target).sum().item(), torch.finfo(self.cross.dtype).tiny)
+
+    def directions(self, name: str, gram: Callable[[], Tensor]) -> Tensor:
+        """Eigenvectors of a matrix `[n, n]`, as columns, largest first; found once for all ranks.
+
+        Args:
+            name: tells the matrices of a problem apart.
+            gram: computes the matrix.
+        """
+        if name not in self._directions:
+            matrix = gram()
+            self._directions[name] = leading(matrix, len(matrix))
+        return self._directions[name]
+
+    @property
+    def principal(self) -> Tensor:
+        """Orthonormal directions of the outputs T x, as columns `[out, out]`, largest first."""
+        return self.directions("outputs", lambda: self.cross @ self.target.T)
 
     def error(self, weight: Tensor) -> float:
         """Relative squared output error of a kernel `[out, D]`: 0 exact, 1 no better than zero."""
@@ -54,7 +81,7 @@ class LeastSquares:
         apply: Callable[..., Tensor] | None = None,
         ridge: float = 0.0,
     ) -> tuple[list[Tensor], Tensor]:
-        """Improve `factors` by `steps` of L-BFGS on the error left after the best mix.
+        """Improve `factors` by up to `steps` of L-BFGS on the error left after the best mix.
 
         Args:
             factors: where to start; each is a leaf of the search.
@@ -70,32 +97,32 @@ class LeastSquares:
         """
         apply = apply or (lambda x, *leaves: x @ basis(*leaves).T)
         penalty = ridge * self.moment.diagonal().mean().item()
-        searched = self._single if len(self.moment) >= SINGLE_FROM else self
-        leaves = [f.detach().clone().to(searched.moment).requires_grad_() for f in factors]
+        leaves = [f.detach().clone().requires_grad_() for f in factors]
         if steps:
             optimizer = torch.optim.LBFGS(
-                leaves, max_iter=steps, history_size=12, tolerance_grad=1e-12,
+                leaves, max_iter=min(steps, CHUNK), history_size=12, tolerance_grad=1e-12,
                 tolerance_change=1e-12, line_search_fn="strong_wolfe",
             )  # fmt: skip
 
             def closure() -> Tensor:
                 optimizer.zero_grad()
                 with torch.no_grad():
-                    mix, measured, captured = searched._mix(leaves, apply, penalty)
+                    mix, measured, captured = self._mix(leaves, apply, penalty)
                     # subtle: the mix is optimal for these rows, so it counts as constant
-                    gradient = mix.T @ (mix @ measured - searched.cross) * (2 / self.energy)
+                    gradient = mix.T @ (mix @ measured - self.cross) * (2 / self.energy)
                 with torch.enable_grad():
                     rows = basis(*leaves)
                 rows.backward(gradient)
                 return 1 - captured / self.energy
 
-            optimizer.step(closure)
-        factors = [leaf.detach().to(self.moment) for leaf in leaves]
+            last = math.inf
+            for _ in range(-(-steps // CHUNK)):
+                error = optimizer.step(closure).item()  # where these steps started
+                if error > (1 - LEAST_GAIN) * last:
+                    break
+                last = error
+        factors = [leaf.detach() for leaf in leaves]
         return factors, self._mix(factors, apply, penalty)[0]
-
-    @cached_property
-    def _single(self) -> LeastSquares:
-        return LeastSquares(self.cross.float(), self.moment.float())
 
     def _mix(
         self, factors: Sequence[Tensor], apply: Callable[..., Tensor], penalty: float
@@ -126,10 +153,15 @@ def cholesky(gram: Tensor) -> Tensor:
 
 def root(moment: Tensor) -> Tensor:
     """Symmetric square root of one or a batch of positive semi-definite matrices `[..., n, n]`."""
-    values, vectors = torch.linalg.eigh(moment)
-    return (vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT
+    values, vectors = _eigen(moment)
+    return ((vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT).to(moment)
 
 
 def leading(gram: Tensor, count: int) -> Tensor:
     """The `count` leading eigenvectors of symmetric `[..., n, n]`, as columns, largest first."""
-    return torch.linalg.eigh(gram).eigenvectors[..., -count:].flip(-1)
+    return _eigen(gram)[1][..., -count:].flip(-1).to(gram)
+
+
+def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
+    # subtle: in float32 LAPACK can fail to converge on moments of few images
+    return torch.linalg.eigh((gram.double() + gram.double().mT) / 2)

@@ -85,7 +85,7 @@ class DepthwiseSeparableConv2d(nn.Sequential):
             conv.dilation, conv.bias is not None, conv.padding_mode, multiplier,
             conv.weight.device, conv.weight.dtype,
         )  # fmt: skip
-        problem = LeastSquares(weight @ moment, moment)
+        problem = LeastSquares(weight, moment)
         kernel = Kernel(*conv.weight.shape)
         write_(layer, FORMS["separable"].fit(problem, kernel, multiplier, steps), conv.bias)
         return layer

@@ -12,7 +12,7 @@ from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
 from .errors import ConversionError
-from .fit import LeastSquares, cholesky
+from .fit import LeastSquares, cholesky, working_dtype
 from .lockstep import walk
 from .sites import Site
 
@@ -149,15 +149,15 @@ class Moments:
         Args:
             weight: `[out, in, kh, kw]`, W.
         """
-        weight = weight.flatten(1).to(self._xx)
         moment, cross = self._centred([0, 1])
+        weight = weight.flatten(1).to(moment)
         target = weight
         if corrected:
             ridge = self._ridge(weight, moment.diagonal().mean())
             target = weight + _correction(weight, moment, cross, ridge)
         share = min(max(len(moment) / self.count, SHRINK), 1.0)
         moment.diagonal().add_(share * moment.diagonal().mean().clamp_min(1e-12))
-        return LeastSquares(target @ moment, moment)
+        return LeastSquares(target, moment)
 
     def _ridge(self, weight: Tensor, scale: Tensor) -> float:
         """The b whose correction from one half lowers the error on the other half most."""
@@ -181,7 +181,9 @@ class Moments:
         count = sum(self._count[half] for half in halves)
         x, y = self._x[halves].sum(0) / count, self._y[halves].sum(0) / count
         moment = self._xx[halves].sum(0) / count - torch.outer(x, x)
-        return moment, self._yx[halves].sum(0) / count - torch.outer(y, x)
+        cross = self._yx[halves].sum(0) / count - torch.outer(y, x)
+        dtype = working_dtype(len(moment))
+        return moment.to(dtype), cross.to(dtype)
 
 
 def _correction(weight: Tensor, moment: Tensor, cross: Tensor, ridge: float) -> Tensor:

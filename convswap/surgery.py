@@ -119,7 +119,8 @@ def _fit_site_(
     form, kernel = FORMS[choice.form], Kernel(*conv.weight.shape)
     problem = seen.problem(conv.weight.detach(), corrected)
     weights = form.fit(problem, kernel, choice.rank, STEPS)
-    bias = seen.mean_y - form.spell(weights, kernel) @ seen.mean_x  # the mean output matches
+    spelled = form.spell(weights, kernel).to(seen.mean_x)
+    bias = seen.mean_y - spelled @ seen.mean_x  # the mean output matches
     write_(small.get_submodule(choice.site), weights, bias)
 
 

@@ -31,7 +31,7 @@ def sampled(samples: int = 400) -> tuple[Tensor, Tensor, LeastSquares]:
     x = torch.randn(samples, 36, dtype=torch.float64) @ moment(36, 1, 0.5)
     y = x @ torch.randn(36, 6, dtype=torch.float64)
     y = y + 0.1 * y.std() * torch.randn_like(y)
-    return x, y, LeastSquares(y.T @ x / samples, x.T @ x / samples)
+    return x, y, LeastSquares(torch.linalg.lstsq(x, y).solution.T, x.T @ x / samples)
 
 
 def mix_of(problem, basis, ridge=0.0):
@@ -39,9 +39,30 @@ def mix_of(problem, basis, ridge=0.0):
     return problem._mix([basis], lambda x, rows: x @ rows.T, ridge)[0]
 
 
-def test_target_is_the_least_squares_solution():
+def test_cross_is_the_moment_of_inputs_and_outputs():
     x, y, problem = sampled()
-    assert relative(problem.target, torch.linalg.lstsq(x, y).solution.T) < 1e-9
+    assert relative(problem.cross, y.T @ x / len(x)) < 1e-9
+
+
+def test_principal_directions_hold_the_power_of_the_outputs_in_order():
+    x, _, problem = sampled()
+    outputs = x @ problem.target.T
+    power = torch.linalg.svdvals(outputs).square()
+    along = (outputs @ problem.principal).square().sum(0)
+    assert relative(along, power) < 1e-9
+
+
+def test_search_ends_when_it_gains_nothing_more():
+    problem = sampled()[2]
+    rows = problem.principal[:, :3].T @ problem.target  # the optimum of free rows
+    seen = []
+
+    def basis(rows: Tensor) -> Tensor:
+        seen.append(rows)
+        return rows
+
+    problem.refine([rows], basis, 1000, apply=lambda x, rows: x @ rows.T)
+    assert len(seen) < 60
 
 
 def test_mix_is_the_least_squares_solution_on_the_measured_inputs():
@@ -80,7 +101,7 @@ def test_error_is_zero_for_the_target_and_one_for_nothing():
 def test_refining_is_never_worse_than_the_start(name: str, seed: int, steps: int):
     torch.manual_seed(seed)
     spd = moment(36, seed)
-    problem = LeastSquares(torch.randn(6, 36, dtype=torch.float64) @ spd, spd)
+    problem = LeastSquares(torch.randn(6, 36, dtype=torch.float64), spd)
     start, basis = BASES[name](problem)
     before = problem.error(mix_of(problem, basis(*start)) @ basis(*start))
     factors, mix = problem.refine(start, basis, steps)
@@ -90,7 +111,7 @@ def test_refining_is_never_worse_than_the_start(name: str, seed: int, steps: int
 @pytest.mark.parametrize("ridge", [0.0, 3e-3])
 def test_refining_lowers_the_penalised_error(ridge: float):
     spd = moment(36, 3, 0.7)
-    problem = LeastSquares(torch.randn(6, 36, dtype=torch.float64) @ spd, spd)
+    problem = LeastSquares(torch.randn(6, 36, dtype=torch.float64), spd)
     start, basis = BASES["bottleneck"](problem)
     absolute = ridge * spd.diagonal().mean().item()
 
@@ -107,7 +128,7 @@ def test_refining_goes_on_where_the_error_is_already_small():
     """An optimum far below a good start is still looked for."""
     spd = moment(36, 1)
     torch.manual_seed(0)
-    problem = LeastSquares(torch.randn(6, 36, dtype=torch.float64) @ spd, spd)
+    problem = LeastSquares(torch.randn(6, 36, dtype=torch.float64), spd)
     start = [spatial._start(problem, KERNEL, 8)]
     errors = []
     for steps in (0, 100):

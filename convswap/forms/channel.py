@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..fit import LeastSquares, leading
+from ..fit import LeastSquares
 from .layer import Kernel, Layer
+
+TRIAL_STEPS = 0
 
 
 def applies(kernel: Kernel) -> bool:
@@ -29,7 +31,7 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
 
 
 def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Tensor]:
-    principal = leading(problem.cross @ problem.target.T, rank)  # [out, r], orthonormal
+    principal = problem.principal[:, :rank]  # [out, r], orthonormal
     return [principal.T @ problem.target, principal]
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from ..fit import LeastSquares, leading, root
 from .layer import Kernel, Layer, unit
 
+TRIAL_STEPS = 6
+
 
 def applies(kernel: Kernel) -> bool:
     return kernel.area > 1

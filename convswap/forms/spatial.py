@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fit import LeastSquares, leading
+from ..fit import LeastSquares
 from .layer import Kernel, Layer
+
+TRIAL_STEPS = 0
 
 
 def applies(kernel: Kernel) -> bool:
@@ -49,9 +51,13 @@ def _start(problem: LeastSquares, kernel: Kernel, rank: int) -> Tensor:
     out, in_, height, width = kernel
     folded = problem.target.reshape(out, in_, height, width).permute(0, 3, 1, 2)
     folded = folded.reshape(out * width, in_ * height)
-    patches = problem.moment.reshape(in_, height, width, in_, height, width)
-    column = torch.einsum("ixyjzy->ixjz", patches).reshape(in_ * height, in_ * height)
-    principal = leading(folded @ column @ folded.T, rank)
+
+    def gram() -> Tensor:
+        patches = problem.moment.reshape(in_, height, width, in_, height, width)
+        column = torch.einsum("ixyjzy->ixjz", patches).reshape(in_ * height, in_ * height)
+        return folded @ column @ folded.T
+
+    principal = problem.directions("columns", gram)[:, :rank]
     return (principal.T @ folded).reshape(rank, in_, height)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fit import LeastSquares, leading, root
+from ..fit import LeastSquares, cholesky, leading, root
 from .layer import Kernel, Layer
+
+TRIAL_STEPS = 0
 
 
 def applies(kernel: Kernel) -> bool:
@@ -53,9 +55,10 @@ def _start(problem: LeastSquares, kernel: Kernel, rank: tuple[int, int]) -> list
     reduce = torch.linalg.qr(reduce.T).Q.T if rank_in < in_ else torch.eye(in_).to(reduce)
     cross = torch.einsum("oik,si->osk", problem.cross.reshape(out, in_, area), reduce).flatten(1)
     moment = torch.einsum("ikjl,si,tj->sktl", patches, reduce, reduce)
-    reduced = LeastSquares(cross, moment.reshape(rank_in * area, rank_in * area))
-    principal = leading(reduced.cross @ reduced.target.T, rank_out)
-    return [(principal.T @ reduced.target).reshape(rank_out, rank_in, area), reduce]
+    factor = cholesky(moment.reshape(rank_in * area, rank_in * area))
+    best = torch.cholesky_solve(cross.T, factor).T  # the optimum on the reduced inputs
+    core = leading(cross @ best.T, rank_out).T @ best
+    return [core.reshape(rank_out, rank_in, area), reduce]
 
 
 def _apply(x: Tensor, core: Tensor, reduce: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import convswap
 from convswap.record import Preprocess, remember
@@ -43,6 +44,13 @@ SUBJECTS = {
 }
 
 
+def open_subject(bench: Path, name: str) -> nn.Module:
+    subject = SUBJECTS[name]
+    weights = bench / subject["weights"] if "weights" in subject else None
+    model = convswap.open_model(str(bench / subject["model"]), weights=weights)
+    return remember(model, preprocess=subject["preprocess"])
+
+
 def batches(bench: Path, subject: dict, part: str) -> list:
     name, count = subject[part]
     images = convswap.open_images(str(bench / name), subject["preprocess"])
@@ -64,9 +72,7 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.subjects:
         subject = SUBJECTS[name]
-        weights = args.bench / subject["weights"] if "weights" in subject else None
-        dense = convswap.open_model(str(args.bench / subject["model"]), weights=weights)
-        remember(dense, preprocess=subject["preprocess"])
+        dense = open_subject(args.bench, name)
         calibration = batches(args.bench, subject, "calibration")
         test = batches(args.bench, subject, "test")
         kind = "logits" if name == "resnet20" else "values"
