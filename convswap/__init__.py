@@ -11,12 +11,13 @@ from .export import export_onnx, export_program
 from .frontier import smallest_within, sweep
 from .layers import DepthwiseSeparableConv2d
 from .models import open_model
-from .planning import Survey, plan, survey
+from .planning import plan
 from .plans import Budget, Choice, Plan
 from .record import Preprocess, record_of
 from .recovery import distill
 from .sites import Site, find_sites
 from .surgery import convert
+from .surveying import Survey, survey
 from .timing import measure
 
 __all__ = [

@@ -18,10 +18,10 @@ from . import __version__
 from .errors import ArtifactError, ConvswapError, ModelError
 from .files import check_new, new_folder
 from .models import build_base
-from .planning import check_finite
 from .plans import problems
 from .record import Base, Record, record_of, remember
 from .surgery import install_
+from .surveying import check_finite
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "convswap.json"
 FORMAT = 1

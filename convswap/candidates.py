@@ -18,9 +18,9 @@ from .outputs import Kind, energy, probe
 from .progress import Progress
 from .sites import Site
 
-RANKS = 8  # per form
-STARTED = 0, 1, 3, 5, 7  # ranks that are fitted in closed form; damage is interpolated between
-REFINED = 1, 3  # ranks that are refined as well
+RANKS = 16  # per form
+STARTED = 0, 3, 7, 11, 15  # ranks that are fitted in closed form; damage is interpolated between
+REFINED = 3, 7  # ranks that are refined as well
 CURVATURE_IMAGES = 128  # seen one small batch at a time: every position of each is a sample
 
 
@@ -101,7 +101,7 @@ def weight_problem(conv: nn.Conv2d) -> LeastSquares:
 def site_candidates(
     site: Site, problem: LeastSquares, curvature: Tensor, bias: bool
 ) -> list[Candidate]:
-    """Candidates of one site that are cheaper than it, none dominated by another.
+    """Every candidate of one site that is cheaper than it in multiply-adds or parameters.
 
     The logarithm of the damage is smooth in the rank: it is found at some ranks and
     interpolated. What refinement takes off it grows in proportion to the rank (measured on
@@ -133,20 +133,7 @@ def site_candidates(
             Candidate(site.path, name, rank, costs[name, rank], math.exp(log))
             for rank, log in zip(wanted, logs, strict=True)
         ]
-    return pareto(found)
-
-
-def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other beats or equals in multiply-adds, parameters and damage at once."""
-
-    def key(c: Candidate) -> tuple:
-        return c.damage, c.cost.macs, c.cost.params
-
-    kept: list[Candidate] = []
-    for candidate in sorted(candidates, key=key):
-        if not any(all(a <= b for a, b in zip(key(k), key(candidate), strict=True)) for k in kept):
-            kept.append(candidate)
-    return kept
+    return found
 
 
 def output_curvature(

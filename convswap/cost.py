@@ -4,8 +4,9 @@ activation and attention products are not counted."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import nn
@@ -29,10 +30,17 @@ class Cost:
     bytes: int
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.macs + other.macs, self.params + other.params, self.bytes + other.bytes)
+        return type(self)(*map(operator.add, astuple(self), astuple(other)))
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.macs - other.macs, self.params - other.params, self.bytes - other.bytes)
+        return type(self)(*map(operator.sub, astuple(self), astuple(other)))
+
+
+@dataclass(frozen=True)
+class TimedCost(Cost):
+    """Cost with its `latency`: milliseconds on a target."""
+
+    latency: float
 
 
 @dataclass(frozen=True)

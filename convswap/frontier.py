@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from .cost import count
 from .errors import BudgetError, ConvswapError
 from .files import new_file
-from .planning import Survey
 from .plans import Budget, Plan
 from .progress import Progress, silent
 from .surgery import convert
+from .surveying import Survey
 from .timing import measure
 
 Quality = Callable[[nn.Module], dict[str, float]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -34,27 +34,51 @@ def solve(
         BudgetError: no choice meets the bounds; the message says the least reachable.
     """
     check_reachable([[c.cost for c in row] for row in options], dense, total, bounds)
+    options = [pareto(row, bounds) for row in options]
+    chosen = _solve(
+        options, dense, total, bounds, max([c.damage for row in options for c in row], default=1.0)
+    )
+    while True:
+        # subtle: the solver's tolerances are absolute, so the damages that matter must not be
+        # tiny beside the largest; what alone exceeds a known total is in no better choice
+        reached = sum(c.damage for c in chosen if c)
+        if not reached:
+            return chosen
+        fewer = [[c for c in row if c.damage <= reached] for row in options]
+        chosen = _solve(fewer, dense, total, bounds, reached)
+        if sum(c.damage for c in chosen if c) > 0.1 * reached:
+            return chosen
+
+
+def _solve(
+    options: Sequence[Sequence[Candidate]],
+    dense: Sequence[Cost],
+    total: Cost,
+    bounds: Mapping[str, float],
+    scale: float,
+) -> list[Candidate | None]:
+    """One run of the solver, with damages in units of `scale`."""
     flat = [(i, c) for i, row in enumerate(options) for c in (*row, None)]
     damage = np.array([c.damage if c else 0.0 for _, c in flat])
     owner = np.array([i for i, _ in flat])
     one_each = coo_array((np.ones(len(flat)), (owner, np.arange(len(flat)))))
-    constraints = [LinearConstraint(one_each, 1, 1)]
+    constraints = []
     for name, bound in bounds.items():
         whole = getattr(total, name)
         saved = np.array(
             [getattr(dense[i] - c.cost, name) if c else 0 for i, c in flat], dtype=float
         )
-        constraints.append(LinearConstraint(saved[None] / whole, 1 - bound / whole, np.inf))
+        constraints.append((saved[None] / whole, 1 - bound / whole))
     for margin in (0.0, 2e-6):  # HiGHS may overstep a bound by its tolerance of 1e-6
         result = milp(
-            damage / (damage.max() or 1.0),
+            1e3 * damage / (scale or 1.0),
             constraints=[
-                constraints[0],
-                *(LinearConstraint(c.A, c.lb + margin) for c in constraints[1:]),
+                LinearConstraint(one_each, 1, 1),
+                *(LinearConstraint(saved, least + margin) for saved, least in constraints),
             ],
             integrality=np.ones(len(flat)),
             bounds=Bounds(0, 1),
-            options={"mip_rel_gap": 1e-6, "time_limit": 60},
+            options={"mip_rel_gap": 1e-4, "time_limit": 60},
         )
         if result.x is None:
             break
@@ -92,3 +116,16 @@ def check_reachable(
                 "forms allow",
                 do=f"raise {name} to that or more",
             )
+
+
+def pareto(candidates: Sequence[Candidate], names: Iterable[str]) -> list[Candidate]:
+    """Those that no other beats or equals in damage and in all the costs named, at once."""
+
+    def key(c: Candidate) -> tuple[float, ...]:
+        return c.damage, *(getattr(c.cost, name) for name in names)
+
+    kept: list[Candidate] = []
+    for candidate in sorted(candidates, key=key):
+        if not any(all(a <= b for a, b in zip(key(k), key(candidate), strict=True)) for k in kept):
+            kept.append(candidate)
+    return kept

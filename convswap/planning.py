@@ -1,61 +1,18 @@
-"""What to choose: look at every layer once, then meet any budget."""
+"""What to choose so that a network meets a budget of counts, of time, or of both."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .candidates import Candidate, costs_of, find_candidates, weight_candidates
-from .cost import Cost, count
-from .errors import ConversionError, ModelError, PlanError
-from .graph import first_tensor
-from .knapsack import check_reachable, solve
-from .outputs import Kind, output_kind
-from .plans import Budget, Choice, Fit, Plan, Totals
+from .composing import meet_latency
+from .errors import PlanError
+from .outputs import Kind
+from .plans import Budget, Fit, Plan
 from .progress import Progress, silent
-from .sites import Site, find_sites
-
-
-@dataclass(frozen=True)
-class Survey:
-    """All that is known about a network's layers; every plan for it comes from here.
-
-    Attributes:
-        sites: the convolutions that can be replaced, in execution order.
-        options: per module path, the candidates to choose from.
-        dense: cost of the whole network as it is.
-    """
-
-    model: nn.Module
-    sites: list[Site]
-    options: dict[str, list[Candidate]]
-    dense: Cost
-    input_size: tuple[int, int, int]
-    fit: Fit
-    seed: int
-
-    def plan(self, budget: Budget) -> Plan:
-        """The choice with the least summed damage within a budget.
-
-        Raises:
-            BudgetError: the budget cannot be met; the message says the least reachable.
-        """
-        chosen = solve(
-            [self.options[site.path] for site in self.sites],
-            [site.cost for site in self.sites],
-            self.dense,
-            budget.bounds(self.dense),
-        )
-        totals = Totals(**vars(self.dense))
-        return Plan(
-            input_size=self.input_size, fit=self.fit, seed=self.seed, budget=budget,
-            dense=totals, planned=totals,
-            choices=tuple(
-                Choice(site=c.site, form=c.form, rank=c.rank, damage=c.damage) for c in chosen if c
-            ),
-        ).priced(self.model, self.input_size)  # fmt: skip
+from .surveying import Survey, survey
+from .targets import Target, open_target
 
 
 def plan(
@@ -66,6 +23,8 @@ def plan(
     fit: Fit = "corrected",
     input_size: tuple[int, int, int] | None = None,
     output: Kind | None = None,
+    target: Target | None = None,
+    batch: int = 1,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Plan:
@@ -79,6 +38,8 @@ def plan(
         input_size: `(channels, height, width)`, needed only without batches.
         output: `logits` (judge by KL divergence) or `values` (by relative squared error);
             found out from the network where not given.
+        target: where a budget of latency counts; default: PyTorch eager, where the network is.
+        batch: images per forward pass, for latency.
 
     Raises:
         ConversionError: no convolution can be replaced; the reasons are in the message.
@@ -90,67 +51,15 @@ def plan(
         model, batches, budgets=[budget], fit=fit, input_size=input_size, output=output,
         seed=seed, progress=progress,
     )  # fmt: skip
-    return seen.plan(budget)
+    return plan_from(seen, budget, target, batch, progress)
 
 
-def survey(
-    model: nn.Module,
-    batches: Iterable[Tensor | tuple] = (),
-    *,
-    budgets: Iterable[Budget] = (),
-    fit: Fit = "corrected",
-    input_size: tuple[int, int, int] | None = None,
-    output: Kind | None = None,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> Survey:
-    """Find and judge every candidate of every layer: the long part of planning.
-
-    Args:
-        budgets: refused at once where they cannot be met.
-        model, batches, fit, input_size, output: as for `plan`.
-
-    Raises:
-        ConversionError, BudgetError: as for `plan`.
-    """
-    batches = list(batches)
-    images = [first_tensor(batch) for batch in batches]
-    if not images and fit != "weight":
-        raise PlanError(f"fit {fit!r} needs images", do='give batches, or say fit="weight"')
-    if not images and input_size is None:
-        raise PlanError("without images a plan needs an input_size", do="say (3, 224, 224) or so")
-    input_size = input_size or tuple(images[0].shape[1:])
-    check_finite(model.eval())
-    sites, dense = replaceable_sites(model, input_size), count(model, input_size)
-    costs = [list(costs_of(site, bias=fit != "weight").values()) for site in sites]
-    for budget in budgets:
-        check_reachable(costs, [site.cost for site in sites], dense, budget.bounds(dense))
-    if fit == "weight":
-        options = weight_candidates(model, sites, progress)
-    else:
-        kind = output or output_kind(model, batches)
-        options = find_candidates(model, sites, images, kind, seed, progress)
-    return Survey(model, sites, options, dense, input_size, fit, seed)
-
-
-def replaceable_sites(model: nn.Module, input_size: tuple[int, int, int]) -> list[Site]:
-    """The sites that can be replaced.
-
-    Raises:
-        ConversionError: there are none; the message gives every reason.
-    """
-    sites, _ = find_sites(model, input_size)
-    found = [site for site in sites if not site.reason]
-    if not found:
-        reasons = [f"{site.path}: {site.reason}" for site in sites] or ["it has no convolution"]
-        raise ConversionError(f"nothing to convert in {type(model).__name__}: {'; '.join(reasons)}")
-    return found
-
-
-def check_finite(model: nn.Module) -> None:
-    """Raise `ModelError` naming the parameters and buffers that hold NaN or infinity."""
-    bad = [name for name, tensor in model.state_dict().items()
-           if tensor.is_floating_point() and not tensor.isfinite().all()]  # fmt: skip
-    if bad:
-        shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
-        raise ModelError(f"weights are NaN or infinite: {shown}", do="check the weights file")
+def plan_from(
+    seen: Survey, budget: Budget, target: Target | None, batch: int, progress: Progress = silent
+) -> Plan:
+    """The plan for a budget from what is known of the layers; arguments as for `plan`."""
+    if budget.latency is None:
+        return seen.plan(budget)
+    if target is None:
+        target = open_target("eager", device=str(next(seen.model.parameters()).device))
+    return meet_latency(seen, budget, target, batch=batch, progress=progress)

@@ -28,16 +28,25 @@ class Budget(_Data):
     """Upper bounds, each the fraction kept of the dense network's total.
 
     Example: `Budget(macs=0.5)` keeps at most half of the multiply-adds.
+
+    Attributes:
+        latency: of the time the network takes on the target that is planned for.
     """
 
     macs: Fraction | None = None
     params: Fraction | None = None
     bytes: Fraction | None = None
+    latency: Fraction | None = None
 
     def bounds(self, dense: Cost) -> dict[str, float]:
-        """The bounds that are set, as totals of a network that costs `dense` before."""
+        """The bounds that are set, as totals of a network that costs `dense` before; that of
+        latency only where the cost says the time."""
         shares = self.model_dump(exclude_none=True)
-        return {name: share * getattr(dense, name) for name, share in shares.items()}
+        return {
+            name: share * getattr(dense, name)
+            for name, share in shares.items()
+            if hasattr(dense, name)
+        }
 
 
 class Totals(_Data):
@@ -46,6 +55,25 @@ class Totals(_Data):
     macs: int
     params: int
     bytes: int
+
+
+class Latency(_Data):
+    """Time of one forward pass of the whole network, measured when the plan was made.
+
+    Attributes:
+        target, threads, device, dtype, batch: where, and on how many images at once.
+        ms_dense, ms: milliseconds before and after, medians, taking turns.
+        ms_predicted: what the times of single layers had promised.
+    """
+
+    target: str
+    threads: int
+    device: str
+    dtype: str
+    batch: int
+    ms_dense: float
+    ms: float
+    ms_predicted: float
 
 
 class Choice(_Data):
@@ -88,6 +116,7 @@ class Plan(_Data):
     dense: Totals
     planned: Totals
     damage: float = 0.0
+    latency: Latency | None = None
     choices: tuple[Choice, ...]
 
     def priced(self, model: nn.Module, input_size: tuple[int, int, int]) -> Plan:

@@ -15,11 +15,11 @@ from .forms import FORMS, Kernel, build, check_rank, write_
 from .graph import first_tensor
 from .moments import Moments, gather
 from .outputs import divergence, energy, output_kind
-from .planning import check_finite
 from .plans import Choice, Plan
 from .progress import Progress, silent
 from .record import record_of, remember
 from .sites import find_sites
+from .surveying import check_finite
 
 STEPS = 100  # of refinement for the fit that is kept
 

@@ -1,0 +1,270 @@
+"""Meet a time: choose by the times of single layers, measure the whole network, correct, again."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import astuple, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from .candidates import Candidate
+from .cost import TimedCost
+from .errors import BudgetError, ConversionError
+from .forms import Rank
+from .knapsack import solve
+from .latency import LatencyTable
+from .plans import Budget, Latency, Plan
+from .progress import Progress, silent
+from .sites import Site
+from .surgery import install_
+from .surveying import Survey
+from .targets import Runner, Target, running
+from .timing import fastest, take_turns
+
+FASTER = 0.95  # of a layer's time is the most a replacement may take to be a candidate
+NEAR = 0.03  # below the budget is near enough
+TRIES = 6  # of composing and measuring
+KNOTS = 6  # ranks per form that are timed at first; the others are interpolated
+SECONDS = 3.0  # at most, to time one network
+
+
+def meet_latency(
+    survey: Survey,
+    budget: Budget,
+    target: Target,
+    *,
+    batch: int = 1,
+    table: LatencyTable | None = None,
+    progress: Progress = silent,
+) -> Plan:
+    """The choice with the least summed damage whose network really is as fast as asked.
+
+    Layers are timed one by one, in short context; what they promise together is compared with
+    what the composed network saves, all promises are scaled by that, and the choice is made
+    again until the budget is met. Then layers are given back, those that promise least first,
+    where the whole network is no slower without their replacement.
+
+    Args:
+        budget: `latency`, and other bounds if wanted.
+        batch: images per forward pass.
+        table: of layer times; default: the user's own, which is kept on disk.
+
+    Raises:
+        ConversionError: nothing makes a layer, or the network, faster; the message says how
+            close each came.
+        BudgetError: the budget cannot be met; the message says the least reachable.
+        TargetError: the target cannot run the network.
+    """
+    table = table or LatencyTable(target, batch)
+    table.measure(_knots(survey), progress)
+    if not any(_faster(survey, table).values()):
+        raise ConversionError(
+            f"no layer has a faster replacement on {target.name}: {_closest(survey, table)}",
+            do="try another target, batch size or number of threads",
+        )
+    stopwatch = Stopwatch(target, survey, batch)
+    whole, kept = stopwatch.dense(), 1.0
+    best: Plan | None = None
+    for attempt in range(TRIES):
+        try:
+            chosen = _choose(survey, budget, table, whole, kept)
+        except BudgetError:
+            if best is None:
+                raise
+            break
+        plan = stopwatch.timed(survey.plan_of(chosen, budget), table, whole, kept)
+        progress("compose", attempt + 1, TRIES)
+        best = min(best or plan, plan, key=lambda p: _beside(p, budget))
+        ratio = plan.latency.ms / plan.latency.ms_dense
+        if (1 - NEAR) * budget.latency <= ratio <= budget.latency:
+            break
+        promised = 1 - plan.latency.ms_predicted / plan.latency.ms_dense
+        kept *= float(np.clip((1 - ratio) / promised, 1 / 3, 3))
+    progress("compose", TRIES, TRIES)
+    best = _without_idle(best, survey, stopwatch, table, whole, kept)
+    if best.latency.ms >= best.latency.ms_dense:
+        raise ConversionError(
+            f"the network does not get faster on {target.name}: {best.latency.ms_dense:.3g} ms "
+            f"before, {best.latency.ms:.3g} ms after; {_closest(survey, table)}"
+        )
+    return best
+
+
+class Stopwatch:
+    """Times whole networks beside the original on a target.
+
+    Args:
+        batch: images per forward pass.
+    """
+
+    def __init__(self, target: Target, survey: Survey, batch: int):
+        self._target, self._survey, self._batch = target, survey, batch
+        random = torch.Generator().manual_seed(0)
+        self._x = torch.randn(batch, *survey.input_size, generator=random)
+        self._dense = self._runners(survey.model, "dense")
+
+    def dense(self) -> float:
+        """Milliseconds of the original."""
+        return self._measure(self._dense)["dense"]
+
+    def timed(self, plan: Plan, table: LatencyTable, whole: float, kept: float) -> Plan:
+        """The plan with the time its network takes, and what the layers had promised.
+
+        Args:
+            whole: milliseconds of the original.
+            kept: the part of what layers save by themselves that a network is said to save.
+        """
+        sites = {site.path: site for site in self._survey.sites}
+        choices = tuple(
+            choice.model_copy(update={
+                "ms": table.ms(sites[choice.site], choice.form, choice.rank),
+                "ms_dense": table.ms(sites[choice.site]),
+            })
+            for choice in plan.choices
+        )  # fmt: skip
+        saved = kept * sum(choice.ms_dense - choice.ms for choice in choices)
+        small = self._runners(blank(self._survey.model, plan), "converted")
+        taken = self._measure(self._dense | small)
+        target = self._target
+        latency = Latency(
+            target=target.name, threads=target.threads, device=target.device, dtype=target.dtype,
+            batch=self._batch, ms_dense=taken["dense"], ms=taken["converted"],
+            ms_predicted=(1 - saved / whole) * taken["dense"],
+        )  # fmt: skip
+        return plan.model_copy(update={"choices": choices, "latency": latency})
+
+    def _runners(self, network: nn.Module, name: str) -> dict[tuple[str, str], Runner]:
+        with running(self._target, f"the {name} network"):
+            variants = self._target.variants(network, self._x)
+        return {(name, layout): runner for layout, runner in variants.items()}
+
+    def _measure(self, runners: dict[tuple[str, str], Runner]) -> dict[str, float]:
+        with running(self._target, "the networks in turn"):
+            times = fastest(take_turns(runners, SECONDS * len(runners)))
+        return {name: timing.ms for name, timing in times.items()}
+
+
+def blank(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of a network with the planned layers in place, their weights random: as fast as
+    the converted one will be."""
+    network = install_(copy.deepcopy(model), plan)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        for choice in plan.choices:
+            for layer in network.get_submodule(choice.site):
+                layer.reset_parameters()
+    return network.eval()
+
+
+def _rows(survey: Survey, site: Site) -> dict[str, list[Candidate]]:
+    """Form -> its candidates at a site, by cost."""
+    rows: dict[str, list[Candidate]] = {}
+    for candidate in sorted(survey.options[site.path], key=lambda c: c.cost.macs):
+        rows.setdefault(candidate.form, []).append(candidate)
+    return rows
+
+
+def _knots(survey: Survey) -> list[tuple[Site, str, Rank]]:
+    """Some ranks of every form at every site, the least and the largest included."""
+    knots = []
+    for site in survey.sites:
+        for form, row in _rows(survey, site).items():
+            places = {round(i) for i in np.linspace(0, len(row) - 1, min(KNOTS, len(row)))}
+            knots += [(site, form, row[i].rank) for i in sorted(places)]
+    return knots
+
+
+def _faster(survey: Survey, table: LatencyTable) -> dict[str, list[Candidate]]:
+    """Per site, the candidates that take less time than it, with that time in their cost.
+
+    Between ranks that were timed the time is interpolated.
+    """
+    found: dict[str, list[Candidate]] = {}
+    for site in survey.sites:
+        found[site.path] = []
+        for form, row in _rows(survey, site).items():
+            known = [c for c in row if table.knows(site, form, c.rank)]
+            if not known:  # the target could not run it
+                continue
+            macs, ms = zip(
+                *((c.cost.macs, table.ms(site, form, c.rank)) for c in known), strict=True
+            )
+            for c in row:
+                latency = float(np.interp(c.cost.macs, macs, ms))
+                if latency <= FASTER * table.ms(site):
+                    cost = TimedCost(*astuple(c.cost), latency=latency)
+                    found[site.path].append(replace(c, cost=cost))
+    return found
+
+
+def _choose(
+    survey: Survey, budget: Budget, table: LatencyTable, whole: float, kept: float
+) -> list[Candidate | None]:
+    """The best choice if a network of `whole` ms saves the part `kept` of what its layers save.
+
+    What is chosen has been timed, not interpolated: if need be it is timed, and chosen anew.
+    """
+    total = TimedCost(*astuple(survey.dense), latency=whole)
+    dense = [TimedCost(*astuple(s.cost), latency=kept * table.ms(s)) for s in survey.sites]
+    refused: set[tuple] = set()
+    while True:
+        options = [
+            [
+                replace(c, cost=replace(c.cost, latency=kept * c.cost.latency))
+                for c in row
+                if (site, c.form, c.rank) not in refused
+            ]
+            for site, row in zip(survey.sites, _faster(survey, table).values(), strict=True)
+        ]
+        chosen = solve(options, dense, total, budget.bounds(total))
+        ways = [
+            (site, c.form, c.rank)
+            for site, c in zip(survey.sites, chosen, strict=True)
+            if c and not table.knows(site, c.form, c.rank)
+        ]
+        if not ways:
+            return chosen
+        table.measure(ways)
+        refused.update(way for way in ways if not table.knows(*way))
+
+
+def _without_idle(
+    plan: Plan, survey: Survey, stopwatch: Stopwatch, table: LatencyTable, whole: float, kept: float
+) -> Plan:
+    """The plan without the choices from which the whole network gains no time.
+
+    Tried in groups, those that promise least first; a group that cannot go is halved.
+    """
+    group = len(plan.choices) // 4
+    while group:
+        order = sorted(plan.choices, key=lambda c: c.ms_dense - c.ms)
+        idle = {choice.site for choice in order[:group]}
+        fewer = tuple(choice for choice in plan.choices if choice.site not in idle)
+        trial = plan.model_copy(update={"choices": fewer}).priced(survey.model, survey.input_size)
+        trial = stopwatch.timed(trial, table, whole, kept)
+        gone = trial.latency.ms / trial.latency.ms_dense <= plan.latency.ms / plan.latency.ms_dense
+        plan, group = (trial, group) if gone else (plan, group // 2)
+    return plan
+
+
+def _beside(plan: Plan, budget: Budget) -> float:
+    """How far a plan's measured time is from the budget; too slow is worse than too fast."""
+    gap = plan.latency.ms / plan.latency.ms_dense - budget.latency
+    return max(gap, -gap / 2)
+
+
+def _closest(survey: Survey, table: LatencyTable) -> str:
+    """For the slowest layers, the least time that a replacement takes beside the layer."""
+
+    def least(site: Site) -> str:
+        ways = [(c.form, c.rank) for c in survey.options[site.path]]
+        times = {way: table.ms(site, *way) for way in ways if table.knows(site, *way)}
+        if not times:
+            return f"{site.path}: none runs"
+        form, rank = way = min(times, key=times.get)
+        return f"{site.path}: {form} {rank} takes {times[way] / table.ms(site):.2f} of its time"
+
+    slowest = sorted(survey.sites, key=table.ms, reverse=True)[:10]
+    return "; ".join(map(least, slowest))
