@@ -9,6 +9,7 @@ from .errors import ConvswapError
 from .evaluation import accuracy, fidelity
 from .export import export_onnx, export_program
 from .frontier import smallest_within, sweep
+from .latency import LatencyTable
 from .layers import DepthwiseSeparableConv2d
 from .models import open_model
 from .planning import Survey, plan, survey
@@ -17,7 +18,8 @@ from .record import Preprocess, record_of
 from .recovery import distill
 from .sites import Site, find_sites
 from .surgery import convert
-from .timing import measure
+from .targets import open_target
+from .timing import Timing, measure
 
 __all__ = [
     "Budget",
@@ -25,10 +27,12 @@ __all__ = [
     "ConvswapError",
     "Cost",
     "DepthwiseSeparableConv2d",
+    "LatencyTable",
     "Plan",
     "Preprocess",
     "Site",
     "Survey",
+    "Timing",
     "accuracy",
     "convert",
     "count",
@@ -41,6 +45,7 @@ __all__ = [
     "measure",
     "open_images",
     "open_model",
+    "open_target",
     "plan",
     "record_of",
     "save",
