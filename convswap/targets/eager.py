@@ -43,17 +43,13 @@ class Eager:
         return describe(self, "torch")
 
     def _runner(self, module: nn.Module, x: Tensor, layout: str) -> Runner:
+        call = self._prepared(self._copy(module, LAYOUTS[layout]))
         dtype = getattr(torch, self.dtype)
-        module = copy.deepcopy(module).eval().to(self.device, dtype)
-        for parameter in module.parameters():
-            if parameter.dim() == 4:
-                parameter.data = parameter.data.contiguous(memory_format=LAYOUTS[layout])
         x = x.to(self.device, dtype).clone(memory_format=LAYOUTS[layout])
-        call = self._prepared(module)
         on_gpu = x.is_cuda
 
         def run() -> object:
-            with torch.no_grad():
+            with torch.inference_mode():
                 output = call(x)
             if on_gpu:
                 torch.cuda.synchronize(x.device)
@@ -61,6 +57,17 @@ class Eager:
 
         run()
         return run
+
+    def _copy(self, module: nn.Module, layout: torch.memory_format) -> nn.Module:
+        """The module in eval mode where and how it runs; weights that fit already are shared."""
+        dtype = getattr(torch, self.dtype)
+        memo: dict[int, object] = {}
+        for parameter in module.parameters():
+            value = parameter.detach().to(self.device)
+            value = value.to(dtype) if value.is_floating_point() else value
+            value = value.contiguous(memory_format=layout) if value.dim() == 4 else value
+            memo[id(parameter)] = nn.Parameter(value, requires_grad=False)
+        return copy.deepcopy(module, memo).eval().to(self.device, dtype)
 
     def _prepared(self, module: nn.Module) -> Callable[[Tensor], object]:
         return module
