@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import CONVOLUTIONS, convolution, tiny
+from helpers import CONVOLUTIONS, convolution, plan_for, tiny
 from stopwatch import Clock, FakeTarget
 from torch import nn
 
@@ -16,7 +17,9 @@ from convswap import LatencyTable, find_sites
 from convswap.errors import RankError, TargetError
 from convswap.forms import ranks
 from convswap.latency import default_cache
+from convswap.layer_times import layer_times
 from convswap.microbench import signatures
+from convswap.surgery import install_
 
 
 @pytest.fixture
@@ -298,6 +301,25 @@ def test_a_senseless_time_of_a_replacement_is_left_out(value, clock, site, tmp_p
 def test_an_impossible_rank_is_refused(clock, site):
     with pytest.raises(RankError):
         LatencyTable(FakeTarget(clock, weights), cache=None).measure([(site, "channel", 99)])
+
+
+# --- layers of a converted network ----------------------------------------------------------
+
+
+def test_layers_of_plans_in_a_row_are_measured_each_in_its_own_network(clock):
+    model, size = tiny("residual")
+    first = plan_for(model, size, {"second": ("bottleneck", 6)})
+    between = install_(copy.deepcopy(model), first)
+    then = plan_for(between, size, {"first": ("channel", 3), "second.expand": ("channel", 2)})
+    table = LatencyTable(FakeTarget(clock, weights), cache=None)
+    times = layer_times(table, model, [first, then])
+    assert [(t.site, t.form, t.rank) for t in times] == [
+        ("second", "bottleneck", 6), ("first", "channel", 3), ("second.expand", "channel", 2),
+    ]  # fmt: skip
+    assert times[1].ms == pytest.approx(1e3 * CHANNEL)
+    assert times[1].macs_kept == pytest.approx(CHANNEL / (8 * 8 * 9))
+    assert times[2].ms_dense == pytest.approx(1e3 * 6 * 8)
+    assert model.second.weight.shape == (8, 8, 3, 3)
 
 
 # --- signatures -----------------------------------------------------------------------------

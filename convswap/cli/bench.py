@@ -75,10 +75,12 @@ def bench(
     found: list[LayerTime] = []
     if layers:
         table = LatencyTable(runtime, batch)
-        with report.progress(quiet) as progress:
-            found = layer_times(table, other, record_of(network).plans, progress)
-        for problem in table.problems:
-            report.note(problem)
+        try:
+            with report.progress(quiet) as progress:
+                found = layer_times(table, other, record_of(network).plans, progress)
+        finally:
+            for problem in table.problems:
+                report.note(problem)
     dense, small = rows.values()
     if picture:
         if layers:
