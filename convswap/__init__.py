@@ -9,6 +9,7 @@ from .errors import ConvswapError
 from .evaluation import accuracy, fidelity
 from .export import export_onnx, export_program
 from .frontier import smallest_within, sweep
+from .latency import LatencyTable
 from .layers import DepthwiseSeparableConv2d
 from .models import open_model
 from .planning import plan
@@ -18,7 +19,8 @@ from .recovery import distill
 from .sites import Site, find_sites
 from .surgery import convert
 from .surveying import Survey, survey
-from .timing import measure
+from .targets import open_target
+from .timing import Timing, measure
 
 __all__ = [
     "Budget",
@@ -26,10 +28,12 @@ __all__ = [
     "ConvswapError",
     "Cost",
     "DepthwiseSeparableConv2d",
+    "LatencyTable",
     "Plan",
     "Preprocess",
     "Site",
     "Survey",
+    "Timing",
     "accuracy",
     "convert",
     "count",
@@ -42,6 +46,7 @@ __all__ = [
     "measure",
     "open_images",
     "open_model",
+    "open_target",
     "plan",
     "record_of",
     "save",

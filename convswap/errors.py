@@ -45,6 +45,10 @@ class ArtifactError(ConvswapError):
     """An artifact folder is damaged, hostile, or of an unknown version."""
 
 
+class TargetError(ConvswapError):
+    """A target cannot run a network or a layer; the message names both."""
+
+
 class BudgetError(ConvswapError):
     """No plan meets the budget; the message says the least that can be reached."""
 

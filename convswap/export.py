@@ -33,20 +33,35 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> float:
     """
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 - torch.onnx needs it
-    except ImportError as error:
-        raise ConvswapError(
-            f"ONNX export needs {error.name}", do="pip install 'convswap[onnx]'"
-        ) from None
+    except ImportError:
+        raise _missing("onnxruntime") from None
     model = model.eval().cpu()
-    with new_file(path) as temporary, _quiet():
-        torch.onnx.export(
-            model, (images[:2],), temporary, dynamo=True, external_data=False, verbose=False,
-            input_names=["images"], dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )  # fmt: skip
+    with new_file(path) as temporary:
+        write_onnx(model, images[:2], temporary, free_batch=True)
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
         outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         return _largest_gap(model, images, [torch.from_numpy(np.asarray(o)) for o in outputs])
+
+
+def write_onnx(model: nn.Module, images: Tensor, path: Path, *, free_batch: bool) -> None:
+    """Write a network on the CPU as one ONNX file, by PyTorch's exporter.
+
+    Args:
+        images: an input of the shape it is written for; n >= 2 where the batch size is free.
+
+    Raises:
+        ConvswapError: a package is missing.
+    """
+    try:
+        import onnxscript  # noqa: F401 - torch.onnx needs it
+    except ImportError as error:
+        raise _missing(error.name) from None
+    shapes = ({0: torch.export.Dim("batch")},) if free_batch else None
+    with _quiet():
+        torch.onnx.export(
+            model, (images,), path, dynamo=True, external_data=False, verbose=False,
+            input_names=["images"], dynamic_shapes=shapes,
+        )  # fmt: skip
 
 
 def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
@@ -58,6 +73,10 @@ def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
         torch.export.save(program, temporary)
         outputs = torch.export.load(temporary).module()(images)
         return _largest_gap(model, images, tensors(outputs))
+
+
+def _missing(package: str | None) -> ConvswapError:
+    return ConvswapError(f"ONNX export needs {package}", do="pip install 'convswap[onnx]'")
 
 
 @torch.no_grad()

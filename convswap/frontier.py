@@ -79,7 +79,7 @@ def sweep(
     for name, network in networks.items():
         figures = quality(network)
         kept = count(network, survey.input_size).macs / survey.dense.macs
-        points.append(Point(kept, score(figures), taken[name], figures, plans.get(name)))
+        points.append(Point(kept, score(figures), taken[name].ms, figures, plans.get(name)))
     return sorted(points, key=lambda point: -point.macs_kept)
 
 

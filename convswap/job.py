@@ -64,7 +64,7 @@ def run(
     rows = {name: quality(network, dense, test, progress) for name, network in networks.items()}
     times = measure(networks, preprocess.input_size)
     for name, network in networks.items():
-        rows[name] |= vars(count(network, preprocess.input_size)) | {"ms": times[name]}
+        rows[name] |= vars(count(network, preprocess.input_size)) | {"ms": times[name].ms}
         if name != "dense":
             rows[name]["bytes"] = (folder / name / WEIGHTS).stat().st_size
     with new_file(folder / "report.json") as temporary:

@@ -85,6 +85,8 @@ class Choice(_Data):
         macs, params: of the replacement.
         macs_dense: of the convolution it replaces.
         damage: predicted harm to the output, in nats (classifiers) or relative squared error.
+        ms: predicted milliseconds of the replacement, if the plan was made for a target.
+        ms_dense: of the convolution it replaces.
     """
 
     site: str
@@ -94,6 +96,8 @@ class Choice(_Data):
     params: int = 0
     macs_dense: int = 0
     damage: float = 0.0
+    ms: float | None = None
+    ms_dense: float | None = None
 
 
 class Plan(_Data):

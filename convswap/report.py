@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .forms import FORMS
+from .layer_times import LayerTime
 from .plans import Plan, Totals
 from .progress import Progress as Callback
 from .progress import silent
@@ -117,6 +118,28 @@ def plan_summary(plan: Plan) -> str:
     return f"{len(plan.choices)} {many} converted: {', '.join(kept)}"
 
 
+def layer_times_table(times: Sequence[LayerTime]) -> Table:
+    """Every converted layer beside the one it replaced, by itself."""
+    planned = any(time.ms_planned is not None for time in times)
+    heads = ["layer", "form", ">rank", ">MACs", ">ms dense", ">ms", ">time"]
+    table = _table(*heads, *[">plan"] * planned)
+    for time in times:
+        rank = time.rank if isinstance(time.rank, int) else "{}, {}".format(*time.rank)
+        row = [
+            time.site,
+            time.form,
+            str(rank),
+            f"{time.macs_kept:.0%}",
+            f"{time.ms_dense:.3f}",
+            f"{time.ms:.3f}",
+            f"{time.ms / time.ms_dense:.0%}",
+        ]
+        if planned:
+            row.append("-" if time.ms_planned is None else f"{time.ms_planned:.3f}")
+        table.add_row(*row)
+    return table
+
+
 def comparison_table(rows: dict[str, dict[str, float]]) -> Table:
     """Networks side by side: one row each, one column per figure that any of them has."""
     columns = {
@@ -130,6 +153,9 @@ def comparison_table(rows: dict[str, dict[str, float]]) -> Table:
         "params": ("params", quantity),
         "bytes": ("size", lambda v: f"{v / 1e6:.2f} MB"),
         "ms": ("ms / image", lambda v: f"{v:.2f}"),
+        "spread": ("spread", lambda v: f"{v:.1%}"),
+        "images_per_second": ("images / s", lambda v: f"{v:#.3g}"),
+        "peak_bytes": ("peak memory", lambda v: f"{v / 1e6:.1f} MB"),
         "images": ("images", lambda v: f"{v:,}"),
     }
     shown = [key for key in columns if any(key in row for row in rows.values())]

@@ -1,47 +1,108 @@
-"""How fast networks are, measured fairly: interleaved in one process, medians."""
+"""How fast networks are, measured fairly: interleaved in one process, medians with spread."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+from .targets import Runner, Target, open_target, running
 
-@torch.inference_mode()
+PRECISION = 0.02  # relative standard error of a median at which measuring stops
+ROUNDS = 5  # at least
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Time of one forward pass.
+
+    Attributes:
+        ms: median, in milliseconds.
+        spread: interquartile range over median.
+        rounds: how many passes were timed.
+        layout: the memory layout it is fastest in; empty if the target has but one.
+    """
+
+    ms: float
+    spread: float
+    rounds: int
+    layout: str = ""
+
+    @property
+    def error(self) -> float:
+        """Standard error of the median over the median, were the passes independent."""
+        return 1.2533 * self.spread / 1.349 / self.rounds**0.5  # normal: IQR is 1.349 deviations
+
+
 def measure(
     models: Mapping[str, nn.Module],
     input_size: Sequence[int],
     *,
     batch: int = 1,
     seconds: float = 2.0,
-) -> dict[str, float]:
-    """Median milliseconds of one forward pass of each network, taking turns.
+    target: Target | None = None,
+) -> dict[str, Timing]:
+    """Time of one forward pass of each network, taking turns, each in its faster layout.
 
     Args:
         input_size: `(channels, height, width)`.
-        seconds: how long to measure each network, after a warm-up of three passes.
+        seconds: at most, per network; it takes less if the medians are certain to 2 %, and
+            more if that is too short for five rounds.
+        target: what runs them; default: PyTorch eager, where and in what type the first one is.
+
+    Raises:
+        ConvswapError: the target cannot run a network.
     """
-    device = next(next(iter(models.values())).parameters()).device
-    x = torch.zeros(batch, *input_size, device=device)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    if target is None:
+        first = next(next(iter(models.values())).parameters())
+        dtype = str(first.dtype).removeprefix("torch.")
+        target = open_target("eager", device=str(first.device), dtype=dtype)
+    x = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0))
+    runners: dict[tuple[str, str], Runner] = {}
+    for name, model in models.items():
+        with running(target, name):
+            runners |= {(name, layout): run for layout, run in target.variants(model, x).items()}
+    with running(target, "the networks in turn"):
+        return fastest(take_turns(runners, seconds * len(models)))
 
-    def once(model: nn.Module) -> float:
-        wait()
-        start = time.perf_counter()
-        model(x)
-        wait()
-        return time.perf_counter() - start
 
-    for model in models.values():
-        model.eval()
-        for _ in range(3):
-            once(model)
-    taken: dict[str, list[float]] = {name: [] for name in models}
-    end = time.perf_counter() + seconds * len(models)
-    while time.perf_counter() < end or len(next(iter(taken.values()))) < 5:
-        for name, model in models.items():
-            taken[name].append(once(model))
-    return {name: 1e3 * statistics.median(times) for name, times in taken.items()}
+def take_turns(
+    runners: Mapping[Key, Runner], seconds: float, *, rounds: int = ROUNDS
+) -> dict[Key, Timing]:
+    """Run every runner once per round, for at least `rounds` rounds, until the standard error
+    of every median is below 2 % of it, or `seconds` have passed for all of them together."""
+    taken: dict[Key, list[float]] = {key: [] for key in runners}
+    end = time.perf_counter() + seconds
+
+    def uncertain() -> bool:
+        return any(_timing(times).error > PRECISION for times in taken.values())
+
+    done = 0
+    while done < rounds or (uncertain() and time.perf_counter() < end):
+        for key, runner in runners.items():
+            start = time.perf_counter()
+            runner()
+            taken[key].append(time.perf_counter() - start)
+        done += 1
+    return {key: _timing(times) for key, times in taken.items()}
+
+
+def fastest(timings: Mapping[tuple[Key, str], Timing]) -> dict[Key, Timing]:
+    """(key, layout) -> timing, reduced to the faster layout of each key."""
+    best: dict[Key, Timing] = {}
+    for (key, layout), timing in timings.items():
+        if key not in best or timing.ms < best[key].ms:
+            best[key] = replace(timing, layout=layout)
+    return best
+
+
+def _timing(times: Sequence[float]) -> Timing:
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return Timing(1e3 * median, (high - low) / median if median else 0.0, len(times))

@@ -287,10 +287,55 @@ def test_export_writes_both_formats_and_says_how_close_they_are(here):
     assert {"o.onnx", "o.pt2"} <= set(names())
 
 
+BENCH = ("bench", "art", "--model", "model.py:build", "--seconds", "0.01")
+
+
 def test_bench_compares_with_the_original(here):
-    done = succeed("bench", "art", "--model", "model.py:build", "--seconds", "0.01", "--json")
-    found = done.document
+    found = succeed(*BENCH, "--json", "--threads", 1, "--batch", 2).document
     assert found["latency_ratio"] == pytest.approx(found["ms"] / found["ms_dense"])
+    assert found["images_per_second"] == pytest.approx(2000 / found["ms"])
+    assert min(found["spread"], found["spread_dense"]) >= 0
+    assert found["bytes"] < found["bytes_dense"]
+    assert (found["target"], found["threads"], found["batch"]) == ("eager", 1, 2)
+    assert found["torch"] == torch.__version__
+    assert "layers" not in found
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_bench_runs_on_other_targets(target, here):
+    pytest.importorskip(target, reason=f"{target} is not installed")
+    found = succeed(*BENCH, "--target", target, "--json").document
+    assert found["target"] == target
+    assert found["latency_ratio"] > 0
+
+
+def test_bench_of_layers_gives_each_of_them(here, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    done = succeed(*BENCH, "--layers", "--json")
+    (layer,) = done.document["layers"]
+    assert (layer["site"], layer["form"], layer["rank"]) == ("body", "channel", 3)
+    assert layer["macs_kept"] == pytest.approx((8 * 9 * 3 + 3 * 8) / (8 * 8 * 9))
+    assert min(layer["ms"], layer["ms_dense"]) > 0
+    assert layer["ms_planned"] is None
+    assert "latency: 2 of 2 done" in done.err
+    again = succeed(*BENCH, "--layers", "--json")
+    assert again.document["layers"] == [layer]
+    assert "latency" not in again.err
+
+
+def test_bench_of_layers_prints_a_table(here, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    lines = succeed(*BENCH, "--layers", "--quiet").out.splitlines()
+    assert lines[0].split()[:4] == ["layer", "form", "rank", "MACs"]
+    assert lines[1].split()[:4] == ["body", "channel", "3", "42%"]
+
+
+@pytest.mark.parametrize("more", [(), ("--layers",)])
+def test_bench_draws(more, here, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    succeed(*BENCH, *more, "--picture", "times.png")
+    assert Path("times.png").read_bytes().startswith(b"\x89PNG")
+    assert "times.png exists" in fail(*BENCH, "--picture", "times.png")
 
 
 def test_bench_prints_a_table(here):
@@ -634,6 +679,21 @@ BAD = {
         None, "evaluate model.py:build --data data --device nonsense", ["device", "nonsense"]),
     "a device without data": (
         None, "evaluate model.py:build --data data --device meta", ["device", "meta"]),
+    "an unknown target": (
+        None, "bench art --model model.py:build --target tensorflow", ["tensorflow", "openvino"]),
+    "a type that a target does not have": (
+        None, "bench art --model model.py:build --target onnxruntime --dtype float16",
+        ["onnxruntime", "float16"]),
+    "to time in something that is no type": (
+        None, "bench art --model model.py:build --dtype half-ish", ["half-ish"]),
+    "to time something that is no artifact": (
+        None, "bench model.py:build", ["model.py:build"]),
+    "to time layers against another network": (
+        None, "bench art --model model.py:build --layers --against art", ["--against"]),
+    "a picture in a folder that is not there": (
+        None, "bench art --model model.py:build --picture nowhere/p.png", ["nowhere"]),
+    "to time on an unknown device": (
+        None, "bench art --model model.py:build --device nonsense", ["device", "nonsense"]),
     "nothing to export": (
         None, "export art --model model.py:build", ["--onnx"]),
     "to export something that is no artifact": (

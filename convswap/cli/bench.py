@@ -1,20 +1,28 @@
-"""convswap bench: time networks side by side."""
+"""convswap bench: time networks side by side, on whatever will run them."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
+import torch
 import typer
+from torch import nn
 
 from .. import report
 from ..cost import count
 from ..errors import ConvswapError
+from ..files import check_new
+from ..latency import LatencyTable
+from ..layer_times import LayerTime, draw, layer_times
+from ..memory import peak_bytes
 from ..record import record_of
+from ..targets import Target, open_target
 from ..timing import measure
 from . import options as o
 
-EXAMPLE = "convswap bench r18-half --threads 1"
+EXAMPLE = "convswap bench r18-half --target onnxruntime --threads 1 --layers"
 
 
 def bench(
@@ -22,8 +30,20 @@ def bench(
     against: Annotated[
         str | None, typer.Option("--against", help="another MODEL; default: the original network")
     ] = None,
+    target: o.TargetName = "eager",
     batch: Annotated[int, typer.Option("--batch", help="images per pass", min=1)] = 1,
-    seconds: Annotated[float, typer.Option("--seconds", help="to measure each network")] = 5.0,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="float32, or with eager and compile float16, bfloat16")
+    ] = "float32",
+    layers: Annotated[
+        bool, typer.Option("--layers", help="time every converted layer by itself, too")
+    ] = False,
+    picture: Annotated[
+        str | None, typer.Option("--picture", metavar="FILE.png", help="draw the times")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="to measure each network, at most")
+    ] = 5.0,
     architecture: o.Architecture = None,
     teacher_weights: Annotated[
         str | None,
@@ -32,29 +52,79 @@ def bench(
     model_arg: o.ModelArg = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
+    force: o.Force = False,
+    quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
-    """Time a converted network against the original, taking turns in one process (eager)."""
-    network = o.open_artifact(artifact_dir, architecture, model_arg, device, threads)
+    """Time a converted network against the original, taking turns in one process."""
+    if layers and against:
+        raise ConvswapError("--layers compares with the original network", do="omit --against")
+    if picture:
+        check_new(picture, force)
+    runtime = open_target(target, threads=threads, device=device, dtype=dtype)
+    network = o.open_artifact(artifact_dir, architecture, model_arg)
     preprocess = record_of(network).preprocess
     if preprocess is None:
         raise ConvswapError(f"{artifact_dir} does not say its input size")
     if against:
-        other = o.open_network(
-            against, architecture=architecture, model_arg=model_arg, device=device
-        )
+        other = o.open_network(against, architecture=architecture, model_arg=model_arg)
     else:
-        other = o.open_original(network, architecture, teacher_weights, model_arg, device)
+        other = o.open_original(network, architecture, teacher_weights, model_arg, "cpu")
     networks = {f"against {against}" if against else "dense": other, artifact_dir: network}
-    taken = measure(networks, preprocess.input_size, batch=batch, seconds=seconds)
-    dense_ms, ms = taken.values()
+    rows = _rows(networks, preprocess.input_size, runtime, batch, seconds)
+    found: list[LayerTime] = []
+    if layers:
+        table = LatencyTable(runtime, batch)
+        try:
+            with report.progress(quiet) as progress:
+                found = layer_times(table, other, record_of(network).plans, progress)
+        finally:
+            for problem in table.problems:
+                report.note(problem)
+    dense, small = rows.values()
+    if picture:
+        if layers:
+            times = {"dense": [t.ms_dense for t in found], artifact_dir: [t.ms for t in found]}
+            draw(times, [t.site for t in found], picture)
+        else:
+            draw({name: [row["ms"]] for name, row in rows.items()}, [target], picture)
+        report.wrote(picture)
     if as_json:
-        print(json.dumps({"ms_dense": dense_ms, "ms": ms, "latency_ratio": ms / dense_ms,
-                          "target": "eager", "batch": batch}))  # fmt: skip
+        document = {key: value for key, value in small.items() if value is not None}
+        document |= {f"{key}_dense": dense[key] for key in document}
+        document |= {"latency_ratio": small["ms"] / dense["ms"], **runtime.fingerprint()}
+        document |= {"threads": runtime.threads, "batch": batch}
+        document |= {"layers": [asdict(t) for t in found]} if layers else {}
+        print(json.dumps(document))
         return
-    rows = {
-        name: vars(count(net, preprocess.input_size)) | {"ms": taken[name] / batch}
-        for name, net in networks.items()
+    if layers:
+        report.out.print(report.layer_times_table(found))
+    shown = {name: row | {"ms": row["ms"] / batch} for name, row in rows.items()}
+    report.out.print(report.comparison_table(shown))
+    report.out.print(
+        f"{small['ms'] / dense['ms']:.3f} of the time, {dense['ms'] / small['ms']:.2f}x the speed "
+        f"({target}, threads {runtime.threads}, batch {batch}, {dtype})"
+    )
+
+
+def _rows(
+    networks: dict[str, nn.Module],
+    input_size: tuple[int, int, int],
+    target: Target,
+    batch: int,
+    seconds: float,
+) -> dict[str, dict[str, object]]:
+    """Cost, time and memory of each network."""
+    times = measure(networks, input_size, batch=batch, seconds=seconds, target=target)
+    images = torch.zeros(batch, *input_size)
+    return {
+        name: vars(count(network, input_size))
+        | {
+            "ms": times[name].ms,
+            "spread": times[name].spread,
+            "layout": times[name].layout,
+            "images_per_second": 1e3 * batch / times[name].ms,
+            "peak_bytes": peak_bytes(target, network, images),
+        }
+        for name, network in networks.items()
     }
-    report.out.print(report.comparison_table(rows))
-    report.out.print(f"{ms / dense_ms:.3f} of the time, {dense_ms / ms:.2f}x the speed")

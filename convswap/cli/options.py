@@ -19,6 +19,7 @@ from ..models import input_channels, open_model, open_teacher
 from ..plans import Budget, Fit, problems
 from ..record import Preprocess, record_of, remember
 from ..report import note
+from ..targets import TARGETS
 
 _MODEL = "timm:NAME, torchvision:NAME, path/to/file.py:factory, or an artifact folder"
 _DATA = "images: a folder (class folders, or flat), a .tar of class folders, or `digits`"
@@ -69,6 +70,9 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="images per 
 Seed = Annotated[int, typer.Option("--seed", help="decides every random choice")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads")]
+TargetName = Annotated[
+    str, typer.Option("--target", help=f"what runs the network: {', '.join(TARGETS)}")
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
 Force = Annotated[bool, typer.Option("--force", help="overwrite the output")]

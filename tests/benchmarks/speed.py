@@ -1,4 +1,4 @@
-"""Time of converted networks beside the dense ones, in PyTorch eager: one JSON line per result.
+"""Time of converted networks beside the dense ones, on any target: one JSON line per result.
 
     python tests/benchmarks/speed.py resnet18 vgg11_bn --macs 0.5
 
@@ -12,6 +12,7 @@ import json
 import torch
 
 import convswap
+from convswap.targets import TARGETS, open_target
 
 
 def main() -> None:
@@ -20,7 +21,9 @@ def main() -> None:
     parser.add_argument("--macs", nargs="+", type=float, default=[0.5])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=8.0, help="per network")
+    parser.add_argument("--target", choices=TARGETS, default="eager")
     args = parser.parse_args()
+    target = open_target(args.target)
     for name in args.names:
         dense = convswap.open_model(f"timm:{name}", random_weights=True)
         size = convswap.record_of(dense).preprocess.input_size
@@ -30,20 +33,19 @@ def main() -> None:
             )
             small = convswap.convert(dense, plan)
             networks = {"dense": dense, "small": small}
-            best = {key: float("inf") for key in networks}
-            for layout in (torch.contiguous_format, torch.channels_last):
-                moved = {key: net.to(memory_format=layout) for key, net in networks.items()}
-                taken = convswap.measure(moved, size, batch=args.batch, seconds=args.seconds / 2)
-                best = {key: min(best[key], taken[key]) for key in best}
+            dense_time, time = convswap.measure(
+                networks, size, batch=args.batch, seconds=args.seconds, target=target
+            ).values()
             forms = [choice.form for choice in plan.choices]
             row = {
                 "network": name,
                 "batch": args.batch,
-                "threads": torch.get_num_threads(),
+                "threads": target.threads,
                 "macs_kept": round(plan.planned.macs / plan.dense.macs, 4),
-                "ms_dense": round(best["dense"], 2),
-                "ms": round(best["small"], 2),
-                "latency_ratio": round(best["small"] / best["dense"], 3),
+                "target": target.name,
+                "ms_dense": round(dense_time.ms, 2),
+                "ms": round(time.ms, 2),
+                "latency_ratio": round(time.ms / dense_time.ms, 3),
                 "forms": {form: forms.count(form) for form in sorted(set(forms))},
                 "torch": torch.__version__,
             }

@@ -1,0 +1,180 @@
+"""What each layer and each of its replacements takes on a target, measured once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from .errors import TargetError
+from .files import new_file
+from .forms import Rank
+from .microbench import Signature, signatures
+from .progress import Progress, silent
+from .sites import Site
+from .targets import Runner, Target, running
+from .timing import fastest, take_turns
+
+ROUNDS = 7  # at least
+METHOD = 1  # raised when something else is measured: times of before are then not used
+
+Way = tuple[str | None, Rank | None]
+"""Form and rank; twice None is the dense layer."""
+DENSE: Way = (None, None)
+
+
+def default_cache() -> Path:
+    """The user's folder for measured times."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "convswap/latency"
+
+
+class LatencyTable:
+    """Milliseconds of sites and of their replacements, each in a short row of layers.
+
+    Equal layers share one measurement. Times are kept in a file per target, settings and
+    machine; where that cannot be written, they live as long as the table.
+
+    Attributes:
+        problems: one line for each replacement the target could not run, and so has no time.
+    """
+
+    def __init__(
+        self, target: Target, batch: int = 1, cache: Path | Literal["user"] | None = "user"
+    ):
+        """
+        Args:
+            target: where times are wanted; its `layer_target` is what is measured.
+            batch: images per forward pass.
+            cache: folder of measured times; default: `default_cache()`. None keeps nothing.
+        """
+        self.target, self.batch = target.layer_target, batch
+        self.problems: list[str] = []
+        settings = {"batch": str(batch), "method": str(METHOD)}
+        self._fingerprint = self.target.fingerprint() | settings
+        identity = json.dumps(self._fingerprint, sort_keys=True).encode()
+        name = f"{hashlib.sha256(identity).hexdigest()[:16]}.json"
+        folder = default_cache() if cache == "user" else cache
+        self._file = folder and folder / name
+        self._ms = self._read()
+
+    def measure(
+        self,
+        wanted: Sequence[tuple[Site, str | None, Rank | None]],
+        progress: Progress = silent,
+        *,
+        seconds_each: float = 0.3,
+    ) -> None:
+        """Measure what is not known yet; the ways to spell one layer take turns.
+
+        Args:
+            wanted: sites with form and rank; None twice is the dense layer, which always
+                is measured along.
+            seconds_each: at most, per layer and replacement; less once every median of those
+                that take turns is certain to 2 %, more if that is too short for seven rounds.
+
+        Raises:
+            TargetError: the target cannot run a dense layer, or gives no sensible time for it.
+            RankError: a form or rank does not fit its site.
+        """
+        missing: dict[Signature, dict[Way, None]] = {}
+        names: dict[Signature, str] = {}
+        for site, *way in wanted:
+            for signature in signatures(site):
+                names.setdefault(signature, site.path)
+                for each in (DENSE, tuple(way)):
+                    if _key(signature, each) not in self._ms:
+                        missing.setdefault(signature, {})[each] = None
+        total, done = sum(map(len, missing.values())), 0
+        for signature, ways in missing.items():
+            self._measure(names[signature], signature, [DENSE, *ways], seconds_each)
+            self._write()
+            done += len(ways)
+            progress("latency", done, total)
+
+    def knows(self, site: Site, form: str | None = None, rank: Rank | None = None) -> bool:
+        """Whether the time has been measured."""
+        return all(_key(each, (form, rank)) in self._ms for each in signatures(site))
+
+    def ms(self, site: Site, form: str | None = None, rank: Rank | None = None) -> float:
+        """Milliseconds of all calls of a site, as it is or replaced, at the table's batch size.
+
+        Raises:
+            TargetError: they have not been measured, or could not be.
+        """
+        try:
+            return sum(self._ms[_key(each, (form, rank))] for each in signatures(site))
+        except KeyError:
+            what = _named(site.path, (form, rank))
+            raise TargetError(f"target {self.target.name} has no time of {what}") from None
+
+    def _measure(
+        self, name: str, signature: Signature, ways: Sequence[Way], seconds_each: float
+    ) -> None:
+        images = signature.images(self.batch)
+        runners: dict[tuple[Way, str], Runner] = {}
+        for way in dict.fromkeys(ways):
+            module = signature.network(*way)
+            try:
+                with running(self.target, _named(name, way)):
+                    variants = self.target.variants(module, images)
+            except TargetError as error:
+                self._refuse(way, error)
+            else:
+                runners |= {(way, layout): runner for layout, runner in variants.items()}
+        with running(self.target, _named(name, DENSE)):
+            times = fastest(take_turns(runners, seconds_each * len(ways), rounds=ROUNDS))
+        for way, timing in times.items():
+            if not _sensible(timing.ms):
+                what = f"a time of {timing.ms} ms for {_named(name, way)}"
+                self._refuse(way, TargetError(f"target {self.target.name} has {what}"))
+                continue
+            # What is known of the dense layer stays: the machine may be slower today.
+            known = self._ms.setdefault(_key(signature, DENSE), times[DENSE].ms)
+            self._ms[_key(signature, way)] = timing.ms * known / times[DENSE].ms
+
+    def _refuse(self, way: Way, error: TargetError) -> None:
+        if way == DENSE:
+            raise error
+        self.problems.append(str(error))
+
+    def _read(self) -> dict[str, float]:
+        """Times in the file; none if there is none, or it is damaged."""
+        try:
+            document = json.loads(self._file.read_text()) if self._file else {}
+            if document["fingerprint"] == self._fingerprint:
+                return {key: ms for key, ms in document["ms"].items() if _sensible(ms)}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            pass
+        return {}
+
+    def _write(self) -> None:
+        if not self._file:
+            return
+        self._ms = self._read() | self._ms  # another process may have measured, too
+        document = {"fingerprint": self._fingerprint, "ms": self._ms}
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(self._file) as temporary:
+                temporary.write_text(json.dumps(document, indent=1) + "\n")
+        except OSError as error:
+            note = f"measured times are not kept in {self._file}: {error.strerror}"
+            if note not in self.problems:
+                self.problems.append(note)
+
+
+def _key(signature: Signature, way: Way) -> str:
+    form, rank = way
+    return f"{signature}: {'dense' if form is None else f'{form} {rank}'}"
+
+
+def _named(name: str, way: Way) -> str:
+    form, rank = way
+    return f"layer {name}" if form is None else f"layer {name} as {form} {rank}"
+
+
+def _sensible(ms: object) -> bool:
+    return isinstance(ms, (int, float)) and math.isfinite(ms) and ms > 0

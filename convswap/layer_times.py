@@ -1,0 +1,93 @@
+"""Where a converted network's time goes: every converted layer beside the one it replaced."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from .files import new_file
+from .forms import Rank
+from .latency import LatencyTable
+from .plans import Plan
+from .progress import Progress, silent
+from .sites import Site, find_sites
+from .surgery import install_
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One converted layer.
+
+    Attributes:
+        macs_kept: fraction of the dense layer's multiply-adds.
+        ms_dense, ms: measured, before and after, by itself.
+        ms_planned: what the plan predicted, if it did.
+    """
+
+    site: str
+    form: str
+    rank: Rank
+    macs_kept: float
+    ms_dense: float
+    ms: float
+    ms_planned: float | None
+
+
+def layer_times(
+    table: LatencyTable, dense: nn.Module, plans: Sequence[Plan], progress: Progress = silent
+) -> list[LayerTime]:
+    """Measure every layer that plans converted.
+
+    Args:
+        dense: the network before the first of the plans; each was made for what the one
+            before it left.
+
+    Raises:
+        TargetError: the target cannot run a layer or what replaced it.
+        PlanError, RankError: a plan does not fit.
+    """
+    network, chosen = copy.deepcopy(dense), []
+    for plan in plans:
+        sites: dict[str, Site] = {s.path: s for s in find_sites(network, plan.input_size)[0]}
+        plan = plan.priced(network, plan.input_size)
+        chosen += [(sites[choice.site], choice) for choice in plan.choices]
+        install_(network, plan)
+    table.measure([(site, choice.form, choice.rank) for site, choice in chosen], progress)
+    return [
+        LayerTime(
+            choice.site,
+            choice.form,
+            choice.rank,
+            choice.macs / choice.macs_dense,
+            table.ms(site),
+            table.ms(site, choice.form, choice.rank),
+            choice.ms,
+        )
+        for site, choice in chosen
+    ]
+
+
+def draw(bars: Mapping[str, Sequence[float]], groups: Sequence[str], path: str | Path) -> None:
+    """Write a picture of times side by side.
+
+    Args:
+        bars: what is compared -> milliseconds, one per group.
+        groups: names below the bars.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(4, 0.35 * len(groups) * len(bars)), 4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(bars)
+    for index, (name, values) in enumerate(bars.items()):
+        places = [group + (index - (len(bars) - 1) / 2) * width for group in range(len(groups))]
+        axes.bar(places, values, width, label=name)
+    axes.set_xticks(range(len(groups)), groups, rotation=90 if len(groups) > 3 else 0)
+    axes.set_ylabel("milliseconds")
+    axes.legend()
+    with new_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)

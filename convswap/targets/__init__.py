@@ -1,0 +1,58 @@
+"""What runs networks: one file per runtime, the only place that knows its interface.
+
+A target is asked for *runners*: functions without arguments that run one forward pass, with
+everything that is done once (export, compilation, a first pass) behind them. Whoever times
+them knows nothing of runtimes. To add one, write its file and list it in `TARGETS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..errors import ConvswapError, TargetError
+from .compiled import Compiled
+from .eager import Eager
+from .onnx_runtime import OnnxRuntime
+from .openvino_ import OpenVino
+from .target import Runner, Target
+
+__all__ = ["TARGETS", "Runner", "Target", "open_target", "running"]
+
+TARGETS: dict[str, type[Target]] = {
+    target.name: target for target in (Eager, Compiled, OnnxRuntime, OpenVino)
+}
+
+
+def open_target(
+    name: str, *, threads: int | None = None, device: str = "cpu", dtype: str = "float32"
+) -> Target:
+    """A target by name, ready to use.
+
+    Args:
+        threads: CPU threads; default: as many as PyTorch uses. `eager` and `compile` set the
+            number PyTorch uses in this process.
+        dtype: name of a floating-point type; networks are cast to it in a copy.
+
+    Raises:
+        ConvswapError: unknown or not installed, or it has no such device or type.
+    """
+    if name not in TARGETS:
+        raise ConvswapError(f"unknown target {name}", do=f"choose one of {', '.join(TARGETS)}")
+    if not getattr(getattr(torch, dtype, None), "is_floating_point", False):
+        raise ConvswapError(f"{dtype} is not a floating-point type", do="say float32 or bfloat16")
+    return TARGETS[name](threads or torch.get_num_threads(), device, dtype)
+
+
+@contextmanager
+def running(target: Target, what: str) -> Iterator[None]:
+    """Whatever a runtime raises inside becomes a `TargetError` that names it and `what` it ran."""
+    try:
+        yield
+    except ConvswapError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise TargetError(f"target {target.name} cannot run {what}: {lines[0]}") from error

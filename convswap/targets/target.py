@@ -1,0 +1,39 @@
+"""What every target provides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor, nn
+
+Runner = Callable[[], object]
+"""Runs one forward pass to its end and returns the outputs in the runtime's own form."""
+
+
+class Target(Protocol):
+    """A runtime with its settings.
+
+    Attributes:
+        threads: CPU threads a forward pass may use.
+        device, dtype: where it computes and in which floating-point type, as PyTorch names them.
+    """
+
+    name: str
+    threads: int
+    device: str
+    dtype: str
+
+    @property
+    def layer_target(self) -> Target:
+        """What times single layers in its place, by the hundred: mostly itself."""
+
+    def variants(self, module: nn.Module, x: Tensor) -> dict[str, Runner]:
+        """Memory layout -> runner of a module, in eval mode, on a float32 input `[n, ...]`.
+
+        Every runner has run once. The module and the input stay as they are. A runtime that
+        chooses layouts by itself has one entry, under an empty name.
+        """
+
+    def fingerprint(self) -> dict[str, str]:
+        """What times depend on besides network and input: settings, versions, the machine."""

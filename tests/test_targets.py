@@ -1,0 +1,157 @@
+"""Every target computes what the network computes, and leaves network and input alone."""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import pytest
+import torch
+from helpers import tiny
+from outer import narrow_resnet
+from timm.layers import Conv2dSame
+from torch import nn
+
+from convswap import ConvswapError, open_target
+from convswap.errors import TargetError
+from convswap.outputs import tensors
+from convswap.targets import TARGETS, running
+
+TOLERANCE = 1e-4
+
+
+def row_of_layers() -> nn.Sequential:
+    """All that is written to ONNX without the exporter, in rows within a row."""
+    norm = nn.BatchNorm2d(6)
+    nn.init.uniform_(norm.running_mean, -1, 1)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    return nn.Sequential(
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 6, (3, 5), stride=(2, 1), padding=(1, 2), bias=False),
+        nn.Sequential(norm, nn.ReLU(), Conv2dSame(6, 6, 3, stride=2, dilation=2)),
+        Conv2dSame(6, 6, (4, 2), stride=1, groups=6),
+        nn.Conv2d(6, 8, (5, 3), padding="same", dilation=(1, 2)),
+        nn.Conv2d(8, 8, 3, padding="valid", groups=2),
+    )
+
+
+NETWORKS = {
+    "row of layers": lambda: (row_of_layers(), torch.randn(2, 4, 15, 14)),
+    "network of timm's": lambda: (narrow_resnet(), torch.randn(2, 3, 32, 32)),
+    "several outputs": lambda: (tiny("two outputs")[0], torch.randn(1, 3, 8, 8)),
+    "padded by reflection": lambda: (
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")),
+        torch.randn(1, 3, 8, 8),
+    ),
+}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "compile"))
+                        for name in TARGETS])  # fmt: skip
+def target(request):
+    if request.param in ("onnxruntime", "openvino"):
+        pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    return open_target(request.param, threads=1)
+
+
+def outputs_of(run) -> list[torch.Tensor]:
+    found = run()
+    return tensors(found) or [torch.from_numpy(array) for array in found]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_outputs_are_those_of_the_network_and_nothing_is_changed(network, target):
+    module, x = NETWORKS[network]()
+    module.train()
+    state, image = copy.deepcopy(module.state_dict()), x.clone()
+    runners = target.variants(module, x)
+    with torch.no_grad():
+        wanted = tensors(copy.deepcopy(module).eval()(x.clone()))
+    for run in runners.values():
+        for _ in range(2):
+            for found, tensor in zip(outputs_of(run), wanted, strict=True):
+                assert (found - tensor).abs().max() < TOLERANCE
+    assert module.training
+    assert torch.equal(x, image)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, state[name])
+        assert tensor.stride() == state[name].stride()
+
+
+def test_a_target_says_what_its_times_depend_on(target):
+    found = target.fingerprint()
+    assert {"target", "threads", "dtype", "device", "processor", "cores", "torch"} <= found.keys()
+    assert found["target"] == target.name
+    assert found["threads"] == "1"
+    assert all(isinstance(value, str) and value for value in found.values())
+
+
+def test_eager_has_a_runner_per_memory_layout():
+    module, x = NETWORKS["network of timm's"]()
+    runners = open_target("eager").variants(module, x)
+    assert list(runners) == ["contiguous", "channels_last"]
+
+
+def test_eager_casts_a_copy():
+    module, x = NETWORKS["row of layers"]()
+    for run in open_target("eager", dtype="bfloat16").variants(module, x).values():
+        assert run().dtype == torch.bfloat16
+    assert module[1].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_row_of_layers_does_without_the_exporter(name, monkeypatch):
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert open_target(name).variants(row_of_layers(), torch.randn(1, 4, 9, 9))
+
+
+def test_layers_of_the_compiler_are_timed_in_eager():
+    target = open_target("compile", threads=1, dtype="bfloat16").layer_target
+    assert (target.name, target.threads, target.dtype) == ("eager", 1, "bfloat16")
+
+
+@pytest.mark.parametrize("name", ["eager", "onnxruntime", "openvino"])
+def test_other_targets_time_layers_themselves(name):
+    if name != "eager":
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    target = open_target(name)
+    assert target.layer_target is target
+
+
+@pytest.mark.parametrize(("name", "package"), [
+    ("onnxruntime", "onnxruntime"), ("onnxruntime", "onnx"), ("openvino", "openvino"),
+    ("openvino", "onnx"),
+])  # fmt: skip
+def test_a_target_that_is_not_installed_says_what_is_missing(name, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    extra = {"onnxruntime": "onnx", "openvino": "openvino"}[name]
+    with pytest.raises(ConvswapError, match=rf"needs {package} - .*convswap\[{extra}\]"):
+        open_target(name)
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    with pytest.raises(ConvswapError, match=r"needs a C\+\+ compiler.*/nowhere/c\+\+"):
+        open_target("compile")
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"name": "tensorflow"}, "tensorflow.*eager, compile, onnxruntime, openvino"),
+    ({"name": "eager", "dtype": "int8"}, "int8 is not a floating-point type"),
+    ({"name": "eager", "dtype": "nonsense"}, "nonsense is not a floating-point type"),
+    ({"name": "eager", "device": "nonsense"}, "device nonsense"),
+    ({"name": "eager", "device": "meta"}, "device meta"),
+    ({"name": "onnxruntime", "dtype": "float16"}, "onnxruntime.*float32.*float16"),
+    ({"name": "openvino", "device": "cuda"}, "openvino.*cpu.*cuda"),
+])  # fmt: skip
+def test_what_a_target_cannot_do_is_refused_in_one_line(settings, words):
+    with pytest.raises(ConvswapError, match=words) as caught:
+        open_target(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_runtime_raises_names_the_target_and_what_it_ran():
+    wanted = r"^target eager cannot run layer stem: no such kernel$"
+    with pytest.raises(TargetError, match=wanted), running(open_target("eager"), "layer stem"):
+        raise RuntimeError("no such kernel\nand a long trace")
