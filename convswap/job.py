@@ -18,6 +18,7 @@ from .recipe import Recipe
 from .record import record_of
 from .recovery import distill
 from .surgery import convert
+from .targets import open_target
 from .timing import measure
 
 
@@ -44,7 +45,13 @@ def run(
         for batch in calibration.batches(sources.batch_size, count=sources.images, seed=seed)
     ]
     networks = {"dense": dense}
-    chosen = plan(dense, batches, recipe.budget, fit=recipe.fit, seed=seed, progress=progress)
+    target = None
+    if recipe.budget.latency is not None:
+        target = open_target(recipe.target.name, threads=recipe.target.threads, device=str(device))
+    chosen = plan(
+        dense, batches, recipe.budget, fit=recipe.fit, target=target, batch=recipe.target.batch,
+        seed=seed, progress=progress,
+    )  # fmt: skip
     folder.mkdir(exist_ok=True)
     chosen.save(folder / "plan.json")
     networks["converted"] = convert(dense, chosen, batches, progress=progress)

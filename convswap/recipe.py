@@ -49,6 +49,14 @@ class DataSection(_Section):
     std: tuple[float, ...] | None = None
 
 
+class TargetSection(_Section):
+    """Where a budget of latency counts."""
+
+    name: str = "eager"
+    threads: _Count | None = None
+    batch: _Count = 1
+
+
 class DistillSection(_Section):
     epochs: _Count
     batch_size: _Count = 64
@@ -64,6 +72,7 @@ class Recipe(_Section):
     model: ModelSection
     data: DataSection
     budget: Budget
+    target: TargetSection = TargetSection()
     fit: Fit = "corrected"
     distill: DistillSection | None = None
     seed: int = 0

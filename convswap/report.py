@@ -90,9 +90,12 @@ def sites_table(sites: Sequence[Site], total: Totals) -> Table:
 
 def plan_table(plan: Plan) -> Table:
     """What becomes of each site that is converted."""
-    table = _table("layer", "form", ">rank", ">MACs before", ">after", ">kept", ">damage")
+    timed = any(choice.ms is not None for choice in plan.choices)
+    heads = ["layer", "form", ">rank", ">MACs before", ">after", ">kept", ">damage"]
+    table = _table(*heads, *[">ms before", ">after"] * timed)
     for choice in plan.choices:
         rank = choice.rank if isinstance(choice.rank, int) else "{}, {}".format(*choice.rank)
+        times = [choice.ms_dense, choice.ms] * timed
         table.add_row(
             choice.site,
             choice.form,
@@ -101,12 +104,14 @@ def plan_table(plan: Plan) -> Table:
             quantity(choice.macs),
             f"{choice.macs / choice.macs_dense:.0%}",
             f"{choice.damage:.2g}",
+            *("-" if ms is None else f"{ms:.3f}" for ms in times),
         )
     return table
 
 
 def plan_summary(plan: Plan) -> str:
-    """One line: what is kept of the network."""
+    """What is kept of the network, in one line, and of its time, where that was measured, in
+    another."""
     kept = [
         f"{name} {quantity(before)} -> {quantity(after)} ({after / before:.1%})"
         for name, before, after in (
@@ -115,7 +120,14 @@ def plan_summary(plan: Plan) -> str:
         )
     ]
     many = "layer" if len(plan.choices) == 1 else "layers"
-    return f"{len(plan.choices)} {many} converted: {', '.join(kept)}"
+    summary = f"{len(plan.choices)} {many} converted: {', '.join(kept)}"
+    if (time := plan.latency) is None:
+        return summary
+    return summary + (
+        f"\n{time.ms_dense:.3g} -> {time.ms:.3g} ms ({time.ms / time.ms_dense:.1%}) measured on "
+        f"{time.target}, threads {time.threads}, batch {time.batch}; the layers alone promised "
+        f"{time.ms_predicted:.3g} ms"
+    )
 
 
 def layer_times_table(times: Sequence[LayerTime]) -> Table:

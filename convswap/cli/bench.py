@@ -31,10 +31,8 @@ def bench(
         str | None, typer.Option("--against", help="another MODEL; default: the original network")
     ] = None,
     target: o.TargetName = "eager",
-    batch: Annotated[int, typer.Option("--batch", help="images per pass", min=1)] = 1,
-    dtype: Annotated[
-        str, typer.Option("--dtype", help="float32, or with eager and compile float16, bfloat16")
-    ] = "float32",
+    batch: o.Batch = 1,
+    dtype: o.Dtype = "float32",
     layers: Annotated[
         bool, typer.Option("--layers", help="time every converted layer by itself, too")
     ] = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .. import artifact, frontier, planning, plans, report, surgery
+from .. import artifact, frontier, planning, plans, report, surgery, surveying
 from ..cost import count
 from ..errors import ConvswapError
 from ..files import check_new
@@ -22,6 +22,10 @@ def convert(
     data: Annotated[str | None, typer.Option("--data", metavar="SRC", help=o._DATA)] = None,
     macs: o.Macs = None,
     params: o.Params = None,
+    latency: o.Latency = None,
+    target: o.TargetName = "eager",
+    batch: o.Batch = 1,
+    dtype: o.Dtype = "float32",
     max_drop: Annotated[
         float | None,
         typer.Option("--max-drop", help="in place of a budget: most points to lose on --val"),
@@ -49,13 +53,17 @@ def convert(
 ) -> None:
     """Replace convolutions by separable ones, fitted to the images; no training."""
     check_new(out, force, folder=True)
-    given = [macs is not None or params is not None, plan is not None, max_drop is not None]
+    limits = [macs, params, latency]
+    given = [any(limit is not None for limit in limits), plan is not None, max_drop is not None]
     if sum(given) > 1:
-        raise ConvswapError("give one of a budget (--macs, --params), --max-drop and --plan")
+        raise ConvswapError(
+            "give one of a budget (--macs, --params, --latency), --max-drop and --plan"
+        )
     if (max_drop is None) != (val is None):
         raise ConvswapError("--max-drop and --val go together")
     chosen = plans.Plan.load(plan) if plan else None
-    budget = None if chosen or max_drop is not None else o.budget(macs, params)
+    budget = None if chosen or max_drop is not None else o.budget(macs, params, latency)
+    runtime = o.timing_target(budget, target, threads, device, dtype)
     network = o.open_network(
         model, architecture=architecture, weights=weights, random_weights=random_weights,
         seed=seed, model_arg=model_arg, device=device, threads=threads,
@@ -65,7 +73,7 @@ def convert(
     fit, batches = o.fit_and_batches(network, data, asked, images, batch_size, seed)
     with report.progress(quiet) as progress:
         if chosen is None:
-            seen = planning.survey(
+            seen = surveying.survey(
                 network, batches, budgets=[budget] if budget else [], fit=fit, seed=seed,
                 input_size=preprocess.input_size, progress=progress,
             )  # fmt: skip
@@ -73,7 +81,7 @@ def convert(
             judge = o.quality(network, val)
             small, _ = frontier.smallest_within(seen, batches, max_drop, judge, progress=progress)
         else:
-            chosen = chosen or seen.plan(budget)
+            chosen = chosen or planning.plan_from(seen, budget, runtime, batch, progress)
             chosen = chosen.model_copy(update={"fit": fit})
             small = surgery.convert(network, chosen, batches, progress=progress)
     provenance = {"data": data, "images": sum(len(b[0]) for b in batches), "seed": seed}

@@ -19,7 +19,7 @@ from ..models import input_channels, open_model, open_teacher
 from ..plans import Budget, Fit, problems
 from ..record import Preprocess, record_of, remember
 from ..report import note
-from ..targets import TARGETS
+from ..targets import TARGETS, Target, open_target
 
 _MODEL = "timm:NAME, torchvision:NAME, path/to/file.py:factory, or an artifact folder"
 _DATA = "images: a folder (class folders, or flat), a .tar of class folders, or `digits`"
@@ -51,6 +51,15 @@ Macs = Annotated[
 ]
 Params = Annotated[
     float | None, typer.Option("--params", help="fraction of the parameters to keep, 0..1")
+]
+Latency = Annotated[
+    float | None,
+    typer.Option("--latency", help="fraction of the time on --target to keep, 0..1; measured"),
+]
+Batch = Annotated[int, typer.Option("--batch", help="images per pass when time is measured", min=1)]
+Dtype = Annotated[
+    str,
+    typer.Option("--dtype", help="to measure in; with eager and compile also float16, bfloat16"),
 ]
 FitOption = Annotated[
     str | None,
@@ -243,14 +252,25 @@ def quality(model: nn.Module, source: str) -> Callable[[nn.Module], dict[str, fl
     return lambda network: evaluation.quality(network, model, images)
 
 
-def budget(macs: float | None, params: float | None) -> Budget:
+def budget(macs: float | None, params: float | None, latency: float | None) -> Budget:
     """The budget the options spell, checked."""
-    if macs is None and params is None:
-        raise ConvswapError("no budget given", do="say --macs 0.5, --params 0.5, or --plan FILE")
+    if macs is None and params is None and latency is None:
+        raise ConvswapError(
+            "no budget given", do="say --macs 0.5, --params 0.5, --latency 0.5, or --plan FILE"
+        )
     try:
-        return Budget(macs=macs, params=params)
+        return Budget(macs=macs, params=params, latency=latency)
     except ValidationError as error:
         raise ConvswapError(f"budget out of range: {problems(error)}") from None
+
+
+def timing_target(
+    budget: Budget | None, name: str, threads: int | None, device: str, dtype: str
+) -> Target | None:
+    """The target a budget of latency is for; opened early, so that it fails early."""
+    if budget is None or budget.latency is None:
+        return None
+    return open_target(name, threads=threads, device=device, dtype=dtype)
 
 
 def fit_and_batches(

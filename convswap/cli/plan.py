@@ -20,6 +20,10 @@ def plan(
     data: Annotated[str | None, typer.Option("--data", metavar="SRC", help=o._DATA)] = None,
     macs: o.Macs = None,
     params: o.Params = None,
+    latency: o.Latency = None,
+    target: o.TargetName = "eager",
+    batch: o.Batch = 1,
+    dtype: o.Dtype = "float32",
     fit: o.FitOption = None,
     images: o.ImagesOption = 1000,
     seed: o.Seed = 0,
@@ -39,7 +43,8 @@ def plan(
 ) -> None:
     """Choose a form and rank per convolution that meet a budget; nothing is converted yet."""
     check_new(out, force)
-    budget = o.budget(macs, params)
+    budget = o.budget(macs, params, latency)
+    runtime = o.timing_target(budget, target, threads, device, dtype)
     network = o.open_network(
         model, architecture=architecture, weights=weights, random_weights=random_weights,
         seed=seed, model_arg=model_arg, device=device, threads=threads,
@@ -48,8 +53,8 @@ def plan(
     fit, batches = o.fit_and_batches(network, data, fit, images, batch_size, seed)
     with report.progress(quiet) as progress:
         chosen = planning.plan(
-            network, batches, budget, fit=fit, input_size=preprocess.input_size, seed=seed,
-            progress=progress,
+            network, batches, budget, fit=fit, input_size=preprocess.input_size,
+            target=runtime, batch=batch, seed=seed, progress=progress,
         )  # fmt: skip
     chosen.save(out)
     if as_json:

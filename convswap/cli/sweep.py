@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from .. import frontier, planning, report
+from .. import frontier, report, surveying
 from ..files import check_new
 from ..plans import Budget
 from . import options as o
@@ -52,7 +52,7 @@ def sweep(
     quality = o.quality(network, val or data)
     budgets = [Budget(macs=float(share)) for share in np.geomspace(0.9, least, points)]
     with report.progress(quiet) as progress:
-        seen = planning.survey(network, batches, fit=fit, seed=seed, progress=progress)
+        seen = surveying.survey(network, batches, fit=fit, seed=seed, progress=progress)
         found = frontier.sweep(seen, batches, budgets, quality, progress=progress)
     Path(out).mkdir(exist_ok=True)
     frontier.save_frontier(found, out)
