@@ -88,6 +88,26 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
+class Reference:
+    """A network's outputs on a few batches, to measure others against."""
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module, images: Sequence[Tensor], kind: Kind):
+        self._images, self._kind = images, kind
+        self._outputs = [model(batch.clone()) for batch in images]
+        self.scale = energy(self._outputs) if kind == "values" else []
+
+    @torch.no_grad()
+    def distance(self, network: nn.Module) -> float:
+        """Mean `divergence` of another network's outputs, over images."""
+        pairs = zip(self._images, self._outputs, strict=True)
+        total = sum(
+            divergence(network(batch.clone()), output, self._kind, self.scale).item() * len(batch)
+            for batch, output in pairs
+        )
+        return total / sum(map(len, self._images))
+
+
 def probe(output: object, kind: Kind, scale: Sequence[float], random: torch.Generator) -> Tensor:
     """A random scalar whose gradient, squared, is the curvature of `divergence` on average.
 

@@ -108,6 +108,8 @@ class Plan(_Data):
 
     Attributes:
         input_size: `(channels, height, width)` the costs are counted at.
+        damage: predicted for all choices together, the sum of theirs.
+        damage_measured: what it was once converted, on the last eighth of the images.
         fit: how weights are fitted: to the dense weights alone, to the activations of the
             dense network, or in sequence, correcting for what was converted before.
     """
@@ -120,6 +122,7 @@ class Plan(_Data):
     dense: Totals
     planned: Totals
     damage: float = 0.0
+    damage_measured: float | None = None
     latency: Latency | None = None
     choices: tuple[Choice, ...]
 

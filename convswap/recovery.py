@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .errors import ConvswapError, DataError
 from .files import new_file
 from .graph import first_tensor
-from .outputs import Kind, divergence, energy, kl, output_kind, tensors
+from .outputs import Kind, Reference, divergence, kl, output_kind, tensors
 from .progress import Progress, silent
 from .record import record_of
 
@@ -112,11 +112,11 @@ def distill(
         raise DataError("no images to distil on")
     kind = output or output_kind(teacher, judges)
     judges = [first_tensor(batch) for batch in judges]
-    with torch.no_grad():
-        target = [teacher(images) for images in judges]
-    scale = energy(target) if kind == "values" else []
+    reference = Reference(teacher, judges, kind)
     sites = [choice.site for plan in record_of(student).plans[-1:] for choice in plan.choices]
-    task = RecoveryTask(student, teacher, sites, kind, scale, temperature, hint, device=device)
+    task = RecoveryTask(
+        student, teacher, sites, kind, reference.scale, temperature, hint, device=device
+    )
     steps = len(batches)
     optimizer = create_optimizer_v2(student, "adamw", lr=lr, weight_decay=weight_decay)
     scheduler, _ = create_scheduler_v2(
@@ -124,13 +124,11 @@ def distill(
         updates_per_epoch=steps, step_on_epochs=False,
     )  # fmt: skip
 
-    @torch.no_grad()
-    def distance() -> float:
-        student.eval()
-        pairs = zip(map(student, judges), target, strict=True)
-        return sum(divergence(*pair, kind, scale).item() for pair in pairs) / len(target)
-
-    state = {"epoch": 0, "distance": distance(), "best": copy.deepcopy(student.state_dict())}
+    state = {
+        "epoch": 0,
+        "distance": reference.distance(student),
+        "best": copy.deepcopy(student.state_dict()),
+    }
     if checkpoint and Path(checkpoint).exists():
         try:
             state = torch.load(checkpoint, weights_only=True)
@@ -154,7 +152,7 @@ def distill(
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
             optimizer.step()
             progress("distill", epoch * steps + step + 1, epochs * steps)
-        state["epoch"], reached = epoch + 1, distance()
+        state["epoch"], reached = epoch + 1, reference.distance(student.eval())
         if reached < state["distance"]:
             state["distance"], state["best"] = reached, copy.deepcopy(student.state_dict())
         if checkpoint:

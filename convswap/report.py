@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,7 +18,7 @@ from .progress import Progress as Callback
 from .progress import silent
 from .sites import Site
 
-out = Console(highlight=False, markup=False)
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False, markup=False)
 
 
@@ -110,8 +111,8 @@ def plan_table(plan: Plan) -> Table:
 
 
 def plan_summary(plan: Plan) -> str:
-    """What is kept of the network, in one line, and of its time, where that was measured, in
-    another."""
+    """What is kept of the network, and where they were measured, its damage and its time: a
+    line each."""
     kept = [
         f"{name} {quantity(before)} -> {quantity(after)} ({after / before:.1%})"
         for name, before, after in (
@@ -120,14 +121,16 @@ def plan_summary(plan: Plan) -> str:
         )
     ]
     many = "layer" if len(plan.choices) == 1 else "layers"
-    summary = f"{len(plan.choices)} {many} converted: {', '.join(kept)}"
-    if (time := plan.latency) is None:
-        return summary
-    return summary + (
-        f"\n{time.ms_dense:.3g} -> {time.ms:.3g} ms ({time.ms / time.ms_dense:.1%}) measured on "
-        f"{time.target}, threads {time.threads}, batch {time.batch}; the layers alone promised "
-        f"{time.ms_predicted:.3g} ms"
-    )
+    lines = [f"{len(plan.choices)} {many} converted: {', '.join(kept)}"]
+    if plan.damage_measured is not None:
+        lines.append(f"damage {plan.damage:.2g} predicted, {plan.damage_measured:.2g} measured")
+    if time := plan.latency:
+        lines.append(
+            f"{time.ms_dense:.3g} -> {time.ms:.3g} ms ({time.ms / time.ms_dense:.1%}) measured on "
+            f"{time.target}, threads {time.threads}, batch {time.batch}; the layers alone promised "
+            f"{time.ms_predicted:.3g} ms"
+        )
+    return "\n".join(lines)
 
 
 def layer_times_table(times: Sequence[LayerTime]) -> Table:
@@ -195,7 +198,7 @@ def _table(*columns: str) -> Table:
         table.add_column(
             column.removeprefix(">"),
             justify="right" if right else "left",
-            no_wrap=right or index == 0,  # names and figures stay whole; the rest folds
+            no_wrap=index < len(columns) - 1,  # only what comes last, if it is words, folds
             overflow="fold",
         )
     return table

@@ -14,7 +14,7 @@ from .errors import ConversionError, PlanError
 from .forms import FORMS, Kernel, build, check_rank, write_
 from .graph import first_tensor
 from .moments import Moments, gather
-from .outputs import divergence, energy, output_kind
+from .outputs import Reference, output_kind
 from .plans import Choice, Plan
 from .progress import Progress, silent
 from .record import record_of, remember
@@ -55,7 +55,10 @@ def convert(
     else:
         _fit_to_images(model, small, plan, images, progress)
     if images:
-        _settle_batchnorm(model, small, images, output_kind(model, batches))
+        held = max(1, len(images) // 8)
+        reference = Reference(model, images[-held:], output_kind(model, batches))
+        _settle_batchnorm(small, images[:-held], reference)
+        plan = plan.model_copy(update={"damage_measured": reference.distance(small)})
     return remember(small, plans=(*record_of(model).plans, plan))
 
 
@@ -125,24 +128,12 @@ def _fit_site_(
 
 
 @torch.no_grad()
-def _settle_batchnorm(
-    model: nn.Module, small: nn.Module, images: Sequence[Tensor], kind: str
-) -> None:
+def _settle_batchnorm(small: nn.Module, images: Sequence[Tensor], reference: Reference) -> None:
     """Re-estimate batch-norm statistics if that brings held-back images closer to the original."""
     norms = [m for m in small.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if not norms or len(images) < 2:
+    if not norms or not images:
         return
-    held = max(1, len(images) // 8)
-    seen, held_back = images[:-held], images[-held:]
-    reference = [model(batch.clone()) for batch in held_back]
-    scale = energy(reference)
-
-    def distance() -> float:
-        outputs = (small(batch.clone()) for batch in held_back)
-        pairs = zip(outputs, reference, strict=True)
-        return sum(divergence(a, b, kind, scale).item() for a, b in pairs)
-
-    before = distance()
+    before = reference.distance(small)
     kept = [copy.deepcopy(norm.state_dict()) for norm in norms]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -150,7 +141,7 @@ def _settle_batchnorm(
         norm.momentum = None  # a plain average over all batches
         norm.train()
     try:
-        for batch in seen:
+        for batch in images:
             small(batch.clone())
         estimated = True
     except ValueError:  # a batch norm over single values has no statistics
@@ -158,6 +149,6 @@ def _settle_batchnorm(
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-    if not (estimated and distance() < before):
+    if not (estimated and reference.distance(small) < before):
         for norm, state in zip(norms, kept, strict=True):
             norm.load_state_dict(state)

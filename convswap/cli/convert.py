@@ -36,6 +36,7 @@ def convert(
     ] = None,
     fit: o.FitOption = None,
     images: o.ImagesOption = 1000,
+    memory: o.Memory = None,
     seed: o.Seed = 0,
     architecture: o.Architecture = None,
     weights: o.Weights = None,
@@ -70,7 +71,7 @@ def convert(
     )  # fmt: skip
     preprocess = o.settle_preprocess(network, data, input_size, mean, std)
     asked = fit or (chosen.fit if chosen else None)
-    fit, batches = o.fit_and_batches(network, data, asked, images, batch_size, seed)
+    fit, batches = o.fit_and_batches(network, data, asked, images, memory, batch_size, seed)
     with report.progress(quiet) as progress:
         if chosen is None:
             seen = surveying.survey(

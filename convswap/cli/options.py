@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from .. import artifact, evaluation
 from ..data import Images, native_size, open_images
 from ..errors import ConvswapError, ModelError
+from ..memory import free_bytes, in_flight_bytes
 from ..models import input_channels, open_model, open_teacher
 from ..plans import Budget, Fit, problems
 from ..record import Preprocess, record_of, remember
@@ -75,6 +77,15 @@ Val = Annotated[
     ),
 ]
 ImagesOption = Annotated[int, typer.Option("--images", help="calibration images", min=1)]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        "--memory",
+        metavar="GIB",
+        min=0.01,
+        help="most to hold images in flight, fewer if need be; default: half of what is free",
+    ),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="images per forward pass")]
 Seed = Annotated[int, typer.Option("--seed", help="decides every random choice")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
@@ -274,7 +285,13 @@ def timing_target(
 
 
 def fit_and_batches(
-    model: nn.Module, data: str | None, fit: str | None, count: int, batch_size: int, seed: int
+    model: nn.Module,
+    data: str | None,
+    fit: str | None,
+    count: int,
+    memory: float | None,
+    batch_size: int,
+    seed: int,
 ) -> tuple[Fit, list[tuple[Tensor, ...]]]:
     """How to fit, and the calibration batches for it (none without images)."""
     fit = fit or ("corrected" if data else "weight")
@@ -284,4 +301,25 @@ def fit_and_batches(
         if fit != "weight":
             raise ConvswapError(f"--fit {fit} needs images", do="add --data, or --fit weight")
         return fit, []
-    return fit, calibration(model, source_images(model, data), count, batch_size, seed)
+    images = source_images(model, data)
+    count = _within_memory(model, min(count, len(images)), memory)
+    return fit, calibration(model, images, count, batch_size, seed)
+
+
+def _within_memory(model: nn.Module, count: int, memory: float | None) -> int:
+    """As many of `count` images as can be in flight at once; says so if that is fewer."""
+    each = 2 * in_flight_bytes(model, record_of(model).preprocess.input_size)
+    free = free_bytes(next(model.parameters()).device)
+    limit = memory * 2**30 if memory else free / 2 if free else math.inf
+    fits = int(limit // each)
+    if not fits:
+        raise ConvswapError(
+            f"--memory {limit / 2**30:.2g} is too little: one image takes {each / 2**30:.2g} GiB",
+            do="allow more, or use a smaller --input-size",
+        )
+    if fits < count:
+        note(
+            f"{fits} images in place of {count}: more would hold over {limit / 2**30:.3g} GiB "
+            "(--memory)"
+        )
+    return min(fits, count)

@@ -26,6 +26,7 @@ def plan(
     dtype: o.Dtype = "float32",
     fit: o.FitOption = None,
     images: o.ImagesOption = 1000,
+    memory: o.Memory = None,
     seed: o.Seed = 0,
     architecture: o.Architecture = None,
     weights: o.Weights = None,
@@ -50,7 +51,7 @@ def plan(
         seed=seed, model_arg=model_arg, device=device, threads=threads,
     )  # fmt: skip
     preprocess = o.settle_preprocess(network, data, input_size, mean, std)
-    fit, batches = o.fit_and_batches(network, data, fit, images, batch_size, seed)
+    fit, batches = o.fit_and_batches(network, data, fit, images, memory, batch_size, seed)
     with report.progress(quiet) as progress:
         chosen = planning.plan(
             network, batches, budget, fit=fit, input_size=preprocess.input_size,

@@ -26,6 +26,7 @@ def sweep(
         float, typer.Option("--least", help="smallest fraction of MACs to try", min=0.02, max=0.9)
     ] = 0.15,
     images: o.ImagesOption = 1000,
+    memory: o.Memory = None,
     seed: o.Seed = 0,
     architecture: o.Architecture = None,
     weights: o.Weights = None,
@@ -48,7 +49,7 @@ def sweep(
         seed=seed, model_arg=model_arg, device=device, threads=threads,
     )  # fmt: skip
     o.settle_preprocess(network, data, input_size, mean, std)
-    fit, batches = o.fit_and_batches(network, data, None, images, batch_size, seed)
+    fit, batches = o.fit_and_batches(network, data, None, images, memory, batch_size, seed)
     quality = o.quality(network, val or data)
     budgets = [Budget(macs=float(share)) for share in np.geomspace(0.9, least, points)]
     with report.progress(quiet) as progress:
