@@ -113,6 +113,8 @@ def site_candidates(
     for name in site.forms:
         form = FORMS[name]
         wanted = [rank for form_, rank in costs if form_ == name]
+        if not wanted:
+            continue
 
         def log_damage(index: int, steps: int, form: Form = form, wanted: list = wanted) -> float:
             gap = form.spell(form.fit(problem, kernel, wanted[index], steps), kernel)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -70,16 +73,17 @@ def _solve(
         )
         constraints.append((saved[None] / whole, 1 - bound / whole))
     for margin in (0.0, 2e-6):  # HiGHS may overstep a bound by its tolerance of 1e-6
-        result = milp(
-            1e3 * damage / (scale or 1.0),
-            constraints=[
-                LinearConstraint(one_each, 1, 1),
-                *(LinearConstraint(saved, least + margin) for saved, least in constraints),
-            ],
-            integrality=np.ones(len(flat)),
-            bounds=Bounds(0, 1),
-            options={"mip_rel_gap": 1e-4, "time_limit": 60},
-        )
+        with silent_stdout():
+            result = milp(
+                1e3 * damage / (scale or 1.0),
+                constraints=[
+                    LinearConstraint(one_each, 1, 1),
+                    *(LinearConstraint(saved, least + margin) for saved, least in constraints),
+                ],
+                integrality=np.ones(len(flat)),
+                bounds=Bounds(0, 1),
+                options={"mip_rel_gap": 1e-4, "time_limit": 60},
+            )
         if result.x is None:
             break
         chosen = [flat[i] for i in np.flatnonzero(result.x > 0.5)]
@@ -90,6 +94,28 @@ def _solve(
         ):
             return [c for _, c in chosen]
     raise BudgetError("no choice meets all bounds at once", do="loosen one of them")
+
+
+@contextmanager
+def silent_stdout() -> Iterator[None]:
+    """Nothing inside reaches file descriptor 1, of the whole process: HiGHS now and then prints
+    a line there, past Python and past its own options."""
+    flush = getattr(ctypes.pythonapi, "fflush", lambda stream: 0)  # of C's streams; not on Windows
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    flush(None)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def check_reachable(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import os
+import random
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from convswap.candidates import Candidate
-from convswap.cost import Cost
+from convswap.cost import Cost, TimedCost
 from convswap.errors import BudgetError
-from convswap.knapsack import solve
+from convswap.knapsack import pareto, silent_stdout, solve
 
 
 def candidate(site: str, macs: int, params: int, damage: float) -> Candidate:
@@ -143,3 +147,155 @@ def test_harmless_candidates_are_chosen_where_needed():
     options = [[candidate("a", 10, 10, 0.0)]]
     dense, total = [Cost(100, 100, 400)], Cost(100, 100, 400)
     assert solve(options, dense, total, {"macs": 50}) == options[0]
+
+
+# --- precision ------------------------------------------------------------------------------
+
+
+@st.composite
+def wide_instances(draw):
+    """As above, with damages over 12 orders of magnitude and fractions of a millisecond."""
+    options, dense, total, bounds = draw(instances())
+    exponent = st.floats(-12, 0)
+    times = st.floats(0.01, 0.9)
+
+    def timed(cost: Cost, latency: float) -> TimedCost:
+        return TimedCost(cost.macs, cost.params, cost.bytes, latency)
+
+    wide = [
+        [
+            Candidate(c.site, c.form, c.rank, timed(c.cost, draw(times)), 10 ** draw(exponent))
+            for c in row
+        ]
+        for row in options
+    ]
+    total = timed(total, len(dense) + 0.5)
+    bounds["latency"] = draw(st.floats(0.4, 1)) * total.latency
+    return wide, [timed(cost, 1.0) for cost in dense], total, bounds
+
+
+@given(wide_instances())
+def test_damages_of_every_size_are_weighed(instance):
+    options, dense, total, bounds = instance
+    best = best_damage(options, dense, total, bounds)
+    if best is None:
+        with pytest.raises(BudgetError):
+            solve(*instance)
+        return
+    choice = solve(*instance)
+    assert meets(reached(choice, dense, total), bounds)
+    assert sum(c.damage for c in choice if c) == pytest.approx(best, rel=1e-3)
+
+
+@pytest.mark.parametrize("tiny", [1e-6, 1e-9, 1e-12, 1e-20])
+def test_one_ruinous_candidate_does_not_hide_the_rest(tiny):
+    """The damages that matter are below a solver's tolerance of the largest."""
+    rows = [[candidate(f"site{i}", 40, 40, (i + 1) * tiny)] for i in range(8)]
+    rows[3].append(candidate("site3", 1, 1, 1.0))
+    dense, total = [Cost(100, 100, 400)] * 8, Cost(800, 800, 3200)
+    wanted = [row[0] if i < 3 else None for i, row in enumerate(rows)]
+    assert solve(rows, dense, total, {"macs": 800 - 180}) == wanted
+
+
+# --- the ones worth choosing from -----------------------------------------------------------
+
+CANDIDATES = st.lists(
+    st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 9)), max_size=12
+).map(lambda rows: [candidate("a", m, p, float(d)) for m, p, d in rows])
+NAMES = st.sets(st.sampled_from(["macs", "params", "bytes"])).map(sorted)
+
+
+def values(c: Candidate, names: list[str]) -> list[float]:
+    return [c.damage, *(getattr(c.cost, name) for name in names)]
+
+
+def beats(a: Candidate, b: Candidate, names: list[str]) -> bool:
+    """Whether one candidate is nowhere worse than another."""
+    return all(x <= y for x, y in zip(values(a, names), values(b, names), strict=True))
+
+
+@given(CANDIDATES, NAMES)
+def test_no_candidate_of_a_front_beats_another(candidates, names):
+    front = pareto(candidates, names)
+    assert not any(beats(a, b, names) for a, b in itertools.permutations(front, 2))
+
+
+@given(CANDIDATES, NAMES)
+def test_every_candidate_is_beaten_by_one_of_the_front(candidates, names):
+    front = pareto(candidates, names)
+    assert all(c in candidates for c in front)
+    assert all(any(beats(kept, c, names) for kept in front) for c in candidates)
+
+
+@given(CANDIDATES, NAMES, st.randoms())
+def test_a_front_is_the_same_in_any_order(candidates, names, random):
+    shuffled = random.sample(candidates, len(candidates))
+    front, other = ([values(c, names) for c in pareto(cs, names)] for cs in (candidates, shuffled))
+    assert front == other
+    assert pareto(pareto(candidates, names), names) == pareto(candidates, names)
+
+
+# --- standard output ------------------------------------------------------------------------
+
+
+def print_in_c(line: str) -> None:
+    """Print past Python, and leave the line in C's buffer."""
+    ctypes.pythonapi.puts(line.encode())
+
+
+def flush_in_c() -> None:
+    ctypes.pythonapi.fflush(None)
+
+
+def open_descriptors() -> list[str]:
+    return sorted(path.name for path in Path("/dev/fd").iterdir())
+
+
+def test_nothing_printed_in_c_reaches_standard_output(capfd):
+    print_in_c("before")
+    with silent_stdout():
+        print_in_c("inside")
+        os.write(1, b"inside, too")
+    print_in_c("after")
+    flush_in_c()
+    assert capfd.readouterr().out == "before\nafter\n"
+
+
+def test_standard_output_is_back_after_an_error(capfd):
+    before = open_descriptors()
+    with pytest.raises(KeyboardInterrupt), silent_stdout():
+        raise KeyboardInterrupt
+    os.write(1, b"after")
+    assert capfd.readouterr().out == "after"
+    assert open_descriptors() == before
+
+
+def test_without_standard_output_nothing_is_silenced():
+    kept = os.dup(1)
+    os.close(1)
+    try:
+        with silent_stdout():
+            done = True
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+    assert done
+
+
+def chatty_instance(seed: int):
+    """Random sites; the seeds below are those at which HiGHS 1.12 prints a line."""
+    r = random.Random(seed)
+    dense = [Cost(r.randint(10**5, 10**8), 1, 4) for _ in range(8)]
+    options = [
+        [candidate("a", int(d.macs * r.random()), 1, 10 ** r.uniform(-12, 0)) for _ in range(8)]
+        for d in dense
+    ]
+    total = sum(dense, Cost(0, 0, 0))
+    return options, dense, total, {"macs": r.uniform(0.25, 0.9) * total.macs}
+
+
+@pytest.mark.parametrize("seed", [726, 1903, 3194])
+def test_the_solver_prints_nothing(seed, capfd):
+    solve(*chatty_instance(seed))
+    flush_in_c()
+    assert capfd.readouterr().out == ""

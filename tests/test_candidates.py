@@ -1,0 +1,103 @@
+"""Candidates of one site: cheaper than it, and about as harmful as a fit of each would find."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from helpers import moment
+from torch import nn
+
+from convswap import find_sites
+from convswap.candidates import STARTED, Candidate, costs_of, site_candidates
+from convswap.fit import LeastSquares
+from convswap.forms import FORMS, Kernel
+
+KERNEL = (16, 12, 3, 3)
+FACTOR = 1.6
+
+
+def layer(out: int, in_: int, size: int):
+    """The site of one convolution, and the convolution."""
+    conv = nn.Conv2d(in_, out, size, padding=size // 2)
+    (site,), _ = find_sites(nn.Sequential(conv), (in_, 8, 8))
+    return site, conv
+
+
+def problem_of(conv: nn.Conv2d, seed: int) -> LeastSquares:
+    """The fit to a convolution under random moments."""
+    weight = conv.weight.detach().flatten(1).double()
+    return LeastSquares(weight, moment(weight.shape[1], seed, spread=0.5))
+
+
+def surveyed(seed: int = 0):
+    """Site, problem, curvature and candidates of a random layer."""
+    site, conv = layer(*KERNEL[:3])
+    problem = problem_of(conv, seed)
+    curvature = moment(KERNEL[0], seed + 1, spread=0.5)
+    return site, problem, curvature, site_candidates(site, problem, curvature, bias=True)
+
+
+def fitted(found: Candidate, problem: LeastSquares, curvature, steps: int) -> float:
+    """The damage of a candidate, by a fit of its own."""
+    form, kernel = FORMS[found.form], Kernel(*KERNEL)
+    gap = form.spell(form.fit(problem, kernel, found.rank, steps), kernel) - problem.target
+    return 0.5 * ((curvature @ gap @ problem.moment) * gap).sum().item()
+
+
+def rows(found: list[Candidate]) -> dict[str, list[Candidate]]:
+    """Form -> its candidates, by cost."""
+    ordered = sorted(found, key=lambda c: c.cost.macs)
+    return {form: [c for c in ordered if c.form == form] for form in FORMS}
+
+
+def test_every_way_that_is_cheaper_is_a_candidate():
+    site, _, _, found = surveyed()
+    assert {(c.form, c.rank): c.cost for c in found} == costs_of(site, bias=True)
+    assert {c.site for c in found} == {site.path}
+    assert {c.form for c in found} == set(FORMS)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("seed", [0, 10])
+def test_interpolated_damage_is_close_to_that_of_a_fit(form, seed):
+    """Within `FACTOR` of a fit as long as those it comes from; `bottleneck`, which refinement
+    changes most, within `FACTOR` up to half of its ranks, and within twice that above."""
+    _, problem, curvature, found = surveyed(seed)
+    row = rows(found)[form]
+    for index, c in enumerate(row):
+        wanted = fitted(c, problem, curvature, FORMS[form].TRIAL_STEPS)
+        factor = 2 * FACTOR if form == "bottleneck" and 2 * index > len(row) else FACTOR
+        assert wanted / factor < c.damage + 1e-12 < wanted * factor + 2e-12, c.rank
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if not FORMS[name].TRIAL_STEPS])
+def test_damage_at_the_ranks_that_are_fitted_is_that_of_the_fit(form):
+    _, problem, curvature, found = surveyed()
+    row = [c for c in found if c.form == form]
+    for index in {min(i, len(row) - 1) for i in STARTED}:
+        wanted = fitted(row[index], problem, curvature, 0)
+        assert row[index].damage == pytest.approx(wanted, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_damage_falls_with_the_rank(seed):
+    for form, row in rows(surveyed(seed)[-1]).items():
+        assert all(a.damage >= b.damage for a, b in pairwise(row)), form
+
+
+@pytest.mark.parametrize("kernel", [(8, 1, 3), (1, 8, 3), (2, 1, 3)])
+def test_a_form_of_which_no_rank_is_cheaper_is_left_out(kernel):
+    site, conv = layer(*kernel)
+    found = site_candidates(site, problem_of(conv, 0), torch.eye(kernel[0]), bias=True)
+    assert {(c.form, c.rank) for c in found} == set(costs_of(site, bias=True))
+    assert len({c.form for c in found}) < len(site.forms)
+
+
+def test_a_layer_of_zeros_has_harmless_candidates():
+    site, conv = layer(*KERNEL[:3])
+    nn.init.zeros_(conv.weight)
+    found = site_candidates(site, problem_of(conv, 0), torch.eye(KERNEL[0]), bias=True)
+    assert all(math.isfinite(c.damage) and 0 <= c.damage < 1e-20 for c in found)
