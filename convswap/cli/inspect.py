@@ -11,7 +11,7 @@ from ..plans import Totals
 from ..sites import find_sites
 from . import options as o
 
-EXAMPLE = "convswap inspect timm:resnet18 --random-weights"
+EXAMPLE = "convswap inspect timm:resnet18"
 
 
 def inspect(
@@ -24,11 +24,12 @@ def inspect(
     as_json: o.Json = False,
 ) -> None:
     """List every convolution: shape, cost, and what could replace it, or why nothing can."""
+    by_name = model.startswith(("timm:", "torchvision:")) and weights is None
     network = o.open_network(
         model,
         architecture=architecture,
         weights=weights,
-        random_weights=random_weights,
+        random_weights=random_weights or by_name,  # shapes are enough: nothing is downloaded
         model_arg=model_arg,
     )
     size = o.settle_preprocess(network, None, input_size, None, None).input_size

@@ -1,0 +1,103 @@
+"""Whether networks get as fast as asked: one JSON line per network and target.
+
+    python tests/benchmarks/latency.py resnet18 resnet50 vgg16_bn hrnet_w18 --latency 0.5
+    python tests/benchmarks/latency.py $(cat names.txt) --latency 0.8 --targets eager onnxruntime
+
+Weights are random and the damage of a candidate is a stand-in, for only times matter here: it
+grows with the share of multiply-adds taken away, and less so for the forms that keep more.
+The networks are measured once more when all is chosen. `saved_time_per_saved_mac` is the
+part of the time saved over the part of the multiply-adds saved; `table_s` what timing the
+layers took (0 from the cache).
+"""
+
+import argparse
+import json
+import time
+from collections import Counter
+
+import torch
+
+import convswap
+from convswap.candidates import Candidate, costs_of
+from convswap.composing import blank, meet_latency
+from convswap.surveying import replaceable_sites
+
+STAND_IN = {
+    "bottleneck": 1.0, "blueprint": 1.2, "separable": 1.3, "tucker": 1.5, "spatial": 1.6,
+    "channel": 2.0,
+}  # fmt: skip
+
+
+def rough_survey(model: torch.nn.Module, size: tuple[int, int, int]) -> convswap.Survey:
+    def damage(form: str, kept: float, macs: int) -> float:
+        return STAND_IN[form] * macs**0.5 * (1 - min(kept, 1.0)) ** 3 / kept
+
+    sites = replaceable_sites(model, size)
+    options = {
+        site.path: [
+            Candidate(
+                site.path, *way, cost, damage(way[0], cost.macs / site.cost.macs, site.cost.macs)
+            )
+            for way, cost in costs_of(site, bias=True).items()
+        ]
+        for site in sites
+    }
+    dense = convswap.count(model, size)
+    return convswap.Survey(model, sites, options, dense, size, "weight", 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", help="timm models")
+    parser.add_argument("--latency", type=float, default=0.5)
+    parser.add_argument("--targets", nargs="+", default=["onnxruntime", "eager"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=5.0, help="to measure each network")
+    args = parser.parse_args()
+    for name in args.names:
+        model = convswap.open_model(f"timm:{name}", random_weights=True).eval()
+        size = convswap.record_of(model).preprocess.input_size
+        survey = rough_survey(model, size)
+        for target_name in args.targets:
+            target = convswap.open_target(target_name, threads=args.threads)
+            row = {"network": name, "target": target_name, "asked": args.latency}
+            marks: dict[str, float] = {}
+
+            def mark(what: str, done: int, total: int, marks: dict[str, float] = marks) -> None:
+                marks[what] = time.perf_counter()
+
+            start = time.perf_counter()
+            try:
+                plan = meet_latency(
+                    survey, convswap.Budget(latency=args.latency), target, batch=args.batch,
+                    progress=mark,
+                )  # fmt: skip
+            except convswap.ConvswapError as error:
+                print(json.dumps(row | {"refused": str(error)}), flush=True)
+                continue
+            networks = {"dense": model, "small": blank(model, plan)}
+            times = convswap.measure(
+                networks, size, batch=args.batch, seconds=args.seconds, target=target
+            )
+            ratio = times["small"].ms / times["dense"].ms
+            kept = plan.planned.macs / plan.dense.macs
+            row |= {
+                "latency_ratio": round(ratio, 4),
+                "predicted_ratio": round(plan.latency.ms_predicted / plan.latency.ms_dense, 4),
+                "ms_dense": round(times["dense"].ms, 3),
+                "ms": round(times["small"].ms, 3),
+                "macs_kept": round(kept, 4),
+                "saved_time_per_saved_mac": round((1 - ratio) / (1 - kept), 3),
+                "converted": len(plan.choices),
+                "of": len(survey.sites),
+                "forms": dict(Counter(choice.form for choice in plan.choices)),
+                "table_s": round(marks.get("latency", start) - start, 1),
+                "total_s": round(time.perf_counter() - start, 1),
+                "threads": args.threads,
+            }
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
