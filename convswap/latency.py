@@ -68,7 +68,7 @@ class LatencyTable:
         *,
         seconds_each: float = 0.3,
     ) -> None:
-        """Measure what is not known yet; the ways to spell one layer take turns.
+        """Measure what is not known yet; a layer and all ranks of a form of it take turns.
 
         Args:
             wanted: sites with form and rank; None twice is the dense layer, which always
@@ -80,18 +80,18 @@ class LatencyTable:
             TargetError: the target cannot run a dense layer, or gives no sensible time for it.
             RankError: a form or rank does not fit its site.
         """
-        missing: dict[Signature, dict[Way, None]] = {}
+        missing: dict[tuple[Signature, str | None], dict[Way, None]] = {}
         names: dict[Signature, str] = {}
         for site, *way in wanted:
             for signature in signatures(site):
                 names.setdefault(signature, site.path)
-                for each in (DENSE, tuple(way)):
-                    if _key(signature, each) not in self._ms:
-                        missing.setdefault(signature, {})[each] = None
+                if _key(signature, tuple(way)) not in self._ms:
+                    missing.setdefault((signature, way[0]), {})[tuple(way)] = None
         total, done = sum(map(len, missing.values())), 0
-        for signature, ways in missing.items():
-            self._measure(names[signature], signature, [DENSE, *ways], seconds_each)
-            self._write()
+        for (signature, form), ways in sorted(missing.items(), key=lambda m: m[0][1] is None):
+            if form is not None or _key(signature, DENSE) not in self._ms:  # measured along
+                self._measure(names[signature], signature, [DENSE, *ways], seconds_each)
+                self._write()
             done += len(ways)
             progress("latency", done, total)
 
