@@ -821,3 +821,19 @@ def test_the_command_table_is_the_one_promised():
         "recipes list", "recipes show", "recipes copy", "recipes check",
     }  # fmt: skip
     assert cli.app.info.name == "convswap"
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def test_fewer_images_than_would_not_fit_are_used_and_that_is_said(here):
+    done = succeed("plan", *USER, "--data", "data", "--input-size", "3,96,96", "--memory", "0.01",
+                   "--macs", "0.8", "--out", "small.json")  # fmt: skip
+    assert "images in place of 40" in done.err
+
+
+def test_memory_for_not_even_one_image_is_refused(here):
+    line = fail("plan", *USER, "--data", "data", "--input-size", "3,1024,1024", "--memory", "0.01",
+                "--macs", "0.8", "--out", "small.json")  # fmt: skip
+    assert "--memory 0.01 is too little" in line
+    assert not Path("small.json").exists()

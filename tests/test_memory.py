@@ -1,0 +1,66 @@
+"""How much forward passes hold: counted on shapes alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import tiny
+from torch import nn
+
+from convswap.lockstep import walk
+from convswap.memory import free_bytes, in_flight_bytes
+
+PIXELS = 16 * 16
+
+
+def bytes_of(*layers: nn.Module) -> int:
+    return in_flight_bytes(nn.Sequential(*layers), (3, 16, 16))
+
+
+def conv(in_: int, out: int) -> nn.Conv2d:
+    return nn.Conv2d(in_, out, 3, padding=1)
+
+
+def test_input_and_output_of_the_widest_layer_are_held_together():
+    held = bytes_of(conv(3, 8), conv(8, 4))
+    assert held == 4 * PIXELS * (3 + 8 + 4)  # the caller keeps the image
+
+
+def test_what_is_done_in_place_holds_nothing_more():
+    assert bytes_of(conv(3, 8), nn.ReLU(inplace=True)) == 4 * PIXELS * (3 + 8)
+    assert bytes_of(conv(3, 8), nn.ReLU()) == 4 * PIXELS * (3 + 8 + 8)
+
+
+def test_what_is_no_longer_needed_is_not_held():
+    row = [conv(3, 8), *(conv(8, 8) for _ in range(5))]
+    assert bytes_of(*row) == 4 * PIXELS * (3 + 8 + 8)
+
+
+def test_it_grows_with_the_image():
+    model = nn.Sequential(conv(3, 8))
+    assert in_flight_bytes(model, (3, 32, 32)) == 4 * in_flight_bytes(model, (3, 16, 16))
+
+
+def test_nothing_is_computed_and_nothing_is_changed():
+    model = nn.Sequential(nn.Conv2d(3, 4096, 3), nn.BatchNorm2d(4096)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert in_flight_bytes(model, (3, 512, 512)) > 2**32  # more than could be computed here
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["residual", "concat"])
+def test_no_batch_holds_more_while_layers_are_fitted(name: str):
+    model, size = tiny(name)
+    paths = [path for path, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    bound = 3 * in_flight_bytes(model, size)
+    batches = [torch.randn(1, *size) for _ in range(3)]
+    for stop in walk(model, paths, batches):
+        held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+                for pair in stop.pairs for t in pair}  # fmt: skip
+        assert sum(held.values()) <= bound
+
+
+def test_free_memory_is_known_here_or_said_to_be_unknown():
+    free = free_bytes(torch.device("cpu"))
+    assert free is None or free > 2**20
