@@ -405,6 +405,118 @@ def test_a_pipe_gets_no_empty_lines_from_the_progress_bar(arguments, here):
     assert "" not in succeed(*arguments.split()).err.splitlines()
 
 
+# --- budgets of time ------------------------------------------------------------------------
+
+WIDE = ("model.py:build", "--model-arg", "width=128", "--input-size", "3,32,32", "--fit", "weight",
+        "--threads", 1, "--latency", "0.8", "--target", "eager")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def user_cache(tmp_path_factory):
+    """Layer times are measured once for all the tests that ask for them."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def timed(here, user_cache, monkeypatch):
+    """A user's folder, and what a plan by time needs: its body is a large layer, which has many
+    replacements several times as fast."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(user_cache))
+    before = torch.get_num_threads()
+    yield here
+    torch.set_num_threads(before)
+
+
+def test_plan_by_time_measures_and_says_so(timed):
+    found = succeed("plan", *WIDE, "--batch", 1, "--out", "p.json", "--json").document
+    assert found == json.loads(Path("p.json").read_text())
+    assert found["budget"]["latency"] == 0.8
+    latency = found["latency"]
+    assert (latency["target"], latency["threads"], latency["batch"]) == ("eager", 1, 1)
+    assert (latency["device"], latency["dtype"]) == ("cpu", "float32")
+    assert 0 < latency["ms"] < latency["ms_dense"]
+    assert "body" in {choice["site"] for choice in found["choices"]}
+    for choice in found["choices"]:
+        assert 0 < choice["ms"] < choice["ms_dense"]
+
+
+def test_convert_by_time_writes_an_artifact_that_knows_its_time(timed):
+    made = succeed("convert", *WIDE, "--out", "o", "--json").document
+    record = json.loads(Path("o/convswap.json").read_text())["record"]
+    assert record["plans"] == [made["plan"]]
+    assert made["plan"]["latency"]["ms"] < made["plan"]["latency"]["ms_dense"]
+
+
+def test_plan_by_time_prints_what_was_measured(timed):
+    done = succeed("plan", *WIDE, "--out", "p.json", "--quiet")
+    assert "ms before" in done.out
+    assert "measured on eager, threads 1, batch 1" in squeezed(done.out)
+
+
+@pytest.mark.parametrize("verb", ["plan", "convert"])
+def test_help_names_the_options_of_time(verb):
+    text = squeezed(succeed(verb, "--help").out)
+    for option in ("--latency", "--target", "--batch", "--dtype"):
+        assert option in text
+    assert "eager, compile, onnxruntime, openvino" in text
+
+
+@pytest.mark.parametrize("verb", ["plan", "convert"])
+@pytest.mark.parametrize(("given", "words"), [
+    ("--latency 0", ["budget", "latency"]),
+    ("--latency 1.5", ["budget", "latency"]),
+    ("--latency nan", ["budget", "latency"]),
+    ("--latency 0.5 --target tensorflow", ["tensorflow", "openvino"]),
+    ("--latency 0.5 --target onnxruntime --dtype float16", ["onnxruntime", "float16"]),
+    ("--latency 0.5 --dtype half-ish", ["half-ish"]),
+    ("--latency 0.5 --dtype int8", ["int8"]),
+    ("--latency 0.5 --device nonsense", ["device", "nonsense"]),
+])  # fmt: skip
+def test_a_wrong_budget_of_time_is_one_line(verb, given, words, here):
+    before = tree(here)
+    line = fail(verb, "model.py:build", "--input-size", "3,16,16", "--out", "o", *given.split())
+    assert [word for word in words if word not in line] == [], line
+    assert tree(here) == before
+
+
+def test_batches_of_no_images_are_answered_with_usage(here):
+    done = convswap("plan", "model.py:build", "--latency", "0.5", "--batch", "0", "--out", "o")
+    assert done.code == 2
+    assert "--batch" in done.err
+
+
+def test_no_budget_is_answered_with_time_as_well(here):
+    assert "--latency" in fail("plan", "model.py:build", "--data", "data", "--out", "o")
+
+
+@pytest.mark.parametrize("given", ["--max-drop 1 --val data", "--plan plan.json"])
+def test_time_and_another_goal_are_refused(given, here):
+    line = fail(*f"convert model.py:build --data data --latency 0.5 {given} --out o".split())
+    assert "give one of" in line
+    assert "--latency" in line
+
+
+def test_a_time_out_of_reach_is_answered_with_the_least(timed):
+    before = tree(timed)
+    wide = list(WIDE)
+    wide[wide.index("0.8")] = "0.001"
+    line = fail("plan", *wide, "--out", "p.json", code=1)
+    assert "latency 0.001 asked" in line
+    assert "is the least" in line
+    assert tree(timed) == before
+
+
+def test_a_recipe_with_a_target_is_run(timed):
+    _text("r.yaml", RECIPE.replace("images: 24", "images: 16").replace("3, 16, 16", "3, 32, 32")
+          .replace("{macs: 0.5}", "{latency: 0.8}").replace("weights: weights.safetensors",
+          "kwargs: {width: 128}").replace("distill: {epochs: 1, batch_size: 8}",
+          "target: {name: eager, threads: 1, batch: 1}\nfit: weight"))  # fmt: skip
+    succeed("run", "r.yaml", "--model", "model.py:build", "--out", "o")
+    made = json.loads(Path("o/plan.json").read_text())
+    assert made["latency"]["target"] == "eager"
+    assert made["latency"]["ms"] < made["latency"]["ms_dense"]
+
+
 # --- the frontier ---------------------------------------------------------------------------
 
 

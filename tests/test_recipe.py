@@ -52,7 +52,16 @@ def test_defaults_are_filled_in(minimal):
     assert loaded.fit == "corrected"
     assert loaded.data.images == 1000
     assert loaded.distill is None
+    assert (loaded.target.name, loaded.target.threads, loaded.target.batch) == ("eager", None, 1)
     assert loaded.model.random_weights is False
+
+
+def test_a_recipe_may_ask_for_time_on_a_target(minimal):
+    target = "target: {name: onnxruntime, threads: 4, batch: 16}\n"
+    minimal.write_text(MINIMAL.replace("macs: 0.5", "latency: 0.6, params: 0.9") + target)
+    loaded = recipe.load(minimal)
+    assert loaded.budget == Budget(latency=0.6, params=0.9)
+    assert loaded.target.model_dump() == {"name": "onnxruntime", "threads": 4, "batch": 16}
 
 
 def test_paths_count_from_the_folder_of_the_recipe(minimal, monkeypatch, tmp_path_factory):
@@ -81,6 +90,10 @@ def test_paths_in_overrides_count_from_the_working_directory(minimal):
     ("fit=moments", lambda r: r.fit == "moments"),
     ("model.weights=a=b.pt", lambda r: r.model.weights == "a=b.pt"),
     ("model.weights=null", lambda r: r.model.weights is None),
+    ("budget.latency=0.5", lambda r: r.budget == Budget(macs=0.5, latency=0.5)),
+    ("target.name=openvino", lambda r: r.target.name == "openvino"),
+    ("target.batch=8", lambda r: r.target.batch == 8),
+    ("target.threads=2", lambda r: r.target.threads == 2),
 ])  # fmt: skip
 def test_an_override_sets_one_entry(override, value, minimal):
     assert value(recipe.load(minimal, [override]))
@@ -104,6 +117,15 @@ def test_an_override_that_makes_no_sense_is_refused(override, minimal):
     (("macs", "mac"), "unknown key budget.mac (did you mean macs?)"),
     (("0.5", "5"), "budget.macs"),
     (("0.5", "half"), "budget.macs"),
+    (("macs", "latnecy"), "unknown key budget.latnecy (did you mean latency?)"),
+    (("macs: 0.5", "latency: 0"), "budget.latency"),
+    (("macs: 0.5", "latency: 1.5"), "budget.latency"),
+    (("version: 1", "target: {nmae: eager}\nversion: 1"),
+     "unknown key target.nmae (did you mean name?)"),
+    (("version: 1", "target: {batch: 0}\nversion: 1"), "target.batch"),
+    (("version: 1", "target: {threads: -1}\nversion: 1"), "target.threads"),
+    (("version: 1", "target: eager\nversion: 1"), "target"),
+    (("version: 1", "targte: {}\nversion: 1"), "unknown key targte (did you mean target?)"),
     (("version: 1", "version: 2"), "version"),
     (("version: 1", ""), "version: field required"),
     (("timm:resnet18", "timm:../x"), "model.name"),
