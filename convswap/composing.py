@@ -244,11 +244,13 @@ def _without_idle(
 ) -> Plan:
     """The plan without the choices from which the whole network gains no time.
 
-    Tried in groups, those that promise least first; a group that cannot go is halved.
+    Tried in groups, those that promise least first; a group that cannot go is halved, down to
+    a sixteenth of all: every trial costs a compilation of the whole network.
     """
     bounds = plan.budget.bounds(survey.dense)
+    least = max(len(plan.choices) // 16, 1)
     group = max(len(plan.choices) // 4, 1)
-    while group and plan.choices:
+    while group >= least and plan.choices:
         order = sorted(plan.choices, key=lambda c: c.ms_dense - c.ms)
         idle = {choice.site for choice in order[:group]}
         fewer = tuple(choice for choice in plan.choices if choice.site not in idle)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import RecipeError
 from .plans import Budget, Fit
+from .targets import TARGETS
 
 _PATHS = (
     ("model", "weights"),
@@ -49,10 +50,16 @@ class DataSection(_Section):
     std: tuple[float, ...] | None = None
 
 
+def _known_target(name: str) -> str:
+    if name not in TARGETS:
+        raise ValueError(f"must be one of {', '.join(TARGETS)}")
+    return name
+
+
 class TargetSection(_Section):
     """Where a budget of latency counts."""
 
-    name: str = "eager"
+    name: Annotated[str, AfterValidator(_known_target)] = "eager"
     threads: _Count | None = None
     batch: _Count = 1
 
