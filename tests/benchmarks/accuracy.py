@@ -1,7 +1,8 @@
 """Quality kept without training, per budget and kind of fit: one JSON line per result.
 
     python tests/benchmarks/accuracy.py resnet20 --macs 0.5 0.4 0.3 0.2
-    python tests/benchmarks/accuracy.py srvgg face --macs 0.7 0.5
+    python tests/benchmarks/accuracy.py face --macs 0.7 0.5
+    python tests/benchmarks/accuracy.py srvgg --macs 0.5 0.3 --images 200
 
 Real weights and images are read from a folder beside the repository (`--bench`), laid out as
 the subjects below say. Takes about two minutes per result on two cores.
@@ -31,7 +32,7 @@ SUBJECTS = {
         "model": "srvgg/model.py:build",
         "preprocess": Preprocess(input_size=(3, 32, 32), mean=(0,) * 3, std=(1,) * 3),
         "calibration": ("cifar10-jpeg/train.tar", 1000),
-        "test": ("cifar10-jpeg/val.tar", 500),
+        "test": ("cifar10-jpeg/val.tar", 200),
     },
     "face": {
         "model": "face_resnet/model.py:build",
@@ -51,16 +52,17 @@ def open_subject(bench: Path, name: str) -> nn.Module:
     return remember(model, preprocess=subject["preprocess"])
 
 
-def batches(bench: Path, subject: dict, part: str) -> list:
+def batches(bench: Path, subject: dict, part: str, images: int | None = None) -> list:
     name, count = subject[part]
-    images = convswap.open_images(str(bench / name), subject["preprocess"])
+    count = images or count
+    source = convswap.open_images(str(bench / name), subject["preprocess"])
     if count == "the others":  # one source: what calibration did not draw
-        everything = images.batches(32)
+        everything = source.batches(32)
         everything.order = sorted(
-            set(range(len(images))) - set(images.batches(32, count=128).order)
+            set(range(len(source))) - set(source.batches(32, count=128).order)
         )
         return list(everything)
-    return list(images.batches(64, count=count))
+    return list(source.batches(64, count=count))
 
 
 def main() -> None:
@@ -68,12 +70,13 @@ def main() -> None:
     parser.add_argument("subjects", nargs="+", choices=SUBJECTS)
     parser.add_argument("--macs", nargs="+", type=float, default=[0.5])
     parser.add_argument("--fit", nargs="+", default=["weight", "moments", "corrected"])
+    parser.add_argument("--images", type=int, help="to calibrate with; default: the subject's own")
     parser.add_argument("--bench", type=Path, default=Path(__file__).parents[3] / "shared/bench")
     args = parser.parse_args()
     for name in args.subjects:
         subject = SUBJECTS[name]
         dense = open_subject(args.bench, name)
-        calibration = batches(args.bench, subject, "calibration")
+        calibration = batches(args.bench, subject, "calibration", args.images)
         test = batches(args.bench, subject, "test")
         kind = "logits" if name == "resnet20" else "values"
         before = convswap.accuracy(dense, test)["top1"] if kind == "logits" else None

@@ -4,7 +4,8 @@
 
 Each candidate is put into the network alone (`--fit moments`), and the KL divergence to the
 original (nats; relative squared error for networks of values) is measured on 16 batches of test
-images. One JSON line per candidate, and one with Spearman's rank correlation. Images as in accuracy.py.
+images. One JSON line per candidate, and one with Spearman's rank correlation. Images as in
+accuracy.py.
 """
 
 import argparse
