@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import astuple, replace
 
 import numpy as np
-import torch
-from torch import nn
 
 from .candidates import Candidate
 from .cost import TimedCost
@@ -16,19 +13,17 @@ from .errors import BudgetError, ConversionError
 from .forms import Rank
 from .knapsack import solve
 from .latency import LatencyTable
-from .plans import Budget, Latency, Plan
+from .plans import Budget, Plan
 from .progress import Progress, silent
 from .sites import Site
-from .surgery import install_
+from .stopwatch import Stopwatch
 from .surveying import Survey
-from .targets import Runner, Target, running
-from .timing import fastest, take_turns
+from .targets import Target
 
 FASTER = 0.95  # of a layer's time is the most a replacement may take to be a candidate
 NEAR = 0.03  # of the budget is near enough: measured times are not more certain
 TRIES = 6  # of composing and measuring
 KNOTS = 6  # ranks per form that are timed at first; the others are interpolated
-SECONDS = 3.0  # at most, to time one network
 
 
 def meet_latency(
@@ -99,72 +94,6 @@ def meet_latency(
             do="raise latency to that or more",
         )
     return best
-
-
-class Stopwatch:
-    """Times whole networks beside the original on a target.
-
-    Args:
-        batch: images per forward pass.
-    """
-
-    def __init__(self, target: Target, survey: Survey, batch: int):
-        self._target, self._survey, self._batch = target, survey, batch
-        random = torch.Generator().manual_seed(0)
-        self._x = torch.randn(batch, *survey.input_size, generator=random)
-        self._dense = self._runners(survey.model, "dense")
-
-    def dense(self) -> float:
-        """Milliseconds of the original."""
-        return self._measure(self._dense)["dense"]
-
-    def timed(self, plan: Plan, table: LatencyTable, whole: float, kept: float) -> Plan:
-        """The plan with the time its network takes, and what the layers had promised.
-
-        Args:
-            whole: milliseconds of the original.
-            kept: the part of what layers save by themselves that a network is said to save.
-        """
-        sites = {site.path: site for site in self._survey.sites}
-        choices = tuple(
-            choice.model_copy(update={
-                "ms": table.ms(sites[choice.site], choice.form, choice.rank),
-                "ms_dense": table.ms(sites[choice.site]),
-            })
-            for choice in plan.choices
-        )  # fmt: skip
-        saved = kept * sum(choice.ms_dense - choice.ms for choice in choices)
-        small = self._runners(blank(self._survey.model, plan), "converted")
-        taken = self._measure(self._dense | small)
-        target = self._target
-        latency = Latency(
-            target=target.name, threads=target.threads, device=target.device, dtype=target.dtype,
-            batch=self._batch, ms_dense=taken["dense"], ms=taken["converted"],
-            ms_predicted=(1 - saved / whole) * taken["dense"],
-        )  # fmt: skip
-        return plan.model_copy(update={"choices": choices, "latency": latency})
-
-    def _runners(self, network: nn.Module, name: str) -> dict[tuple[str, str], Runner]:
-        with running(self._target, f"the {name} network"):
-            variants = self._target.variants(network, self._x)
-        return {(name, layout): runner for layout, runner in variants.items()}
-
-    def _measure(self, runners: dict[tuple[str, str], Runner]) -> dict[str, float]:
-        with running(self._target, "the networks in turn"):
-            times = fastest(take_turns(runners, SECONDS * len(runners)))
-        return {name: timing.ms for name, timing in times.items()}
-
-
-def blank(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy of a network with the planned layers in place, their weights random: as fast as
-    the converted one will be."""
-    network = install_(copy.deepcopy(model), plan)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)
-        for choice in plan.choices:
-            for layer in network.get_submodule(choice.site):
-                layer.reset_parameters()
-    return network.eval()
 
 
 def _rows(survey: Survey, site: Site) -> dict[str, list[Candidate]]:

@@ -64,6 +64,7 @@ class Latency(_Data):
         target, threads, device, dtype, batch: where, and on how many images at once.
         ms_dense, ms: milliseconds before and after, medians, taking turns.
         ms_predicted: what the times of single layers had promised.
+        layout: the memory layout the converted network is fastest in, if there is a choice.
     """
 
     target: str
@@ -74,6 +75,7 @@ class Latency(_Data):
     ms_dense: float
     ms: float
     ms_predicted: float
+    layout: str = ""
 
 
 class Choice(_Data):

@@ -125,10 +125,10 @@ def plan_summary(plan: Plan) -> str:
     if plan.damage_measured is not None:
         lines.append(f"damage {plan.damage:.2g} predicted, {plan.damage_measured:.2g} measured")
     if time := plan.latency:
+        where = [time.target, time.layout, f"threads {time.threads}", f"batch {time.batch}"]
         lines.append(
             f"{time.ms_dense:.3g} -> {time.ms:.3g} ms ({time.ms / time.ms_dense:.1%}) measured on "
-            f"{time.target}, threads {time.threads}, batch {time.batch}; the layers alone promised "
-            f"{time.ms_predicted:.3g} ms"
+            f"{', '.join(filter(None, where))}; the layers alone promised {time.ms_predicted:.3g}"
         )
     return "\n".join(lines)
 

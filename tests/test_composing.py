@@ -12,8 +12,9 @@ from stopwatch import Clock, FakeTarget
 from torch import Tensor, nn
 
 from convswap import Budget, LatencyTable, Plan, convert, plan, survey
-from convswap.composing import blank, meet_latency
+from convswap.composing import meet_latency
 from convswap.errors import BudgetError, ConversionError, TargetError
+from convswap.stopwatch import blank
 
 SIZE = (3, 8, 8)
 SITES = 6

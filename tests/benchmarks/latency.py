@@ -19,7 +19,8 @@ import torch
 
 import convswap
 from convswap.candidates import Candidate, costs_of
-from convswap.composing import blank, meet_latency
+from convswap.composing import meet_latency
+from convswap.stopwatch import blank
 from convswap.surveying import replaceable_sites
 
 STAND_IN = {

@@ -1,0 +1,82 @@
+"""Time whole networks beside the one they were made from."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from .latency import LatencyTable
+from .plans import Latency, Plan
+from .surgery import install_
+from .surveying import Survey
+from .targets import Runner, Target, running
+from .timing import Timing, fastest, take_turns
+
+SECONDS = 3.0  # at most, to time one network in one memory layout
+
+
+class Stopwatch:
+    """Times whole networks beside the original on a target.
+
+    Args:
+        batch: images per forward pass.
+    """
+
+    def __init__(self, target: Target, survey: Survey, batch: int):
+        self._target, self._survey, self._batch = target, survey, batch
+        random = torch.Generator().manual_seed(0)
+        self._x = torch.randn(batch, *survey.input_size, generator=random)
+        self._dense = self._runners(survey.model, "dense")
+
+    def dense(self) -> float:
+        """Milliseconds of the original."""
+        return self._measure(self._dense)["dense"].ms
+
+    def timed(self, plan: Plan, table: LatencyTable, whole: float, kept: float) -> Plan:
+        """The plan with the time its network takes, and what the layers had promised.
+
+        Args:
+            whole: milliseconds of the original.
+            kept: the part of what layers save by themselves that a network is said to save.
+        """
+        sites = {site.path: site for site in self._survey.sites}
+        choices = tuple(
+            choice.model_copy(update={
+                "ms": table.ms(sites[choice.site], choice.form, choice.rank),
+                "ms_dense": table.ms(sites[choice.site]),
+            })
+            for choice in plan.choices
+        )  # fmt: skip
+        saved = kept * sum(choice.ms_dense - choice.ms for choice in choices)
+        small = self._runners(blank(self._survey.model, plan), "converted")
+        taken = self._measure(self._dense | small)
+        target = self._target
+        latency = Latency(
+            target=target.name, threads=target.threads, device=target.device, dtype=target.dtype,
+            batch=self._batch, ms_dense=taken["dense"].ms, ms=taken["converted"].ms,
+            ms_predicted=(1 - saved / whole) * taken["dense"].ms, layout=taken["converted"].layout,
+        )  # fmt: skip
+        return plan.model_copy(update={"choices": choices, "latency": latency})
+
+    def _runners(self, network: nn.Module, name: str) -> dict[tuple[str, str], Runner]:
+        with running(self._target, f"the {name} network"):
+            variants = self._target.variants(network, self._x)
+        return {(name, layout): runner for layout, runner in variants.items()}
+
+    def _measure(self, runners: dict[tuple[str, str], Runner]) -> dict[str, Timing]:
+        with running(self._target, "the networks in turn"):
+            return fastest(take_turns(runners, SECONDS * len(runners)))
+
+
+def blank(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of a network with the planned layers in place, their weights random: as fast as
+    the converted one will be."""
+    network = install_(copy.deepcopy(model), plan)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        for choice in plan.choices:
+            for layer in network.get_submodule(choice.site):
+                layer.reset_parameters()
+    return network.eval()
