@@ -14,6 +14,7 @@ from .errors import BudgetError, ConvswapError
 from .files import new_file
 from .plans import Budget, Plan
 from .progress import Progress, silent
+from .record import record_of
 from .surgery import convert
 from .surveying import Survey
 from .timing import measure
@@ -71,7 +72,8 @@ def sweep(
         finally:
             progress("sweep", done + 1, len(budgets))
         name = f"{plan.planned.macs / plan.dense.macs:.4f}"
-        plans[name], networks[name] = plan, convert(survey.model, plan, batches)
+        networks[name] = convert(survey.model, plan, batches)
+        plans[name] = record_of(networks[name]).plans[-1]
     if not plans:
         raise BudgetError("none of the budgets can be met", do="ask for more to be kept")
     taken = measure(networks, survey.input_size, seconds=1.0)
@@ -119,7 +121,7 @@ def smallest_within(
             low = middle
         else:
             high = middle
-            best = (small, plan) if plan.choices else best
+            best = (small, record_of(small).plans[-1]) if plan.choices else best
     if best is None:
         raise ConvswapError(
             f"no conversion stays within {max_drop} points", do="allow more, and distil afterwards"

@@ -317,7 +317,7 @@ def test_bench_of_layers_gives_each_of_them(here, monkeypatch):
     assert layer["macs_kept"] == pytest.approx((8 * 9 * 3 + 3 * 8) / (8 * 8 * 9))
     assert min(layer["ms"], layer["ms_dense"]) > 0
     assert layer["ms_planned"] is None
-    assert "latency: 2 of 2 done" in done.err
+    assert "latency: 1 of 1 done" in done.err
     again = succeed(*BENCH, "--layers", "--json")
     assert again.document["layers"] == [layer]
     assert "latency" not in again.err
@@ -450,7 +450,7 @@ def test_convert_by_time_writes_an_artifact_that_knows_its_time(timed):
 def test_plan_by_time_prints_what_was_measured(timed):
     done = succeed("plan", *WIDE, "--out", "p.json", "--quiet")
     assert "ms before" in done.out
-    assert "measured on eager, threads 1, batch 1" in squeezed(done.out)
+    assert "threads 1, batch 1" in squeezed(done.out)
 
 
 @pytest.mark.parametrize("verb", ["plan", "convert"])
@@ -887,7 +887,7 @@ def test_pretrained_weights_that_cannot_be_fetched_are_explained(monkeypatch):
         raise OSError("no network\nand a second line")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    line = fail("inspect", "timm:resnet18")
+    line = fail("plan", "timm:resnet18", "--macs", "0.5", "--out", "plan.json")
     assert "no network" in line
     assert "--random-weights" in line
 
