@@ -73,8 +73,8 @@ def meet_latency(
                 raise
             refusal = error  # unless giving layers back makes the network fast enough
             break
+        progress("compose", attempt, TRIES)
         plan = stopwatch.timed(survey.plan_of(chosen, budget), table, whole, kept)
-        progress("compose", attempt + 1, TRIES)
         best = min(best or plan, plan, key=lambda p: _beside(p, budget))
         if (1 - NEAR) * budget.latency <= _ratio(plan) <= budget.latency or not plan.choices:
             break

@@ -35,7 +35,8 @@ def run(
 
     Returns:
         For `dense`, `converted` and (with a `distill` section) `recovered`: quality on the test
-        images, MACs, parameters, bytes of the weights file, milliseconds per image.
+        images, MACs, parameters, bytes of the weights file,
+        milliseconds per image on the recipe's target.
     """
     preprocess, sources, seed = record_of(dense).preprocess, recipe.data, recipe.seed
     device = next(dense.parameters()).device
@@ -69,9 +70,10 @@ def run(
         checkpoint.unlink(missing_ok=True)
     test = open_images(sources.test or sources.calibration, preprocess, held_out=True)
     rows = {name: quality(network, dense, test, progress) for name, network in networks.items()}
-    times = measure(networks, preprocess.input_size)
+    batch = recipe.target.batch
+    times = measure(networks, preprocess.input_size, batch=batch, target=target)
     for name, network in networks.items():
-        rows[name] |= vars(count(network, preprocess.input_size)) | {"ms": times[name].ms}
+        rows[name] |= vars(count(network, preprocess.input_size)) | {"ms": times[name].ms / batch}
         if name != "dense":
             rows[name]["bytes"] = (folder / name / WEIGHTS).stat().st_size
     with new_file(folder / "report.json") as temporary:

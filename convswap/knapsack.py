@@ -139,7 +139,7 @@ def check_reachable(
             raise BudgetError(
                 f"budget cannot be met: {name} {bound / whole:.3g} asked, "
                 f"{math.ceil(1e3 * (whole - saved) / whole) / 1e3:.3f} is the least these "
-                "forms allow",
+                f"forms allow{', by the times of single layers' * (name == 'latency')}",
                 do=f"raise {name} to that or more",
             )
 

@@ -153,11 +153,16 @@ class Plan(_Data):
             planned = planned - site.cost + cost
             priced = {"macs": cost.macs, "params": cost.params, "macs_dense": site.cost.macs}
             choices.append(choice.model_copy(update=priced))
+        totals = Totals(**vars(planned))
+        if totals != self.planned:  # edited, or for another input size: no longer what was timed
+            untimed = {"ms": None, "ms_dense": None}
+            choices = [choice.model_copy(update=untimed) for choice in choices]
         return self.model_copy(update={
             "choices": tuple(choices),
             "input_size": input_size,
             "dense": Totals(**vars(dense)),
-            "planned": Totals(**vars(planned)),
+            "planned": totals,
+            "latency": self.latency if totals == self.planned else None,
             "damage": sum(choice.damage for choice in choices),
         })  # fmt: skip
 

@@ -92,20 +92,23 @@ def sites_table(sites: Sequence[Site], total: Totals) -> Table:
 def plan_table(plan: Plan) -> Table:
     """What becomes of each site that is converted."""
     timed = any(choice.ms is not None for choice in plan.choices)
-    heads = ["layer", "form", ">rank", ">MACs before", ">after", ">kept", ">damage"]
-    table = _table(*heads, *[">ms before", ">after"] * timed)
+    costs = [">ms before", ">after"] if timed else [">MACs before", ">after"]
+    table = _table("layer", "form", ">rank", *costs, ">MACs kept", ">damage")
     for choice in plan.choices:
         rank = choice.rank if isinstance(choice.rank, int) else "{}, {}".format(*choice.rank)
-        times = [choice.ms_dense, choice.ms] * timed
+        before, after = quantity(choice.macs_dense), quantity(choice.macs)
+        if timed:
+            before, after = (
+                "-" if ms is None else f"{ms:.3f}" for ms in (choice.ms_dense, choice.ms)
+            )
         table.add_row(
             choice.site,
             choice.form,
             str(rank),
-            quantity(choice.macs_dense),
-            quantity(choice.macs),
+            before,
+            after,
             f"{choice.macs / choice.macs_dense:.0%}",
             f"{choice.damage:.2g}",
-            *("-" if ms is None else f"{ms:.3f}" for ms in times),
         )
     return table
 

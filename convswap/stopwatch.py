@@ -15,6 +15,7 @@ from .targets import Runner, Target, running
 from .timing import Timing, fastest, take_turns
 
 SECONDS = 3.0  # at most, to time one network in one memory layout
+ROUNDS = 10  # at least
 
 
 class Stopwatch:
@@ -67,7 +68,7 @@ class Stopwatch:
 
     def _measure(self, runners: dict[tuple[str, str], Runner]) -> dict[str, Timing]:
         with running(self._target, "the networks in turn"):
-            return fastest(take_turns(runners, SECONDS * len(runners)))
+            return fastest(take_turns(runners, SECONDS * len(runners), rounds=ROUNDS))
 
 
 def blank(model: nn.Module, plan: Plan) -> nn.Module:

@@ -64,7 +64,7 @@ def convert(
         raise ConvswapError("--max-drop and --val go together")
     chosen = plans.Plan.load(plan) if plan else None
     budget = None if chosen or max_drop is not None else o.budget(macs, params, latency)
-    runtime = o.timing_target(budget, target, threads, device, dtype)
+    runtime = o.timing_target(budget, target, threads, device, dtype, batch)
     network = o.open_network(
         model, architecture=architecture, weights=weights, random_weights=random_weights,
         seed=seed, model_arg=model_arg, device=device, threads=threads,
@@ -94,4 +94,7 @@ def convert(
     else:
         report.out.print(report.plan_table(applied))
         report.out.print(report.plan_summary(applied))
+        if max_drop is not None:
+            before, after = (frontier.score(judge(each)) for each in (network, small))
+            report.out.print(f"quality {before:.2f} -> {after:.2f} on {val}")
     report.wrote(out)

@@ -276,10 +276,12 @@ def budget(macs: float | None, params: float | None, latency: float | None) -> B
 
 
 def timing_target(
-    budget: Budget | None, name: str, threads: int | None, device: str, dtype: str
+    budget: Budget | None, name: str, threads: int | None, device: str, dtype: str, batch: int
 ) -> Target | None:
     """The target a budget of latency is for; opened early, so that it fails early."""
     if budget is None or budget.latency is None:
+        if (name, dtype, batch) != ("eager", "float32", 1):
+            raise ConvswapError("--target, --dtype and --batch go with --latency")
         return None
     return open_target(name, threads=threads, device=device, dtype=dtype)
 

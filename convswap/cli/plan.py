@@ -45,7 +45,7 @@ def plan(
     """Choose a form and rank per convolution that meet a budget; nothing is converted yet."""
     check_new(out, force)
     budget = o.budget(macs, params, latency)
-    runtime = o.timing_target(budget, target, threads, device, dtype)
+    runtime = o.timing_target(budget, target, threads, device, dtype, batch)
     network = o.open_network(
         model, architecture=architecture, weights=weights, random_weights=random_weights,
         seed=seed, model_arg=model_arg, device=device, threads=threads,
