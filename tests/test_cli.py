@@ -949,3 +949,16 @@ def test_memory_for_not_even_one_image_is_refused(here):
                 "--macs", "0.8", "--out", "small.json")  # fmt: skip
     assert "--memory 0.01 is too little" in line
     assert not Path("small.json").exists()
+
+
+def test_options_of_a_target_are_for_budgets_of_time(here):
+    for words in (["--target", "openvino"], ["--dtype", "float16"], ["--batch", "8"]):
+        line = fail("plan", *USER, "--macs", "0.5", *words, "--out", "never.json")
+        assert "go with --latency" in line
+    assert not Path("never.json").exists()
+
+
+def test_a_floor_on_quality_says_what_was_kept(here):
+    done = succeed("convert", *USER, "--data", "data", "--input-size", "3,16,16",
+                   "--max-drop", "90", "--val", "data", "--out", "floor")  # fmt: skip
+    assert "quality " in done.out

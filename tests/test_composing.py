@@ -140,6 +140,16 @@ def test_choices_say_what_their_layers_take(meet, surveyed):
         assert choice.ms_dense == pytest.approx(1e3 * weights(dense))
 
 
+def test_an_edited_plan_no_longer_says_times(meet, surveyed):
+    made = meet(Budget(latency=0.5), weights, weights)
+    again = made.priced(surveyed.model, surveyed.input_size)
+    assert again == made
+    edited = made.model_copy(update={"choices": made.choices[1:]})
+    edited = edited.priced(surveyed.model, surveyed.input_size)
+    assert edited.latency is None
+    assert all(choice.ms is None for choice in edited.choices)
+
+
 def test_where_all_promises_are_kept_the_choice_is_that_of_the_counts(meet, surveyed):
     """On a target that takes a second per weight, time is the number of weights."""
     made = meet(Budget(latency=0.5), weights, weights)
