@@ -8,9 +8,25 @@ from collections.abc import Sequence
 import torch
 from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 from torchvision.models.feature_extraction import NodePathTracer
 
 from .errors import ModelError
+
+
+def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
+    """A copy of a network, also of one that keeps tensors computed in an earlier pass (timm's
+    levit: attention biases), which `copy.deepcopy` refuses if they have a gradient history.
+
+    Args:
+        memo: by id, what stands in the copy for some tensors.
+    """
+    memo = {} if memo is None else memo
+    for module in model.modules():
+        for leaf in tree_leaves(vars(module)):
+            if isinstance(leaf, Tensor) and not leaf.is_leaf:
+                memo.setdefault(id(leaf), leaf.detach().clone())
+    return copy.deepcopy(model, memo)
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
@@ -21,7 +37,7 @@ def meta_copy(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
+    return deep_copy(model, memo)
 
 
 def dry_copy(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Tensor]:
@@ -35,7 +51,7 @@ def dry_copy(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Te
     """
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     for device in ("meta", "cpu"):
-        duplicate = meta_copy(model) if device == "meta" else copy.deepcopy(model).to(device)
+        duplicate = meta_copy(model) if device == "meta" else deep_copy(model).to(device)
         duplicate.eval().requires_grad_(False)
         image = torch.zeros(1, *input_size, dtype=dtype, device=device)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import nn
 
 from .files import new_file
 from .forms import Rank
+from .graph import deep_copy
 from .latency import LatencyTable
 from .plans import Plan
 from .progress import Progress, silent
@@ -50,7 +50,7 @@ def layer_times(
         TargetError: the target cannot run a layer or what replaced it.
         PlanError, RankError: a plan does not fit.
     """
-    network, chosen = copy.deepcopy(dense), []
+    network, chosen = deep_copy(dense), []
     for plan in plans:
         sites: dict[str, Site] = {s.path: s for s in find_sites(network, plan.input_size)[0]}
         plan = plan.priced(network, plan.input_size)

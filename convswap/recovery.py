@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .errors import ConvswapError, DataError
 from .files import new_file
-from .graph import first_tensor
+from .graph import deep_copy, first_tensor
 from .outputs import Kind, Reference, divergence, kl, output_kind, tensors
 from .progress import Progress, silent
 from .record import record_of
@@ -103,7 +103,7 @@ def distill(
     Raises:
         ConvswapError: the loss became NaN or infinite.
     """
-    student, teacher = copy.deepcopy(student).eval(), teacher.eval()
+    student, teacher = deep_copy(student).eval(), teacher.eval()
     device = next(student.parameters()).device
     teacher.to(device)
     batches = batches if hasattr(batches, "__len__") else list(batches)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
+from .graph import deep_copy
 from .latency import LatencyTable
 from .plans import Latency, Plan
 from .surgery import install_
@@ -74,7 +73,7 @@ class Stopwatch:
 def blank(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of a network with the planned layers in place, their weights random: as fast as
     the converted one will be."""
-    network = install_(copy.deepcopy(model), plan)
+    network = install_(deep_copy(model), plan)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         for choice in plan.choices:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .candidates import weight_problem
 from .errors import ConversionError, PlanError
 from .forms import FORMS, Kernel, build, check_rank, write_
-from .graph import first_tensor
+from .graph import deep_copy, first_tensor
 from .moments import Moments, gather
 from .outputs import Reference, output_kind
 from .plans import Choice, Plan
@@ -49,7 +49,7 @@ def convert(
         raise PlanError(f"fit {plan.fit!r} needs images", do="give batches")
     check_finite(model.eval())
     plan = plan.priced(model, tuple(images[0].shape[1:]) if images else plan.input_size)
-    small = install_(copy.deepcopy(model), plan)
+    small = install_(deep_copy(model), plan)
     if plan.fit == "weight":
         _fit_to_weights(model, small, plan, progress)
     else:

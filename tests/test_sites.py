@@ -308,3 +308,23 @@ def test_untraceable_network_has_the_same_sites_and_a_note():
     ]
     assert traced[0].act == "tanh"
     assert untraced[0].act is None
+
+
+class Remembering(nn.Module):
+    """Keeps a tensor computed from its parameters, as timm's levit does in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.kept = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "bias" not in self.kept:
+            self.kept["bias"] = 2 * self.conv.bias
+        return self.conv(x) + self.kept["bias"][:, None, None]
+
+
+def test_a_network_that_keeps_computed_tensors_can_be_copied():
+    model = Remembering().eval()
+    model(torch.zeros(1, 3, 8, 8))
+    assert [site.path for site in find_sites(model, (3, 8, 8))[0]] == ["conv"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConvswapError
+from ..graph import deep_copy
 from .machine import describe
 from .target import Runner
 
@@ -67,7 +67,7 @@ class Eager:
             value = value.to(dtype) if value.is_floating_point() else value
             value = value.contiguous(memory_format=layout) if value.dim() == 4 else value
             memo[id(parameter)] = nn.Parameter(value, requires_grad=False)
-        return copy.deepcopy(module, memo).eval().to(self.device, dtype)
+        return deep_copy(module, memo).eval().to(self.device, dtype)
 
     def _prepared(self, module: nn.Module) -> Callable[[Tensor], object]:
         return module

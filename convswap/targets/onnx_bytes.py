@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from timm.layers import Conv2dSame, get_same_padding
 from torch import Tensor, nn
 
 from ..export import write_onnx
+from ..graph import deep_copy
 
 OPSET = 18
 _IR_VERSION = 10  # of the file format; newer ones need newer runtimes
@@ -23,7 +23,7 @@ def onnx_bytes(module: nn.Module, x: Tensor) -> bytes:
         return _plain(layers, x)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        write_onnx(copy.deepcopy(module).eval().cpu(), x.cpu(), path, free_batch=False)
+        write_onnx(deep_copy(module).eval().cpu(), x.cpu(), path, free_batch=False)
         return path.read_bytes()
 
 
