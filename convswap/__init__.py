@@ -3,6 +3,7 @@
 __version__ = "0.1.0"
 
 from .artifact import load, save
+from .converting import convert
 from .cost import Cost, count
 from .data import open_images
 from .errors import ConvswapError
@@ -17,7 +18,6 @@ from .plans import Budget, Choice, Plan
 from .record import Preprocess, record_of
 from .recovery import distill
 from .sites import Site, find_sites
-from .surgery import convert
 from .surveying import Survey, survey
 from .targets import open_target
 from .timing import Timing, measure

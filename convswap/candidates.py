@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,16 +43,47 @@ def replacement_cost(site: Site, form: str, rank: Rank, bias: bool) -> Cost:
 
 def costs_of(site: Site, bias: bool) -> dict[tuple[str, Rank], Cost]:
     """Form and rank -> cost, for all that make a site cheaper in some way."""
-    costs = {
-        (form, rank): replacement_cost(site, form, rank, bias)
-        for form in site.forms
-        for rank in ranks(form, Kernel(*site.kernel), RANKS)
-    }
+    ways = [
+        (form, rank) for form in site.forms for rank in ranks(form, Kernel(*site.kernel), RANKS)
+    ]
+    return _cheaper(site, ways, bias)
+
+
+def _cheaper(
+    site: Site, ways: Iterable[tuple[str, Rank]], bias: bool
+) -> dict[tuple[str, Rank], Cost]:
+    costs = {(form, rank): replacement_cost(site, form, rank, bias) for form, rank in ways}
     return {
-        key: cost
-        for key, cost in costs.items()
+        way: cost
+        for way, cost in costs.items()
         if cost.macs < site.cost.macs or cost.params < site.cost.params
     }
+
+
+def snap(site: Site, row: Sequence[Candidate], multiple: int, bias: bool) -> list[Candidate]:
+    """Candidates of one form of a site, with ranks above `multiple` at the nearest multiples.
+
+    The logarithm of the damage is interpolated between theirs, over multiply-adds.
+    """
+
+    def snapped(rank: int) -> int:
+        return rank if rank <= multiple else round(rank / multiple) * multiple
+
+    form, kernel = row[0].form, Kernel(*site.kernel)
+    full = FORMS[form].full_rank(kernel)
+    ways: list[tuple[str, Rank]] = []
+    for candidate in row:
+        if isinstance(candidate.rank, tuple):
+            rank: Rank = tuple(map(min, map(snapped, candidate.rank), full))
+        else:
+            rank = min(snapped(candidate.rank), full or 1)
+        ways.append((form, rank))
+    row = sorted(row, key=lambda c: c.cost.macs)
+    macs, logs = [c.cost.macs for c in row], [math.log(max(c.damage, 1e-30)) for c in row]
+    return [
+        Candidate(site.path, form, rank, cost, math.exp(np.interp(cost.macs, macs, logs)))
+        for (form, rank), cost in _cheaper(site, ways, bias).items()
+    ]
 
 
 def find_candidates(

@@ -7,7 +7,7 @@ from dataclasses import astuple, replace
 
 import numpy as np
 
-from .candidates import Candidate
+from .candidates import Candidate, snap
 from .cost import TimedCost
 from .errors import BudgetError, ConversionError
 from .forms import Rank
@@ -37,10 +37,11 @@ def meet_latency(
 ) -> Plan:
     """The choice with the least summed damage whose network really is as fast as asked.
 
-    Layers are timed one by one, in short context; what they promise together is compared with
-    what the composed network saves, all promises are scaled by that, and the choice is made
-    again until the budget is met. Then layers are given back, those that promise least first,
-    where the whole network is no slower without their replacement, and counts stay in budget.
+    Ranks are set to the multiples that the target likes. Layers are timed one by one, in short
+    context; what they promise together is compared with what the composed network saves, all
+    promises are scaled by that, and the choice is made again until the budget is met. Then
+    layers are given back, those that promise least first, where the whole network is no slower
+    without their replacement, and counts stay in budget.
 
     Args:
         budget: `latency`, and other bounds if wanted.
@@ -55,6 +56,7 @@ def meet_latency(
         TargetError: the target cannot run the network.
     """
     table = table or LatencyTable(target, batch)
+    survey = _snapped(survey, table.multiple())
     table.measure(_knots(survey), progress)
     if not any(_faster(survey, table).values()):
         raise ConversionError(
@@ -64,17 +66,19 @@ def meet_latency(
     stopwatch = Stopwatch(target, survey, batch)
     whole, kept = stopwatch.dense(), 1.0
     best: Plan | None = None
-    refusal: BudgetError | None = None
+    at_limit = False
     for attempt in range(TRIES):
         try:
-            chosen = _choose(survey, budget, table, whole, kept)
-        except BudgetError as error:
-            if best is None:
-                raise
-            refusal = error  # unless giving layers back makes the network fast enough
-            break
+            plan = survey.plan_of(_choose(survey, budget, table, whole, kept), budget)
+        except BudgetError:  # by the times of single layers: see what the network says
+            plan = survey.plan_of(_fastest(survey, table), budget)
+            if at_limit or not _counts_met(plan, survey):
+                if best is None:
+                    raise
+                break
+            at_limit = True
         progress("compose", attempt, TRIES)
-        plan = stopwatch.timed(survey.plan_of(chosen, budget), table, whole, kept)
+        plan = stopwatch.timed(plan, table, whole, kept)
         best = min(best or plan, plan, key=lambda p: _beside(p, budget))
         if (1 - NEAR) * budget.latency <= _ratio(plan) <= budget.latency or not plan.choices:
             break
@@ -88,7 +92,7 @@ def meet_latency(
             f"before, {best.latency.ms:.3g} ms after; {_closest(survey, table)}"
         )
     if _ratio(best) > (1 + NEAR) * budget.latency:
-        raise refusal or BudgetError(
+        raise BudgetError(
             f"budget cannot be met: latency {budget.latency:.3g} asked, "
             f"{math.ceil(1e3 * _ratio(best)) / 1e3:.3f} is the least that was reached",
             do="raise latency to that or more",
@@ -102,6 +106,18 @@ def _rows(survey: Survey, site: Site) -> dict[str, list[Candidate]]:
     for candidate in sorted(survey.options[site.path], key=lambda c: c.cost.macs):
         rows.setdefault(candidate.form, []).append(candidate)
     return rows
+
+
+def _snapped(survey: Survey, multiple: int) -> Survey:
+    """The same, with ranks at the multiples a target likes."""
+    bias = survey.fit != "weight"
+    options = {
+        site.path: [
+            c for row in _rows(survey, site).values() for c in snap(site, row, multiple, bias)
+        ]
+        for site in survey.sites
+    }
+    return replace(survey, options=options)
 
 
 def _knots(survey: Survey) -> list[tuple[Site, str, Rank]]:
@@ -168,6 +184,12 @@ def _choose(
         refused.update(way for way in ways if not table.knows(*way))
 
 
+def _fastest(survey: Survey, table: LatencyTable) -> list[Candidate | None]:
+    """The choice that takes the least time by the times of single layers."""
+    rows = _faster(survey, table).values()
+    return [min(row, key=lambda c: c.cost.latency, default=None) for row in rows]
+
+
 def _without_idle(
     plan: Plan, survey: Survey, stopwatch: Stopwatch, table: LatencyTable, whole: float, kept: float
 ) -> Plan:
@@ -176,7 +198,6 @@ def _without_idle(
     Tried in groups, those that promise least first; a group that cannot go is halved, down to
     a sixteenth of all: every trial costs a compilation of the whole network.
     """
-    bounds = plan.budget.bounds(survey.dense)
     least = max(len(plan.choices) // 16, 1)
     group = max(len(plan.choices) // 4, 1)
     while group >= least and plan.choices:
@@ -184,13 +205,19 @@ def _without_idle(
         idle = {choice.site for choice in order[:group]}
         fewer = tuple(choice for choice in plan.choices if choice.site not in idle)
         trial = plan.model_copy(update={"choices": fewer}).priced(survey.model, survey.input_size)
-        if all(getattr(trial.planned, name) <= bound for name, bound in bounds.items()):
+        if _counts_met(trial, survey):
             trial = stopwatch.timed(trial, table, whole, kept)
             if _ratio(trial) <= _ratio(plan):
                 plan = trial
                 continue
         group //= 2
     return plan
+
+
+def _counts_met(plan: Plan, survey: Survey) -> bool:
+    """Whether all bounds of a plan's budget but that of latency are met."""
+    bounds = plan.budget.bounds(survey.dense)
+    return all(getattr(plan.planned, name) <= bound for name, bound in bounds.items())
 
 
 def _ratio(plan: Plan) -> float:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +12,10 @@ from torch import Tensor, nn
 from .errors import ConvswapError
 from .files import new_file
 from .outputs import tensors
+from .quiet import quiet
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 TOLERANCE = 1e-3  # of the largest output; float32 runtimes differ by 1e-5 or so
 
@@ -37,15 +38,16 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> float:
         raise _missing("onnxruntime") from None
     model = model.eval().cpu()
     with new_file(path) as temporary:
-        write_onnx(model, images[:2], temporary, free_batch=True)
+        temporary.write_bytes(
+            tidy(onnx_graph(model, images[:2], free_batch=True)).SerializeToString()
+        )
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
         outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         return _largest_gap(model, images, [torch.from_numpy(np.asarray(o)) for o in outputs])
 
 
-def write_onnx(model: nn.Module, images: Tensor, path: Path, *, free_batch: bool) -> None:
-    """Write a network on the CPU as one ONNX file, by PyTorch's exporter, without its notes on
-    where each operator came from (3 kB an operator).
+def onnx_graph(model: nn.Module, images: Tensor, *, free_batch: bool) -> ModelProto:
+    """A network on the CPU as PyTorch's exporter writes it, before anything is simplified.
 
     Args:
         images: an input of the shape it is written for; n >= 2 where the batch size is free.
@@ -54,28 +56,37 @@ def write_onnx(model: nn.Module, images: Tensor, path: Path, *, free_batch: bool
         ConvswapError: a package is missing.
     """
     try:
-        import onnx
-        import onnxscript  # noqa: F401 - torch.onnx needs it
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401 - torch.onnx needs them
     except ImportError as error:
         raise _missing(error.name) from None
     shapes = ({0: torch.export.Dim("batch")},) if free_batch else None
-    with _quiet():
-        torch.onnx.export(
-            model, (images,), path, dynamo=True, external_data=False, verbose=False,
-            input_names=["images"], dynamic_shapes=shapes,
+    with quiet():
+        program = torch.onnx.export(
+            model, (images,), dynamo=True, optimize=False, verbose=False, input_names=["images"],
+            dynamic_shapes=shapes,
         )  # fmt: skip
-    written = onnx.load(path)
-    for node in written.graph.node:
+    return program.model_proto
+
+
+def tidy(graph: ModelProto) -> ModelProto:
+    """A graph as the exporter simplifies it (constants and batch norm folded), without notes
+    on where each operator came from (3 kB an operator)."""
+    from onnxscript import optimizer
+
+    with quiet():
+        graph = optimizer.optimize(graph)
+    for node in graph.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
-    onnx.save(written, path)
+    return graph
 
 
 def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
     """Write a `torch.export` program (.pt2) with a free batch size, checked as above."""
     model = model.eval().cpu()
     shapes = ({0: torch.export.Dim("batch", min=1)},)
-    with new_file(path) as temporary, _quiet():
+    with new_file(path) as temporary, quiet():
         program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
         torch.export.save(program, temporary)
         outputs = torch.export.load(temporary).module()(images)
@@ -94,16 +105,3 @@ def _largest_gap(model: nn.Module, images: Tensor, outputs: list[Tensor]) -> flo
     if not gap <= TOLERANCE * max(largest, 1.0):
         raise ConvswapError(f"the exported network's outputs differ from PyTorch's by {gap:.2g}")
     return gap
-
-
-@contextlib.contextmanager
-def _quiet():
-    """The exporters talk a lot; what goes wrong is raised."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

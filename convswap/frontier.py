@@ -9,13 +9,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from .converting import convert
 from .cost import count
 from .errors import BudgetError, ConvswapError
 from .files import new_file
 from .plans import Budget, Plan
 from .progress import Progress, silent
 from .record import record_of
-from .surgery import convert
 from .surveying import Survey
 from .timing import measure
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from .artifact import WEIGHTS, save
+from .converting import convert
 from .cost import count
 from .data import open_images
 from .evaluation import quality
@@ -17,7 +18,6 @@ from .progress import Progress, silent
 from .recipe import Recipe
 from .record import record_of
 from .recovery import distill
-from .surgery import convert
 from .targets import open_target
 from .timing import measure
 

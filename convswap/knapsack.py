@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -15,6 +12,7 @@ from scipy.sparse import coo_array
 from .candidates import Candidate
 from .cost import Cost
 from .errors import BudgetError
+from .quiet import silent_stdout
 
 
 def solve(
@@ -94,28 +92,6 @@ def _solve(
         ):
             return [c for _, c in chosen]
     raise BudgetError("no choice meets all bounds at once", do="loosen one of them")
-
-
-@contextmanager
-def silent_stdout() -> Iterator[None]:
-    """Nothing inside reaches file descriptor 1, of the whole process: HiGHS now and then prints
-    a line there, past Python and past its own options."""
-    flush = getattr(ctypes.pythonapi, "fflush", lambda stream: 0)  # of C's streams; not on Windows
-    try:
-        kept = os.dup(1)
-    except OSError:  # it is closed
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    flush(None)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        flush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def check_reachable(

@@ -12,7 +12,7 @@ from typing import Literal
 
 from .errors import TargetError
 from .files import new_file
-from .forms import Rank
+from .forms import Kernel, Rank
 from .microbench import Signature, signatures
 from .progress import Progress, silent
 from .sites import Site
@@ -20,6 +20,9 @@ from .targets import Runner, Target, running
 from .timing import fastest, take_turns
 
 ROUNDS = 7  # at least
+MULTIPLES = 2, 4, 8, 16  # of ranks, tried
+PLATEAU = 0.95  # times this near are one
+PROBE = Signature(Kernel(128, 128, 3, 3), (1, 1), (1, 1), (1, 1), 28, 28, False, True, True)
 METHOD = 1  # raised when something else is measured: times of before are then not used
 
 Way = tuple[str | None, Rank | None]
@@ -94,6 +97,25 @@ class LatencyTable:
                 self._write()
             done += len(ways)
             progress("latency", done, total)
+
+    def multiple(self, seconds: float = 1.0) -> int:
+        """The multiple that ranks had best be of on the target: 1, 2, 4, 8 or 16.
+
+        Vector units take channels in blocks, and a part of a block takes the time of a whole
+        one. Measured on a `bottleneck` of 128 channels: the most that can be added to a rank
+        of 32 in about the time of adding one.
+
+        Args:
+            seconds: to measure it, at most.
+        """
+        ways = {step: ("bottleneck", 32 + step) for step in (1, *MULTIPLES)}
+        if any(_key(PROBE, way) not in self._ms for way in ways.values()):
+            self._measure("of 128 channels", PROBE, [DENSE, *ways.values()], seconds / len(ways))
+            self._write()
+        times = {step: self._ms.get(_key(PROBE, way)) for step, way in ways.items()}
+        if None in times.values():
+            return 1
+        return max([1, *(step for step in MULTIPLES if PLATEAU * times[step] <= times[1])])
 
     def knows(self, site: Site, form: str | None = None, rank: Rank | None = None) -> bool:
         """Whether the time has been measured."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .graph import deep_copy
 from .latency import LatencyTable
 from .plans import Latency, Plan
-from .surgery import install_
+from .surgery import blank
 from .surveying import Survey
 from .targets import Runner, Target, running
 from .timing import Timing, fastest, take_turns
@@ -68,15 +67,3 @@ class Stopwatch:
     def _measure(self, runners: dict[tuple[str, str], Runner]) -> dict[str, Timing]:
         with running(self._target, "the networks in turn"):
             return fastest(take_turns(runners, SECONDS * len(runners), rounds=ROUNDS))
-
-
-def blank(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy of a network with the planned layers in place, their weights random: as fast as
-    the converted one will be."""
-    network = install_(deep_copy(model), plan)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)
-        for choice in plan.choices:
-            for layer in network.get_submodule(choice.site):
-                layer.reset_parameters()
-    return network.eval()

@@ -11,7 +11,14 @@ from helpers import moment
 from torch import nn
 
 from convswap import find_sites
-from convswap.candidates import STARTED, Candidate, costs_of, site_candidates
+from convswap.candidates import (
+    STARTED,
+    Candidate,
+    costs_of,
+    replacement_cost,
+    site_candidates,
+    snap,
+)
 from convswap.fit import LeastSquares
 from convswap.forms import FORMS, Kernel
 
@@ -101,3 +108,48 @@ def test_a_layer_of_zeros_has_harmless_candidates():
     nn.init.zeros_(conv.weight)
     found = site_candidates(site, problem_of(conv, 0), torch.eye(KERNEL[0]), bias=True)
     assert all(math.isfinite(c.damage) and 0 <= c.damage < 1e-20 for c in found)
+
+
+# --- ranks at multiples -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("multiple", [4, 8])
+def test_snapped_ranks_are_multiples_and_cheaper_than_the_layer(form, multiple):
+    site, _, _, found = surveyed()
+    row = rows(found)[form]
+    snapped = snap(site, row, multiple, bias=True)
+    assert snapped
+    for candidate in snapped:
+        full = FORMS[form].full_rank(Kernel(*KERNEL))
+        for rank, limit in zip(components(candidate.rank), components(full or 1), strict=True):
+            assert rank <= multiple or rank % multiple == 0 or rank == limit
+        assert candidate.cost == costs_of_one(site, candidate)
+        assert candidate.cost.macs < site.cost.macs or candidate.cost.params < site.cost.params
+
+
+def components(rank) -> tuple[int, ...]:
+    return rank if isinstance(rank, tuple) else (rank,)
+
+
+def costs_of_one(site, candidate):
+    return replacement_cost(site, candidate.form, candidate.rank, bias=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_damage_between_ranks_is_between_theirs(form):
+    site, _, _, found = surveyed()
+    row = rows(found)[form]
+    for candidate in snap(site, row, 8, bias=True):
+        less = [c.damage for c in row if c.cost.macs <= candidate.cost.macs] or [row[0].damage]
+        more = [c.damage for c in row if c.cost.macs >= candidate.cost.macs] or [row[-1].damage]
+        low, high = sorted([less[-1], more[0]])
+        assert low * (1 - 1e-9) <= candidate.damage <= high * (1 + 1e-9)
+
+
+def test_a_multiple_of_one_changes_nothing():
+    site, _, _, found = surveyed()
+    for row in rows(found).values():
+        again = snap(site, row, 1, bias=True)
+        assert [(c.rank, c.cost) for c in again] == [(c.rank, c.cost) for c in row]
+        assert [c.damage for c in again] == pytest.approx([c.damage for c in row])

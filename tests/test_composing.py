@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from convswap import Budget, LatencyTable, Plan, convert, plan, survey
 from convswap.composing import meet_latency
 from convswap.errors import BudgetError, ConversionError, TargetError
-from convswap.stopwatch import blank
+from convswap.surgery import blank
 
 SIZE = (3, 8, 8)
 SITES = 6
@@ -211,6 +212,39 @@ def test_a_full_budget_on_a_noisy_machine_keeps_every_layer(meet):
 
     with pytest.raises(ConversionError, match="does not get faster"):
         meet(Budget(latency=1.0), weights, noisy)
+
+
+def blocks_of_four(module: nn.Module) -> float:
+    """Channels are computed four at a time."""
+    return sum(
+        math.ceil(conv.out_channels / 4) * 4 * conv.weight[0].numel()
+        for conv in convolutions(module)
+    )
+
+
+def test_ranks_are_multiples_of_what_the_target_computes_at_once(meet):
+    made = meet(Budget(latency=0.7), blocks_of_four, blocks_of_four)
+    ranks = [r for c in made.choices for r in ([c.rank] if isinstance(c.rank, int) else c.rank)]
+    assert max(ranks) > 4
+    assert all(rank <= 4 or rank % 4 == 0 for rank in ranks)
+
+
+def test_a_network_that_is_faster_than_its_layers_promise_is_found(meet):
+    """Layers by themselves promise 0.45 at the least; the network saves more than that."""
+
+    def slow(module: nn.Module) -> float:
+        return DENSE / 3 + weights(module)
+
+    made = meet(Budget(latency=0.4), slow, weights)
+    assert 0.36 <= ratio(made) <= 0.4
+
+
+def test_counts_out_of_reach_of_what_is_faster_are_refused(meet):
+    def alone(module: nn.Module) -> float:
+        return weights(module) if convolutions(module)[0].in_channels == 3 else 1.0
+
+    with pytest.raises(BudgetError, match=r"macs 0\.4 asked"):
+        meet(Budget(latency=0.95, macs=0.4), alone, weights)
 
 
 # --- layers are given back ------------------------------------------------------------------

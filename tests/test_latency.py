@@ -351,3 +351,47 @@ def test_signatures_read_the_same_in_every_process(site):
     assert str(signatures(site)[0]) == (
         "8x8x3x3 on 8x8 stride 1x1 padding 1x1 dilation 1x1 act"
     )  # fmt: skip
+
+
+# --- the ranks a target likes ---------------------------------------------------------------
+
+
+def blocks(size: int, overhead: float = 0.0):
+    """A target whose first convolution computes channels in blocks, whatever the others do."""
+
+    def cost(module, layout):
+        first = next(m for m in module.modules() if isinstance(m, nn.Conv2d))
+        return overhead + (math.ceil(first.out_channels / size) * size) ** 2
+
+    return cost
+
+
+@pytest.mark.parametrize("size", [4, 8, 16])
+def test_ranks_are_best_multiples_of_the_block_a_target_computes_in(size, clock):
+    table = LatencyTable(FakeTarget(clock, blocks(size)), cache=None)
+    assert table.multiple() == size
+
+
+def test_where_every_channel_takes_its_time_any_rank_will_do(clock):
+    assert LatencyTable(FakeTarget(clock, blocks(1)), cache=None).multiple() == 1
+
+
+def test_where_calls_take_all_the_time_large_steps_cost_nothing(clock):
+    assert LatencyTable(FakeTarget(clock, blocks(1, overhead=1e6)), cache=None).multiple() == 16
+
+
+def test_the_multiple_is_measured_once(clock, tmp_path):
+    first, second = (FakeTarget(clock, blocks(8)) for _ in range(2))
+    assert LatencyTable(first, cache=tmp_path).multiple() == 8
+    assert LatencyTable(second, cache=tmp_path).multiple() == 8
+    assert first.seen
+    assert not second.seen
+
+
+def test_a_target_that_cannot_run_the_trial_likes_any_rank(clock):
+    def cost(module, layout):
+        if any(m.groups > 1 for m in module.modules() if isinstance(m, nn.Conv2d)):
+            raise RuntimeError("no depthwise convolutions")
+        return 1.0
+
+    assert LatencyTable(FakeTarget(clock, cost), cache=None).multiple() == 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from helpers import tiny
 from torch import nn
 
+from convswap import open_target
 from convswap.lockstep import walk
-from convswap.memory import free_bytes, in_flight_bytes
+from convswap.memory import free_bytes, in_flight_bytes, peak_bytes
 
 PIXELS = 16 * 16
 
@@ -64,3 +67,27 @@ def test_no_batch_holds_more_while_layers_are_fitted(name: str):
 def test_free_memory_is_known_here_or_said_to_be_unknown():
     free = free_bytes(torch.device("cpu"))
     assert free is None or free > 2**20
+
+
+# --- measured --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how a process grew")
+@pytest.mark.parametrize("name", ["eager", "onnxruntime"])
+def test_weights_and_the_largest_maps_are_in_the_peak(name: str):
+    if name != "eager":
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    target, x = open_target(name, threads=1), torch.zeros(1, 8, 256, 256)
+    small = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
+    large = nn.Sequential(nn.Conv2d(8, 256, 1), nn.ReLU(), nn.Conv2d(256, 8, 1))
+    heavy = nn.Sequential(*small, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2**22))
+    for network in (small, large, heavy):
+        target.variants(network, x)  # what is done only once in a process
+    least = peak_bytes(target, small, x)
+    assert peak_bytes(target, large, x) - least > 0.9 * (256 - 8) * x[0, 0].nbytes
+    assert peak_bytes(target, heavy, x) - least > 0.9 * heavy[-1].weight.nbytes
+
+
+def test_where_the_system_does_not_say_there_is_no_figure(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert peak_bytes(open_target("eager"), nn.Conv2d(3, 3, 1), torch.zeros(1, 3, 4, 4)) is None

@@ -10,11 +10,11 @@ import torch
 from helpers import TINY, image_batches, plan_for, tiny, totals
 from torch import Tensor, nn
 
+from convswap.converting import convert
 from convswap.cost import Cost, count
 from convswap.errors import BudgetError, ConversionError, ModelError, PlanError, RankError
 from convswap.planning import plan
 from convswap.plans import Budget, Choice, Plan, Totals
-from convswap.surgery import convert
 
 # within budget, priced as converted
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections import Counter
 
 import pytest
 import torch
-from helpers import tiny
+from helpers import plan_for, tiny
 from outer import narrow_resnet
 from timm.layers import Conv2dSame
 from torch import nn
 
 from convswap import ConvswapError, open_target
 from convswap.errors import TargetError
+from convswap.export import onnx_graph
 from convswap.outputs import tensors
+from convswap.surgery import blank
 from convswap.targets import TARGETS, running
+from convswap.targets.onnx_graphs import OnnxGraphs
 
 TOLERANCE = 1e-4
 
@@ -104,6 +108,114 @@ def test_a_row_of_layers_does_without_the_exporter(name, monkeypatch):
     pytest.importorskip(name, reason=f"{name} is not installed")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert open_target(name).variants(row_of_layers(), torch.randn(1, 4, 9, 9))
+
+
+# --- networks made from the graph of one like them -----------------------------------------------
+
+
+def count_exports(monkeypatch) -> list[nn.Module]:
+    """Every network that goes through PyTorch's exporter from now on."""
+    seen: list[nn.Module] = []
+
+    def counted(model, *args, **kwargs):
+        seen.append(model)
+        return onnx_graph(model, *args, **kwargs)
+
+    monkeypatch.setattr("convswap.targets.onnx_graphs.onnx_graph", counted)
+    return seen
+
+
+class Padded(nn.Module):
+    """A convolution of every way to pad, and one that is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.same = Conv2dSame(3, 6, 3, stride=2)
+        self.word = nn.Conv2d(6, 6, 3, padding="same", dilation=2)
+        self.odd = nn.Conv2d(6, 6, (5, 3), stride=(2, 1), padding=(2, 1))
+        self.mirror = nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect", bias=False)
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        x = self.word(self.word(self.same(x)))
+        return self.norm(self.mirror(self.odd(x)))
+
+
+@pytest.mark.parametrize("form", [("bottleneck", 4), ("separable", 2), ("spatial", 3),
+                                  ("channel", 2), ("tucker", (3, 2))])  # fmt: skip
+def test_a_converted_network_is_made_from_the_graph_of_the_dense_one(form, monkeypatch):
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    torch.manual_seed(0)
+    model, x = Padded().eval(), torch.randn(1, 3, 17, 16)
+    size = (3, 17, 16)
+    sites = ["same", "word", "odd", "mirror"]
+    small = blank(model, plan_for(model, size, dict.fromkeys(sites, form)))
+    exports, graphs = count_exports(monkeypatch), OnnxGraphs()
+    graphs.file(model, x)
+    made, exported = graphs.file(small, x), OnnxGraphs().file(small, x)
+    assert len(exports) == 2
+    for file in (made, exported):
+        session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        found = torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
+        with torch.no_grad():
+            assert (found - small(x)).abs().max() < TOLERANCE
+    assert operators(made) == operators(exported)
+    assert weights(made) == weights(exported)  # the dense ones are gone
+
+
+def operators(file: bytes) -> Counter:
+    import onnx
+
+    return Counter(node.op_type for node in onnx.load_from_string(file).graph.node)
+
+
+def weights(file: bytes) -> Counter:
+    import onnx
+
+    return Counter(tuple(tensor.dims) for tensor in onnx.load_from_string(file).graph.initializer)
+
+
+def other_weight(model: nn.Module) -> None:
+    model.norm.weight.data[0] = 7
+
+
+def other_layer(model: nn.Module) -> None:
+    model.norm = nn.Identity()
+
+
+def one_layer_more(model: nn.Module) -> None:
+    model.word = nn.Sequential(model.word, nn.ReLU())
+
+
+@pytest.mark.parametrize("change", [other_weight, other_layer, one_layer_more])
+def test_a_network_that_differs_in_more_is_exported_anew(change, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    model, x = Padded().eval(), torch.randn(1, 3, 16, 16)
+    exports, graphs = count_exports(monkeypatch), OnnxGraphs()
+    before = graphs.file(model, x)
+    assert graphs.file(copy.deepcopy(model), x) == before
+    assert len(exports) == 1
+    change(model)
+    assert graphs.file(model, x) != before
+    assert len(exports) == 2
+
+
+def test_another_size_is_exported_anew(monkeypatch):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    exports, graphs, model = count_exports(monkeypatch), OnnxGraphs(), Padded().eval()
+    for size in (16, 20):
+        graphs.file(model, torch.randn(1, 3, size, size))
+    assert len(exports) == 2
+
+
+def test_batch_norm_and_activations_are_part_of_the_convolutions():
+    """In the file as written, and in the graph ONNX Runtime makes of it."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    file = OnnxGraphs().file(narrow_resnet(), torch.randn(1, 3, 32, 32))
+    assert "BatchNormalization" not in operators(file)
+
+
+# --- settings ----------------------------------------------------------------------------------
 
 
 def test_layers_of_the_compiler_are_timed_in_eager():

@@ -20,6 +20,7 @@ from ..memory import peak_bytes
 from ..record import record_of
 from ..targets import Target, open_target
 from ..timing import measure
+from . import opening
 from . import options as o
 
 EXAMPLE = "convswap bench r18-half --target onnxruntime --threads 1 --layers"
@@ -60,14 +61,14 @@ def bench(
     if picture:
         check_new(picture, force)
     runtime = open_target(target, threads=threads, device=device, dtype=dtype)
-    network = o.open_artifact(artifact_dir, architecture, model_arg)
+    network = opening.open_artifact(artifact_dir, architecture, model_arg)
     preprocess = record_of(network).preprocess
     if preprocess is None:
         raise ConvswapError(f"{artifact_dir} does not say its input size")
     if against:
-        other = o.open_network(against, architecture=architecture, model_arg=model_arg)
+        other = opening.open_network(against, architecture=architecture, model_arg=model_arg)
     else:
-        other = o.open_original(network, architecture, teacher_weights, model_arg, "cpu")
+        other = opening.open_original(network, architecture, teacher_weights, model_arg, "cpu")
     networks = {f"against {against}" if against else "dense": other, artifact_dir: network}
     rows = _rows(networks, preprocess.input_size, runtime, batch, seconds)
     found: list[LayerTime] = []
@@ -122,7 +123,7 @@ def _rows(
             "spread": times[name].spread,
             "layout": times[name].layout,
             "images_per_second": 1e3 * batch / times[name].ms,
-            "peak_bytes": peak_bytes(target, network, images),
+            "peak_bytes": peak_bytes(target, network, images, times[name].layout),
         }
         for name, network in networks.items()
     }

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from .. import artifact, frontier, planning, plans, report, surgery, surveying
+from .. import artifact, converting, frontier, planning, plans, report, surveying
 from ..cost import count
 from ..errors import ConvswapError
 from ..files import check_new
+from ..record import record_of
+from . import opening
 from . import options as o
 
 EXAMPLE = "convswap convert timm:resnet18 --data photos/ --macs 0.5 --out r18-half"
@@ -19,7 +21,7 @@ EXAMPLE = "convswap convert timm:resnet18 --data photos/ --macs 0.5 --out r18-ha
 def convert(
     model: o.Model,
     out: Annotated[str, typer.Option("--out", help="artifact folder to write")],
-    data: Annotated[str | None, typer.Option("--data", metavar="SRC", help=o._DATA)] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="SRC", help=o.DATA_HELP)] = None,
     macs: o.Macs = None,
     params: o.Params = None,
     latency: o.Latency = None,
@@ -63,15 +65,15 @@ def convert(
     if (max_drop is None) != (val is None):
         raise ConvswapError("--max-drop and --val go together")
     chosen = plans.Plan.load(plan) if plan else None
-    budget = None if chosen or max_drop is not None else o.budget(macs, params, latency)
-    runtime = o.timing_target(budget, target, threads, device, dtype, batch)
-    network = o.open_network(
+    budget = None if chosen or max_drop is not None else opening.budget(macs, params, latency)
+    runtime = opening.timing_target(budget, target, threads, device, dtype, batch)
+    network = opening.open_network(
         model, architecture=architecture, weights=weights, random_weights=random_weights,
         seed=seed, model_arg=model_arg, device=device, threads=threads,
     )  # fmt: skip
-    preprocess = o.settle_preprocess(network, data, input_size, mean, std)
+    preprocess = opening.settle_preprocess(network, data, input_size, mean, std)
     asked = fit or (chosen.fit if chosen else None)
-    fit, batches = o.fit_and_batches(network, data, asked, images, memory, batch_size, seed)
+    fit, batches = opening.fit_and_batches(network, data, asked, images, memory, batch_size, seed)
     with report.progress(quiet) as progress:
         if chosen is None:
             seen = surveying.survey(
@@ -79,15 +81,15 @@ def convert(
                 input_size=preprocess.input_size, progress=progress,
             )  # fmt: skip
         if max_drop is not None:
-            judge = o.quality(network, val)
+            judge = opening.quality(network, val)
             small, _ = frontier.smallest_within(seen, batches, max_drop, judge, progress=progress)
         else:
             chosen = chosen or planning.plan_from(seen, budget, runtime, batch, progress)
             chosen = chosen.model_copy(update={"fit": fit})
-            small = surgery.convert(network, chosen, batches, progress=progress)
+            small = converting.convert(network, chosen, batches, progress=progress)
     provenance = {"data": data, "images": sum(len(b[0]) for b in batches), "seed": seed}
     artifact.save(small, out, provenance=provenance, force=force)
-    applied = o.record_of(small).plans[-1]
+    applied = record_of(small).plans[-1]
     if as_json:
         cost = count(small, preprocess.input_size)
         print(json.dumps({"out": out, **vars(cost), "plan": applied.model_dump(mode="json")}))

@@ -9,6 +9,7 @@ import typer
 
 from .. import artifact, recovery, report
 from ..files import check_new
+from . import opening
 from . import options as o
 
 EXAMPLE = "convswap distill r18-half --data photos/ --epochs 2 --out r18-half-recovered"
@@ -41,9 +42,9 @@ def distill(
     Interrupted, it goes on from the last finished epoch when called again.
     """
     check_new(out, force, folder=True)
-    student = o.open_artifact(artifact_dir, architecture, model_arg, device, threads)
-    teacher = o.open_original(student, architecture, teacher_weights, model_arg, device)
-    images = o.source_images(student, data, train=True)
+    student = opening.open_artifact(artifact_dir, architecture, model_arg, device, threads)
+    teacher = opening.open_original(student, architecture, teacher_weights, model_arg, device)
+    images = opening.source_images(student, data, train=True)
     batches = images.batches(batch_size, shuffle=True, seed=seed, workers=workers)
     checkpoint = Path(f"{out}.checkpoint.pt")
     with report.progress(quiet) as progress:

@@ -12,6 +12,7 @@ from ..cost import count
 from ..errors import DataError
 from ..evaluation import accuracy, fidelity
 from ..outputs import output_kind
+from . import opening
 from . import options as o
 
 EXAMPLE = "convswap evaluate r18-half --data val/ --json"
@@ -45,20 +46,20 @@ def evaluate(
     network of an artifact, its weights are found where they were at conversion; --weights are
     others.
     """
-    artifact = o.is_artifact(model)
-    network = o.open_network(
+    artifact = opening.is_artifact(model)
+    network = opening.open_network(
         model, architecture=architecture, model_arg=model_arg, device=device, threads=threads,
         seed=seed, weights=None if artifact else weights, random_weights=random_weights,
     )  # fmt: skip
-    preprocess = o.settle_preprocess(network, data, input_size, mean, std)
-    source = o.source_images(network, data, held_out=True)
+    preprocess = opening.settle_preprocess(network, data, input_size, mean, std)
+    source = opening.source_images(network, data, held_out=True)
     batches = source.batches(batch_size, count=images, seed=seed)
     with report.progress(quiet) as progress:
         if against:
-            if artifact and o.is_original(network, against):
-                other = o.open_original(network, against, weights, model_arg, device)
+            if artifact and opening.is_original(network, against):
+                other = opening.open_original(network, against, weights, model_arg, device)
             else:
-                other = o.open_network(
+                other = opening.open_network(
                     against, architecture=architecture, model_arg=model_arg, device=device,
                     weights=weights if artifact else None,
                 )  # fmt: skip

@@ -14,6 +14,7 @@ from ..errors import ConvswapError
 from ..files import check_new
 from ..graph import first_tensor
 from ..record import record_of
+from . import opening
 from . import options as o
 
 EXAMPLE = "convswap export r18-half --onnx r18-half.onnx --data photos/"
@@ -40,12 +41,12 @@ def export(
     }
     if not wanted:
         raise ConvswapError("nothing to export", do="say --onnx FILE or --pt2 FILE")
-    network = o.open_artifact(artifact_dir, architecture, model_arg)
+    network = opening.open_artifact(artifact_dir, architecture, model_arg)
     preprocess = record_of(network).preprocess
     if preprocess is None:
         raise ConvswapError(f"{artifact_dir} does not say its input size")
     if data:
-        source = o.source_images(network, data)
+        source = opening.source_images(network, data)
         images = first_tensor(next(iter(source.batches(16, count=16))))
     else:
         images = torch.randn(4, *preprocess.input_size, generator=torch.Generator().manual_seed(0))

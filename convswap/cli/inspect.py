@@ -9,6 +9,7 @@ from .. import report
 from ..cost import count
 from ..plans import Totals
 from ..sites import find_sites
+from . import opening
 from . import options as o
 
 EXAMPLE = "convswap inspect timm:resnet18"
@@ -25,14 +26,14 @@ def inspect(
 ) -> None:
     """List every convolution: shape, cost, and what could replace it, or why nothing can."""
     by_name = model.startswith(("timm:", "torchvision:")) and weights is None
-    network = o.open_network(
+    network = opening.open_network(
         model,
         architecture=architecture,
         weights=weights,
         random_weights=random_weights or by_name,  # shapes are enough: nothing is downloaded
         model_arg=model_arg,
     )
-    size = o.settle_preprocess(network, None, input_size, None, None).input_size
+    size = opening.settle_preprocess(network, None, input_size, None, None).input_size
     sites, why_untraced = find_sites(network, size)
     total = count(network, size)
     if as_json:

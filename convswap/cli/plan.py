@@ -9,6 +9,7 @@ import typer
 
 from .. import planning, report
 from ..files import check_new
+from . import opening
 from . import options as o
 
 EXAMPLE = "convswap plan timm:resnet18 --data photos/ --macs 0.5 --out plan.json"
@@ -17,7 +18,7 @@ EXAMPLE = "convswap plan timm:resnet18 --data photos/ --macs 0.5 --out plan.json
 def plan(
     model: o.Model,
     out: Annotated[str, typer.Option("--out", help="plan file to write")],
-    data: Annotated[str | None, typer.Option("--data", metavar="SRC", help=o._DATA)] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="SRC", help=o.DATA_HELP)] = None,
     macs: o.Macs = None,
     params: o.Params = None,
     latency: o.Latency = None,
@@ -44,14 +45,14 @@ def plan(
 ) -> None:
     """Choose a form and rank per convolution that meet a budget; nothing is converted yet."""
     check_new(out, force)
-    budget = o.budget(macs, params, latency)
-    runtime = o.timing_target(budget, target, threads, device, dtype, batch)
-    network = o.open_network(
+    budget = opening.budget(macs, params, latency)
+    runtime = opening.timing_target(budget, target, threads, device, dtype, batch)
+    network = opening.open_network(
         model, architecture=architecture, weights=weights, random_weights=random_weights,
         seed=seed, model_arg=model_arg, device=device, threads=threads,
     )  # fmt: skip
-    preprocess = o.settle_preprocess(network, data, input_size, mean, std)
-    fit, batches = o.fit_and_batches(network, data, fit, images, memory, batch_size, seed)
+    preprocess = opening.settle_preprocess(network, data, input_size, mean, std)
+    fit, batches = opening.fit_and_batches(network, data, fit, images, memory, batch_size, seed)
     with report.progress(quiet) as progress:
         chosen = planning.plan(
             network, batches, budget, fit=fit, input_size=preprocess.input_size,

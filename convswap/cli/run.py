@@ -11,6 +11,7 @@ import typer
 from .. import job, recipe, report
 from ..errors import RecipeError
 from ..files import check_new
+from . import opening
 from . import options as o
 
 EXAMPLE = "convswap run digits"
@@ -41,7 +42,7 @@ def run(
     folder = check_new(out or f"{path.stem}-out", force, folder=True)
     if not (model or todo.model.name):
         raise RecipeError("the recipe names no model", do="add --model file.py:factory")
-    dense = o.open_network(
+    dense = opening.open_network(
         model or todo.model.name,
         weights=weights or todo.model.weights,
         random_weights=todo.model.random_weights,
@@ -52,7 +53,7 @@ def run(
     )
     said = [",".join(map(str, v)) if v else None
             for v in (todo.data.input_size, todo.data.mean, todo.data.std)]  # fmt: skip
-    o.settle_preprocess(dense, todo.data.calibration, *said)
+    opening.settle_preprocess(dense, todo.data.calibration, *said)
     with report.progress(quiet) as progress:
         rows = job.run(todo, dense, Path(folder), progress=progress)
     if as_json:

@@ -11,6 +11,7 @@ import typer
 from .. import frontier, report, surveying
 from ..files import check_new
 from ..plans import Budget
+from . import opening
 from . import options as o
 
 EXAMPLE = "convswap sweep timm:resnet18 --data photos/ --val val/ --points 6 --out frontier"
@@ -44,13 +45,13 @@ def sweep(
 ) -> None:
     """Convert at several budgets from one look at the layers; a table, a file and a picture."""
     check_new(out, force, folder=True)
-    network = o.open_network(
+    network = opening.open_network(
         model, architecture=architecture, weights=weights, random_weights=random_weights,
         seed=seed, model_arg=model_arg, device=device, threads=threads,
     )  # fmt: skip
-    o.settle_preprocess(network, data, input_size, mean, std)
-    fit, batches = o.fit_and_batches(network, data, None, images, memory, batch_size, seed)
-    quality = o.quality(network, val or data)
+    opening.settle_preprocess(network, data, input_size, mean, std)
+    fit, batches = opening.fit_and_batches(network, data, None, images, memory, batch_size, seed)
+    quality = opening.quality(network, val or data)
     budgets = [Budget(macs=float(share)) for share in np.geomspace(0.9, least, points)]
     with report.progress(quiet) as progress:
         seen = surveying.survey(network, batches, fit=fit, seed=seed, progress=progress)

@@ -16,7 +16,7 @@ from ..errors import ConvswapError, TargetError
 from .compiled import Compiled
 from .eager import Eager
 from .onnx_runtime import OnnxRuntime
-from .openvino_ import OpenVino
+from .openvino import OpenVino
 from .target import Runner, Target
 
 __all__ = ["TARGETS", "Runner", "Target", "open_target", "running"]

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConvswapError
 from ..graph import deep_copy
-from .machine import describe
+from .machine import check_device, describe
 from .target import Runner
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -22,11 +21,7 @@ class Eager:
 
     def __init__(self, threads: int, device: str, dtype: str):
         self.threads, self.device, self.dtype = threads, device, dtype
-        try:
-            torch.empty(1, device=device).item()
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            problem = str(error).splitlines()[0]
-            raise ConvswapError(f"cannot use device {device}: {problem}") from None
+        check_device(device)
         torch.set_num_threads(threads)
 
     @property

@@ -1,4 +1,4 @@
-"""What times depend on besides the network, in words."""
+"""What the machine has and is: what times depend on besides the network, in words."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def describe(target: Target, *packages: str) -> dict[str, str]:
     }
 
 
-def only_cpu_float32(name: str, device: str, dtype: str) -> None:
-    """Raise `ConvswapError` unless device and type are what a target has."""
-    if device != "cpu" or dtype != "float32":
-        raise ConvswapError(
-            f"target {name} runs on cpu in float32, not on {device} in {dtype}",
-            do="use target eager or compile",
-        )
+def check_device(device: str) -> None:
+    """Raise `ConvswapError` unless PyTorch can compute there."""
+    try:
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        problem = str(error).splitlines()[0]
+        raise ConvswapError(f"cannot use device {device}: {problem}") from None
 
 
 def _processor() -> str:

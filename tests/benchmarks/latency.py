@@ -20,7 +20,7 @@ import torch
 import convswap
 from convswap.candidates import Candidate, costs_of
 from convswap.composing import meet_latency
-from convswap.stopwatch import blank
+from convswap.surgery import blank
 from convswap.surveying import replaceable_sites
 
 STAND_IN = {

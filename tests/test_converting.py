@@ -11,6 +11,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from convswap.converting import STEPS, convert
 from convswap.errors import ConversionError, ModelError, PlanError
 from convswap.forms import FORMS, Kernel, ranks, write_
 from convswap.moments import RIDGES, Moments
@@ -18,7 +19,7 @@ from convswap.planning import plan
 from convswap.plans import Budget, Plan
 from convswap.record import record_of
 from convswap.sites import find_sites
-from convswap.surgery import STEPS, convert, install_
+from convswap.surgery import install_
 
 FITS = ["weight", "moments", "corrected"]
 

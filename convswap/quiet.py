@@ -1,0 +1,47 @@
+"""Keep libraries that talk quiet."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No log lines below errors, no warnings, nothing printed from Python: exporters talk a lot,
+    and what goes wrong is raised."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+@contextmanager
+def silent_stdout() -> Iterator[None]:
+    """Nothing inside reaches file descriptor 1, of the whole process: HiGHS now and then prints
+    a line there, past Python and past its own options."""
+    flush = getattr(ctypes.pythonapi, "fflush", lambda stream: 0)  # of C's streams; not on Windows
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    flush(None)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,0 +1,62 @@
+"""What the targets share that run ONNX on the CPU."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from types import ModuleType
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..errors import ConvswapError
+from .machine import describe
+from .onnx_graphs import OnnxGraphs
+from .target import Runner
+
+
+class OnnxCpu(ABC):
+    """Runs a module as ONNX, in float32. The runtime chooses memory layouts by itself.
+
+    Attributes:
+        name: of the target and of the runtime's package.
+        extra: of convswap's own package, that installs the runtime.
+    """
+
+    name: ClassVar[str]
+    extra: ClassVar[str]
+
+    def __init__(self, threads: int, device: str, dtype: str):
+        if device != "cpu" or dtype != "float32":
+            raise ConvswapError(
+                f"target {self.name} runs on cpu in float32, not on {device} in {dtype}",
+                do="use target eager or compile",
+            )
+        self.threads, self.device, self.dtype = threads, device, dtype
+        try:
+            importlib.import_module("onnx")  # the graphs are made with it
+            self._runtime: ModuleType = importlib.import_module(self.name)
+        except ImportError as error:
+            raise ConvswapError(
+                f"target {self.name} needs {error.name}", do=f"pip install 'convswap[{self.extra}]'"
+            ) from None
+        self._graphs = OnnxGraphs()
+
+    @property
+    def layer_target(self) -> OnnxCpu:
+        """Itself."""
+        return self
+
+    def variants(self, module: nn.Module, x: Tensor) -> dict[str, Runner]:
+        """One runner."""
+        run = self._compiled(self._graphs.file(module, x), x.cpu().float().contiguous())
+        run()
+        return {"": run}
+
+    def fingerprint(self) -> dict[str, str]:
+        """Settings, the versions of PyTorch and of the runtime, the machine."""
+        return describe(self, "torch", self.name)
+
+    @abstractmethod
+    def _compiled(self, onnx: bytes, x: Tensor) -> Runner:
+        """A runner of a file on an input, not run yet."""
