@@ -15,10 +15,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from . import __version__
-from .errors import ArtifactError, ConvswapError, ModelError
+from .errors import ArtifactError, ConvswapError, ModelError, problems
 from .files import check_new, new_folder
 from .models import build_base
-from .plans import problems
 from .record import Base, Record, record_of, remember
 from .surgery import install_
 from .surveying import check_finite

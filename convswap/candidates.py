@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .calibration import Trial, damage_scale, is_tried
 from .cost import Cost, layers_cost
 from .fit import LeastSquares, working_dtype
 from .forms import FORMS, Form, Kernel, Rank, ranks
 from .moments import gather
-from .outputs import Kind, energy, probe
+from .outputs import Kind, Reference, energy, probe
 from .progress import Progress
 from .sites import Site
 
@@ -98,15 +99,47 @@ def find_candidates(
 
     Damage is 1/2 tr(G dW S dW^T), the second-order change of the output (see `outputs`),
     with S the second moment of the site's input patches and G that of the output gradients,
-    summed over positions: Kronecker-factored curvature (Grosse & Martens 2016).
+    summed over positions: Kronecker-factored curvature (Grosse & Martens 2016). It is scaled
+    by what a few candidates do when they are put in and measured on the last images.
     """
     curvature = output_curvature(model, sites, batches, kind, seed, progress)
     found: dict[str, list[Candidate]] = {}
+    trials: list[Trial] = []
     for site, moments in gather(model, sites, batches, seed):
-        problem = moments.problem(model.get_submodule(site.path).weight.detach())
-        found[site.path] = site_candidates(site, problem, curvature[site.path], bias=True)
+        conv, gain = model.get_submodule(site.path), curvature[site.path]
+        problem = moments.problem(conv.weight.detach())
+        row = site_candidates(site, problem, gain, bias=True)
+        if row and is_tried(len(found), len(sites)):
+            trials.append(_trial(site, conv, row, problem, gain, moments.mean_x))
+        found[site.path] = row
         progress("candidates", len(found), len(sites))
-    return found
+    reference = Reference(model, batches[-max(1, len(batches) // 8) :], kind)
+    scale = damage_scale(model, trials, reference, progress)
+    return {path: [replace(c, damage=c.damage * scale) for c in row] for path, row in found.items()}
+
+
+def _trial(
+    site: Site,
+    conv: nn.Conv2d,
+    row: Sequence[Candidate],
+    problem: LeastSquares,
+    curvature: Tensor,
+    mean_x: Tensor,
+) -> Trial:
+    """What a plan may well choose at a site: the least damage for half of its multiply-adds."""
+    halved = [c for c in row if c.cost.macs <= site.cost.macs / 2] or row
+    best, kernel = min(halved, key=lambda c: c.damage), Kernel(*site.kernel)
+    form = FORMS[best.form]
+    weight = form.spell(form.fit(problem, kernel, best.rank, 0), kernel)
+    gap = weight - problem.target
+    shift = gap.to(mean_x) @ mean_x
+    bias = -shift if conv.bias is None else conv.bias - shift
+    return Trial(site.path, weight, bias, _damage(gap, problem, curvature))
+
+
+def _damage(gap: Tensor, problem: LeastSquares, curvature: Tensor) -> float:
+    """Of a change of the kernel, `[out, D]`."""
+    return 0.5 * ((curvature.to(gap) @ gap @ problem.moment) * gap).sum().item()
 
 
 def weight_candidates(
@@ -150,8 +183,7 @@ def site_candidates(
         def log_damage(index: int, steps: int, form: Form = form, wanted: list = wanted) -> float:
             gap = form.spell(form.fit(problem, kernel, wanted[index], steps), kernel)
             gap -= problem.target
-            damage = 0.5 * ((curvature @ gap @ problem.moment) * gap).sum().item()
-            return math.log(max(damage, 1e-30))
+            return math.log(max(_damage(gap, problem, curvature), 1e-30))
 
         last = len(wanted) - 1
         started = {i: log_damage(i, 0) for i in sorted({*(min(i, last) for i in STARTED), last})}

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class ConvswapError(Exception):
     """An expected failure: what is wrong, where, and what to do about it.
@@ -59,3 +65,14 @@ class ConversionError(ConvswapError):
     """Nothing in the network can be converted; the message says why."""
 
     exit_code = 3
+
+
+def problems(error: ValidationError) -> str:
+    """All that pydantic found wrong, in one line."""
+    return "; ".join(map(problem, error.errors()))
+
+
+def problem(found: Mapping[str, Any]) -> str:
+    """One thing that pydantic found wrong: where, and what."""
+    where = ".".join(map(str, found["loc"])) or "document"
+    return f"{where}: {found['msg'].lower().removeprefix('value error, ')}"

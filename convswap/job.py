@@ -46,9 +46,7 @@ def run(
         for batch in calibration.batches(sources.batch_size, count=sources.images, seed=seed)
     ]
     networks = {"dense": dense}
-    target = None
-    if recipe.budget.latency is not None:
-        target = open_target(recipe.target.name, threads=recipe.target.threads, device=str(device))
+    target = open_target(recipe.target.name, threads=recipe.target.threads, device=str(device))
     chosen = plan(
         dense, batches, recipe.budget, fit=recipe.fit, target=target, batch=recipe.target.batch,
         seed=seed, progress=progress,
@@ -71,7 +69,7 @@ def run(
     test = open_images(sources.test or sources.calibration, preprocess, held_out=True)
     rows = {name: quality(network, dense, test, progress) for name, network in networks.items()}
     batch = recipe.target.batch
-    times = measure(networks, preprocess.input_size, batch=batch, target=target)
+    times = measure(networks, preprocess.input_size, batch=batch, target=target, progress=progress)
     for name, network in networks.items():
         rows[name] |= vars(count(network, preprocess.input_size)) | {"ms": times[name].ms / batch}
         if name != "dense":

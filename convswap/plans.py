@@ -11,7 +11,7 @@ from torch import nn
 
 from .candidates import replacement_cost
 from .cost import Cost, count
-from .errors import PlanError
+from .errors import PlanError, problems
 from .files import new_file
 from .forms import Kernel, check_rank
 from .sites import find_sites
@@ -186,10 +186,3 @@ class Plan(_Data):
         """Write the plan as indented JSON."""
         with new_file(path) as temporary:
             temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
-
-
-def problems(error: ValidationError) -> str:
-    """All validation problems in one line."""
-    return "; ".join(
-        f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg'].lower()}" for e in error.errors()
-    )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import RecipeError
+from .errors import RecipeError, problem
 from .plans import Budget, Fit
 from .targets import TARGETS
 
@@ -57,7 +57,7 @@ def _known_target(name: str) -> str:
 
 
 class TargetSection(_Section):
-    """Where a budget of latency counts."""
+    """Where a budget of latency counts, and where times are measured."""
 
     name: Annotated[str, AfterValidator(_known_target)] = "eager"
     threads: _Count | None = None
@@ -164,15 +164,15 @@ def _apply(content: dict, override: str) -> None:
         raise RecipeError(f"cannot set {override!r}: the value is not YAML") from None
 
 
-def _explain(problem: Mapping[str, Any]) -> str:
-    *sections, last = map(str, problem["loc"])
-    where = ".".join(map(str, problem["loc"]))
-    if problem["type"] != "extra_forbidden":
-        return f"{where}: {problem['msg'].lower()}"
+def _explain(found: Mapping[str, Any]) -> str:
+    *sections, last = map(str, found["loc"])
+    if found["type"] != "extra_forbidden":
+        return problem(found)
     known: Any = Recipe
     for section in sections:
         field = known.model_fields[section].annotation
         options = [field, *getattr(field, "__args__", ())]
         known = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
     close = difflib.get_close_matches(last, known.model_fields, n=1, cutoff=0.3)
+    where = ".".join(map(str, found["loc"]))
     return f"unknown key {where}" + (f" (did you mean {close[0]}?)" if close else "")

@@ -172,7 +172,7 @@ def comparison_table(rows: dict[str, dict[str, float]]) -> Table:
         "bytes": ("size", lambda v: f"{v / 1e6:.2f} MB"),
         "ms": ("ms / image", lambda v: f"{v:.2f}"),
         "spread": ("spread", lambda v: f"{v:.1%}"),
-        "images_per_second": ("images / s", lambda v: f"{v:#.3g}"),
+        "images_per_second": ("images / s", lambda v: f"{v:,.0f}" if v >= 100 else f"{v:#.3g}"),
         "peak_bytes": ("peak memory", lambda v: f"{v / 1e6:.1f} MB"),
         "images": ("images", lambda v: f"{v:,}"),
     }

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from .progress import Progress, silent
 from .targets import Runner, Target, open_target, running
 
 PRECISION = 0.02  # relative standard error of a median at which measuring stops
@@ -48,6 +49,7 @@ def measure(
     batch: int = 1,
     seconds: float = 2.0,
     target: Target | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Timing]:
     """Time of one forward pass of each network, taking turns, each in its faster layout.
 
@@ -66,11 +68,15 @@ def measure(
         target = open_target("eager", device=str(first.device), dtype=dtype)
     x = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0))
     runners: dict[tuple[str, str], Runner] = {}
-    for name, model in models.items():
+    for index, (name, model) in enumerate(models.items()):
         with running(target, name):
             runners |= {(name, layout): run for layout, run in target.variants(model, x).items()}
+        progress("prepare", index + 1, len(models))
+    progress("time", 0, 1)
     with running(target, "the networks in turn"):
-        return fastest(take_turns(runners, seconds * len(models)))
+        found = fastest(take_turns(runners, seconds * len(models)))
+    progress("time", 1, 1)
+    return found
 
 
 def take_turns(

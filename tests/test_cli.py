@@ -30,7 +30,7 @@ from outer import (
 from safetensors.torch import load_file, save_file
 
 from convswap import cli, load, open_model, recipe, record_of
-from convswap.cli import options
+from convswap.cli import opening
 
 USER = ("model.py:build", "--weights", "weights.safetensors")
 RECIPE = """# A tiny job.
@@ -234,8 +234,8 @@ def test_distill_of_a_network_built_from_a_seed_finds_that_very_network(here):
     succeed("convert", "model.py:build", "--random-weights", "--seed", "3", "--data", "data",
             "--macs", "0.5", "--out", "o")  # fmt: skip
     dense = open_model("model.py:build", random_weights=True, seed=3)
-    student = options.open_network("o", architecture="model.py:build")
-    teacher = options.open_original(student, "model.py:build", None, None, "cpu")
+    student = opening.open_network("o", architecture="model.py:build")
+    teacher = opening.open_original(student, "model.py:build", None, None, "cpu")
     assert torch.equal(teacher.stem.weight, dense.stem.weight)
 
 

@@ -17,6 +17,7 @@ from ..files import check_new
 from ..latency import LatencyTable
 from ..layer_times import LayerTime, draw, layer_times
 from ..memory import peak_bytes
+from ..progress import Progress
 from ..record import record_of
 from ..targets import Target, open_target
 from ..timing import measure
@@ -70,7 +71,8 @@ def bench(
     else:
         other = opening.open_original(network, architecture, teacher_weights, model_arg, "cpu")
     networks = {f"against {against}" if against else "dense": other, artifact_dir: network}
-    rows = _rows(networks, preprocess.input_size, runtime, batch, seconds)
+    with report.progress(quiet) as progress:
+        rows = _rows(networks, preprocess.input_size, runtime, batch, seconds, progress)
     found: list[LayerTime] = []
     if layers:
         table = LatencyTable(runtime, batch)
@@ -112,9 +114,12 @@ def _rows(
     target: Target,
     batch: int,
     seconds: float,
+    progress: Progress,
 ) -> dict[str, dict[str, object]]:
     """Cost, time and memory of each network."""
-    times = measure(networks, input_size, batch=batch, seconds=seconds, target=target)
+    times = measure(
+        networks, input_size, batch=batch, seconds=seconds, target=target, progress=progress
+    )
     images = torch.zeros(batch, *input_size)
     return {
         name: vars(count(network, input_size))

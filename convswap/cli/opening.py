@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from .. import artifact, evaluation
 from ..data import Images, native_size, open_images
-from ..errors import ConvswapError, ModelError
+from ..errors import ConvswapError, ModelError, problems
 from ..memory import free_bytes, in_flight_bytes
 from ..models import input_channels, open_model, open_teacher
-from ..plans import Budget, Fit, problems
+from ..plans import Budget, Fit
 from ..record import Preprocess, record_of, remember
 from ..report import note
 from ..targets import Target, open_target

@@ -60,5 +60,6 @@ def run(
         print(json.dumps(rows))
     else:
         report.out.print(report.comparison_table(rows))
+        report.out.print(f"(time: target {todo.target.name}, batch {todo.target.batch})")
     made = ["plan.json", "report.json", *list(rows)[1:]]
     report.wrote(f"{folder}/ ({', '.join(made)})")

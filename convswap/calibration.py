@@ -1,0 +1,63 @@
+"""Bring predicted damage to scale: a few replacements are put in, one at a time, and measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .graph import deep_copy
+from .outputs import Reference
+from .progress import Progress, silent
+
+TRIALS = 8  # sites at most; together they take about as long as one pass over all images
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A kernel in place of a site's own.
+
+    Attributes:
+        path: the site.
+        weight: `[out, in*kh*kw]`.
+        bias: `[out]`, with which the mean output stays.
+        predicted: damage.
+    """
+
+    path: str
+    weight: Tensor
+    bias: Tensor
+    predicted: float
+
+
+def is_tried(index: int, sites: int) -> bool:
+    """Whether the site at an index is among the few, evenly spread, that are tried."""
+    return index % math.ceil(sites / TRIALS) == 0
+
+
+@torch.no_grad()
+def damage_scale(
+    model: nn.Module, trials: Sequence[Trial], reference: Reference, progress: Progress = silent
+) -> float:
+    """Measured over predicted damage: the geometric mean over trials, each put in alone.
+
+    Predictions are of second order and take inputs and gradients for independent; what they
+    leave out is much the same factor everywhere. (On ResNet-20 single replacements do 2 to 8
+    times what is predicted. Factors per site or form, or a power law, gave no better plans.)
+    """
+    network = deep_copy(model).eval()
+    logs = []
+    for index, trial in enumerate(trials):
+        conv = network.get_submodule(trial.path)
+        weight, bias = conv.weight, conv.bias
+        conv.weight = nn.Parameter(trial.weight.to(weight).view_as(weight))
+        conv.bias = nn.Parameter(trial.bias.to(weight))
+        measured = reference.distance(network)
+        conv.weight, conv.bias = weight, bias
+        if measured > 0 and trial.predicted > 0 and math.isfinite(measured):
+            logs.append(math.log(measured / trial.predicted))
+        progress("damage", index + 1, len(trials))
+    return math.exp(sum(logs) / len(logs)) if logs else 1.0
