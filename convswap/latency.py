@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from .microbench import Signature, signatures
 from .progress import Progress, silent
 from .sites import Site
 from .targets import Runner, Target, running
-from .timing import fastest, take_turns
+from .timing import fastest, sensible, take_turns
 
 ROUNDS = 7  # at least
 MULTIPLES = 2, 4, 8, 16  # of ranks, tried
@@ -150,7 +149,7 @@ class LatencyTable:
         with running(self.target, _named(name, DENSE)):
             times = fastest(take_turns(runners, seconds_each * len(ways), rounds=ROUNDS))
         for way, timing in times.items():
-            if not _sensible(timing.ms):
+            if not sensible(timing.ms):
                 what = f"a time of {timing.ms} ms for {_named(name, way)}"
                 self._refuse(way, TargetError(f"target {self.target.name} has {what}"))
                 continue
@@ -168,7 +167,7 @@ class LatencyTable:
         try:
             document = json.loads(self._file.read_text()) if self._file else {}
             if document["fingerprint"] == self._fingerprint:
-                return {key: ms for key, ms in document["ms"].items() if _sensible(ms)}
+                return {key: ms for key, ms in document["ms"].items() if sensible(ms)}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             pass
         return {}
@@ -196,7 +195,3 @@ def _key(signature: Signature, way: Way) -> str:
 def _named(name: str, way: Way) -> str:
     form, rank = way
     return f"layer {name}" if form is None else f"layer {name} as {form} {rank}"
-
-
-def _sensible(ms: object) -> bool:
-    return isinstance(ms, (int, float)) and math.isfinite(ms) and ms > 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .errors import TargetError
 from .latency import LatencyTable
 from .plans import Latency, Plan
 from .surgery import blank
 from .surveying import Survey
 from .targets import Runner, Target, running
-from .timing import Timing, fastest, take_turns
+from .timing import Timing, fastest, sensible, take_turns
 
 SECONDS = 3.0  # at most, to time one network in one memory layout
 ROUNDS = 10  # at least
@@ -66,4 +67,9 @@ class Stopwatch:
 
     def _measure(self, runners: dict[tuple[str, str], Runner]) -> dict[str, Timing]:
         with running(self._target, "the networks in turn"):
-            return fastest(take_turns(runners, SECONDS * len(runners), rounds=ROUNDS))
+            found = fastest(take_turns(runners, SECONDS * len(runners), rounds=ROUNDS))
+        for name, timing in found.items():
+            if not sensible(timing.ms):
+                what = f"a time of {timing.ms} ms for the {name} network"
+                raise TargetError(f"target {self._target.name} has {what}")
+        return found

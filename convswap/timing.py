@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Hashable, Mapping, Sequence
@@ -107,6 +108,11 @@ def fastest(timings: Mapping[tuple[Key, str], Timing]) -> dict[Key, Timing]:
         if key not in best or timing.ms < best[key].ms:
             best[key] = replace(timing, layout=layout)
     return best
+
+
+def sensible(ms: object) -> bool:
+    """Whether something can be a time."""
+    return isinstance(ms, (int, float)) and math.isfinite(ms) and ms > 0
 
 
 def _timing(times: Sequence[float]) -> Timing:

@@ -376,6 +376,17 @@ def test_a_network_that_cannot_run_is_an_error_that_names_it(converted, meet):
         meet(Budget(latency=0.5), weights, whole)
 
 
+@pytest.mark.parametrize("ms", [0.0, -1.0])
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_time_of_a_network_that_makes_no_sense_is_an_error(ms, converted, meet):
+    def whole(module: nn.Module) -> float:
+        return ms if converted == (len(convolutions(module)) > SITES) else weights(module)
+
+    name = "converted" if converted else "dense"
+    with pytest.raises(TargetError, match=f"fake has a time of .* ms for the {name} network"):
+        meet(Budget(latency=0.5), weights, whole)
+
+
 # --- the same, and nothing else -------------------------------------------------------------
 
 
