@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from . import __version__
 from .errors import ArtifactError, ConvswapError, ModelError, problems
 from .files import check_new, new_folder
+from .graph import check_finite
 from .models import build_base
 from .record import Base, Record, record_of, remember
 from .surgery import install_
-from .surveying import check_finite
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "convswap.json"
 FORMAT = 1

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .calibration import Trial, damage_scale, is_tried
-from .cost import Cost, layers_cost
+from .cost import Cost
+from .damage import Trial, damage_scale, is_tried
 from .fit import LeastSquares, working_dtype
 from .forms import FORMS, Form, Kernel, Rank, ranks
 from .moments import gather
-from .outputs import Kind, Reference, energy, probe
+from .outputs import Kind, Reference, energy, held_back, probe
 from .progress import Progress
-from .sites import Site
+from .sites import Site, replacement_cost
 
 RANKS = 16  # per form
 STARTED = 0, 3, 7, 11, 15  # ranks that are fitted in closed form; damage is interpolated between
@@ -34,12 +34,6 @@ class Candidate:
     rank: Rank
     cost: Cost
     damage: float
-
-
-def replacement_cost(site: Site, form: str, rank: Rank, bias: bool) -> Cost:
-    """Cost of the layers that would stand in for a site."""
-    layers = FORMS[form].layers(Kernel(*site.kernel), rank)
-    return layers_cost(layers, site.sizes, site.itemsize, bias or site.bias)
 
 
 def costs_of(site: Site, bias: bool) -> dict[tuple[str, Rank], Cost]:
@@ -62,10 +56,13 @@ def _cheaper(
 
 
 def snap(site: Site, row: Sequence[Candidate], multiple: int, bias: bool) -> list[Candidate]:
-    """Candidates of one form of a site, with ranks above `multiple` at the nearest multiples.
+    """Candidates of one form of a site, with ranks above `multiple` at the nearest multiples,
+    where ranks are numbers of channels (of `separable` they are not).
 
     The logarithm of the damage is interpolated between theirs, over multiply-adds.
     """
+    if row[0].form == "separable":
+        return list(row)
 
     def snapped(rank: int) -> int:
         return rank if rank <= multiple else round(rank / multiple) * multiple
@@ -113,7 +110,7 @@ def find_candidates(
             trials.append(_trial(site, conv, row, problem, gain, moments.mean_x))
         found[site.path] = row
         progress("candidates", len(found), len(sites))
-    reference = Reference(model, batches[-max(1, len(batches) // 8) :], kind)
+    reference = Reference(model, held_back(batches), kind)
     scale = damage_scale(model, trials, reference, progress)
     return {path: [replace(c, damage=c.damage * scale) for c in row] for path, row in found.items()}
 
@@ -237,9 +234,11 @@ def output_curvature(
             gradients = torch.autograd.grad(scalar, [y for _, y in outputs], allow_unused=True)
             for (path, y), gradient in zip(outputs, gradients, strict=True):
                 if path not in total:
-                    total[path] = torch.zeros(y.shape[1], y.shape[1], dtype=torch.float64).to(y)
+                    total[path] = torch.zeros(
+                        y.shape[1], y.shape[1], dtype=torch.float64, device=y.device
+                    )
                 if gradient is not None:
-                    rows = gradient.transpose(0, 1).flatten(1)
+                    rows = gradient.transpose(0, 1).flatten(1).float()
                     total[path] += (rows @ rows.T).double() / len(images)
             outputs.clear()
             progress("curvature", index + 1, len(chunks))
@@ -248,4 +247,4 @@ def output_curvature(
             handle.remove()
         for parameter in trainable:
             parameter.requires_grad_(True)
-    return {path: gram.double() for path, gram in total.items()}
+    return total

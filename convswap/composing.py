@@ -86,7 +86,7 @@ def meet_latency(
         kept *= float(np.clip((1 - _ratio(plan)) / promised, 1 / 3, 3))
     progress("compose", TRIES, TRIES)
     best = _without_idle(best, survey, stopwatch, table, whole, kept)
-    if best.latency.ms >= best.latency.ms_dense:
+    if best.latency.ms >= best.latency.ms_dense or not best.choices:
         raise ConversionError(
             f"the network does not get faster on {target.name}: {best.latency.ms_dense:.3g} ms "
             f"before, {best.latency.ms:.3g} ms after; {_closest(survey, table)}"
@@ -97,7 +97,8 @@ def meet_latency(
             f"{math.ceil(1e3 * _ratio(best)) / 1e3:.3f} is the least that was reached",
             do="raise latency to that or more",
         )
-    return best
+    latency = best.latency.model_copy(update={"problems": tuple(table.problems)})
+    return best.model_copy(update={"latency": latency})
 
 
 def _rows(survey: Survey, site: Site) -> dict[str, list[Candidate]]:
@@ -186,8 +187,11 @@ def _choose(
 
 def _fastest(survey: Survey, table: LatencyTable) -> list[Candidate | None]:
     """The choice that takes the least time by the times of single layers."""
-    rows = _faster(survey, table).values()
-    return [min(row, key=lambda c: c.cost.latency, default=None) for row in rows]
+    timed = [
+        [c for c in row if table.knows(site, c.form, c.rank)]
+        for site, row in zip(survey.sites, _faster(survey, table).values(), strict=True)
+    ]
+    return [min(row, key=lambda c: c.cost.latency, default=None) for row in timed]
 
 
 def _without_idle(

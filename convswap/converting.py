@@ -12,15 +12,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .candidates import weight_problem
 from .errors import ConversionError, PlanError
 from .forms import FORMS, Kernel, write_
-from .graph import deep_copy, first_tensor
+from .graph import check_finite, deep_copy, first_tensor
 from .moments import Moments, gather
-from .outputs import Reference, output_kind
+from .outputs import Reference, held_back, output_kind
 from .plans import Choice, Plan
 from .progress import Progress, silent
 from .record import record_of, remember
 from .sites import find_sites
 from .surgery import install_
-from .surveying import check_finite
 
 STEPS = 100  # of refinement for the fit that is kept
 
@@ -56,9 +55,9 @@ def convert(
     else:
         _fit_to_images(model, small, plan, images, progress)
     if images:
-        held = max(1, len(images) // 8)
-        reference = Reference(model, images[-held:], output_kind(model, batches))
-        _settle_batchnorm(small, images[:-held], reference)
+        held = held_back(images)
+        reference = Reference(model, held, plan.output or output_kind(model, batches))
+        _settle_batchnorm(small, images[: -len(held)], reference)
         plan = plan.model_copy(update={"damage_measured": reference.distance(small)})
     return remember(small, plans=(*record_of(model).plans, plan))
 

@@ -204,7 +204,7 @@ def _seeded(seed: int) -> Iterator[None]:
     """Random crops and flips of one image decided by a seed, wherever it is loaded."""
     state = random.getstate()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         random.seed(seed)
         yield
     random.setstate(state)

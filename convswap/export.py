@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .errors import ConvswapError
 from .files import new_file
+from .graph import deep_copy
 from .outputs import tensors
 from .quiet import quiet
 
@@ -36,7 +37,7 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> float:
         import onnxruntime
     except ImportError:
         raise _missing("onnxruntime") from None
-    model = model.eval().cpu()
+    model, images = deep_copy(model).eval().cpu(), images.cpu()
     with new_file(path) as temporary:
         temporary.write_bytes(
             tidy(onnx_graph(model, images[:2], free_batch=True)).SerializeToString()
@@ -84,7 +85,7 @@ def tidy(graph: ModelProto) -> ModelProto:
 
 def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
     """Write a `torch.export` program (.pt2) with a free batch size, checked as above."""
-    model = model.eval().cpu()
+    model, images = deep_copy(model).eval().cpu(), images.cpu()
     shapes = ({0: torch.export.Dim("batch", min=1)},)
     with new_file(path) as temporary, quiet():
         program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)

@@ -38,8 +38,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
         yield Path(folder) / path.name
-        for made in sorted(Path(folder).iterdir(), key=lambda p: p.name == path.name):
-            os.replace(made, path.with_name(made.name))  # companions (`x.onnx.data`) first
+        os.replace(Path(folder) / path.name, path)
 
 
 @contextmanager

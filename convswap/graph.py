@@ -89,3 +89,12 @@ def first_tensor(batch: object) -> Tensor:
         return batch[0]
     kind = type(batch).__name__
     raise TypeError(f"a batch is a tensor or a tuple whose first is one, not {kind}")
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise `ModelError` naming the parameters and buffers that hold NaN or infinity."""
+    bad = [name for name, tensor in model.state_dict().items()
+           if tensor.is_floating_point() and not tensor.isfinite().all()]  # fmt: skip
+    if bad:
+        shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+        raise ModelError(f"weights are NaN or infinite: {shown}", do="check the weights file")

@@ -18,7 +18,7 @@ from .progress import Progress, silent
 from .recipe import Recipe
 from .record import record_of
 from .recovery import distill
-from .targets import open_target
+from .targets import TARGETS, open_target
 from .timing import measure
 
 
@@ -35,7 +35,7 @@ def run(
 
     Returns:
         For `dense`, `converted` and (with a `distill` section) `recovered`: quality on the test
-        images, MACs, parameters, bytes of the weights file,
+        images, MACs, parameters, bytes (of the weights file, for what was written),
         milliseconds per image on the recipe's target.
     """
     preprocess, sources, seed = record_of(dense).preprocess, recipe.data, recipe.seed
@@ -46,7 +46,10 @@ def run(
         for batch in calibration.batches(sources.batch_size, count=sources.images, seed=seed)
     ]
     networks = {"dense": dense}
-    target = open_target(recipe.target.name, threads=recipe.target.threads, device=str(device))
+    target = open_target(
+        recipe.target.name, threads=recipe.target.threads,
+        device="cpu" if TARGETS[recipe.target.name].cpu_only else str(device),
+    )  # fmt: skip
     chosen = plan(
         dense, batches, recipe.budget, fit=recipe.fit, target=target, batch=recipe.target.batch,
         seed=seed, progress=progress,

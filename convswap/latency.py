@@ -18,6 +18,7 @@ from .sites import Site
 from .targets import Runner, Target, running
 from .timing import fastest, sensible, take_turns
 
+SECONDS_EACH = 0.3  # at most, to time a layer or a replacement
 ROUNDS = 7  # at least
 MULTIPLES = 2, 4, 8, 16  # of ranks, tried
 PLATEAU = 0.95  # times this near are one
@@ -67,16 +68,15 @@ class LatencyTable:
         self,
         wanted: Sequence[tuple[Site, str | None, Rank | None]],
         progress: Progress = silent,
-        *,
-        seconds_each: float = 0.3,
     ) -> None:
         """Measure what is not known yet; a layer and all ranks of a form of it take turns.
+
+        Each takes up to `SECONDS_EACH`; less once every median of those that take turns is
+        certain to 2 %, more if that is too short for seven rounds.
 
         Args:
             wanted: sites with form and rank; None twice is the dense layer, which always
                 is measured along.
-            seconds_each: at most, per layer and replacement; less once every median of those
-                that take turns is certain to 2 %, more if that is too short for seven rounds.
 
         Raises:
             TargetError: the target cannot run a dense layer, or gives no sensible time for it.
@@ -92,24 +92,21 @@ class LatencyTable:
         total, done = sum(map(len, missing.values())), 0
         for (signature, form), ways in sorted(missing.items(), key=lambda m: m[0][1] is None):
             if form is not None or _key(signature, DENSE) not in self._ms:  # measured along
-                self._measure(names[signature], signature, [DENSE, *ways], seconds_each)
+                self._measure(names[signature], signature, [DENSE, *ways])
                 self._write()
             done += len(ways)
             progress("latency", done, total)
 
-    def multiple(self, seconds: float = 1.0) -> int:
+    def multiple(self) -> int:
         """The multiple that ranks had best be of on the target: 1, 2, 4, 8 or 16.
 
         Vector units take channels in blocks, and a part of a block takes the time of a whole
         one. Measured on a `bottleneck` of 128 channels: the most that can be added to a rank
         of 32 in about the time of adding one.
-
-        Args:
-            seconds: to measure it, at most.
         """
         ways = {step: ("bottleneck", 32 + step) for step in (1, *MULTIPLES)}
         if any(_key(PROBE, way) not in self._ms for way in ways.values()):
-            self._measure("of 128 channels", PROBE, [DENSE, *ways.values()], seconds / len(ways))
+            self._measure("of 128 channels", PROBE, [DENSE, *ways.values()])
             self._write()
         times = {step: self._ms.get(_key(PROBE, way)) for step, way in ways.items()}
         if None in times.values():
@@ -132,9 +129,7 @@ class LatencyTable:
             what = _named(site.path, (form, rank))
             raise TargetError(f"target {self.target.name} has no time of {what}") from None
 
-    def _measure(
-        self, name: str, signature: Signature, ways: Sequence[Way], seconds_each: float
-    ) -> None:
+    def _measure(self, name: str, signature: Signature, ways: Sequence[Way]) -> None:
         images = signature.images(self.batch)
         runners: dict[tuple[Way, str], Runner] = {}
         for way in dict.fromkeys(ways):
@@ -147,7 +142,7 @@ class LatencyTable:
             else:
                 runners |= {(way, layout): runner for layout, runner in variants.items()}
         with running(self.target, _named(name, DENSE)):
-            times = fastest(take_turns(runners, seconds_each * len(ways), rounds=ROUNDS))
+            times = fastest(take_turns(runners, SECONDS_EACH * len(ways), rounds=ROUNDS))
         for way, timing in times.items():
             if not sensible(timing.ms):
                 what = f"a time of {timing.ms} ms for {_named(name, way)}"

@@ -1,12 +1,8 @@
-"""How much memory forward passes take."""
+"""How much memory the images that are in flight take while layers are fitted."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,8 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .graph import deep_copy, dry_copy
-from .targets import Target
+from .graph import dry_copy
 
 
 def in_flight_bytes(model: nn.Module, input_size: Sequence[int]) -> int:
@@ -26,7 +21,7 @@ def in_flight_bytes(model: nn.Module, input_size: Sequence[int]) -> int:
     converted network: together they hold at most twice this for each.
     """
     duplicate, image = dry_copy(model, input_size)
-    with _Live() as live:
+    with _Live([*duplicate.parameters(), *duplicate.buffers()]) as live:
         duplicate(image.clone())
     return live.peak
 
@@ -43,11 +38,13 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 class _Live(TorchDispatchMode):
-    """Adds up the storages that are alive, of all that operators put out."""
+    """Adds up the storages that are alive, of all that operators put out, views of weights
+    aside."""
 
-    def __init__(self):
+    def __init__(self, weights: Iterable[Tensor]):
         super().__init__()
         self.peak = 0
+        self._weights = {StorageWeakRef(tensor.untyped_storage()) for tensor in weights}
         self._sizes: dict[StorageWeakRef, int] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -55,78 +52,8 @@ class _Live(TorchDispatchMode):
         for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()
-                self._sizes[StorageWeakRef(storage)] = storage.nbytes()
+                if StorageWeakRef(storage) not in self._weights:
+                    self._sizes[StorageWeakRef(storage)] = storage.nbytes()
         self._sizes = {ref: size for ref, size in self._sizes.items() if not ref.expired()}
         self.peak = max(self.peak, sum(self._sizes.values()))
         return output
-
-
-def peak_bytes(target: Target, module: nn.Module, x: Tensor, layout: str = "") -> int | None:
-    """Most memory that running a module takes: weights, input, and all there is in between.
-
-    On a GPU as PyTorch counts it. On the CPU it is the growth of the process, which the system
-    counts in pages, and allocators keep some: figures of a few MB say little.
-
-    Args:
-        layout: one of the target's memory layouts for this module; default: its first.
-
-    Returns:
-        Bytes; None on the CPU of systems other than Linux.
-    """
-    device = torch.device(target.device)
-    meter = _Allocated(device) if device.type == "cuda" else _Resident()
-    if not meter.works():
-        return None
-    before = meter.now()
-    weights = deep_copy(module)  # subtle: a target may share those that fit already
-    variants = target.variants(weights, x)
-    run = variants[layout] if layout else next(iter(variants.values()))
-    del weights, variants
-    meter.start()
-    run()
-    return max(meter.peak() - before, 0)
-
-
-class _Allocated:
-    """Memory that PyTorch has given out on a GPU."""
-
-    def __init__(self, device: torch.device):
-        self._device = device
-
-    def works(self) -> bool:
-        return True
-
-    def now(self) -> int:
-        gc.collect()
-        return torch.cuda.memory_allocated(self._device)
-
-    def start(self) -> None:
-        gc.collect()
-        torch.cuda.reset_peak_memory_stats(self._device)
-
-    def peak(self) -> int:
-        return torch.cuda.max_memory_allocated(self._device)
-
-
-class _Resident:
-    """Memory of this process that is in RAM, on Linux (see proc(5))."""
-
-    def works(self) -> bool:
-        return sys.platform == "linux" and os.access("/proc/self/clear_refs", os.W_OK)
-
-    def now(self) -> int:
-        gc.collect()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)  # glibc's, not musl's
-        trim(0)  # what was freed would be used again, and not be seen
-        return self._field("VmRSS")
-
-    def start(self) -> None:
-        self.now()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
-
-    def peak(self) -> int:
-        return self._field("VmHWM")
-
-    def _field(self, name: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(dict(line.split(":", 1) for line in lines)[name].split()[0]) * 1024

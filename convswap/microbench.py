@@ -58,7 +58,7 @@ class Signature:
             RankError: the form or rank does not fit the kernel.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             conv = layer = nn.Conv2d(
                 self.kernel.in_channels, self.kernel.out_channels, self.kernel[2:], self.stride,
                 self.padding, self.dilation, bias=self.bias,

@@ -19,8 +19,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from .errors import ModelError
+from .graph import check_finite
 from .record import Base, Preprocess, remember
-from .surveying import check_finite
 
 _NAME = re.compile(r"[\w.\-]+")
 _REFUSED = {"checkpoint_path", "cache_dir", "scriptable", "exportable", "weights", "progress"}

@@ -88,6 +88,14 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
+def held_back(batches: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The last batches, with an eighth of all images and at least two: one alone has no spread."""
+    wanted, held = max(2, sum(map(len, batches)) / 8), 1
+    while held < len(batches) and sum(map(len, batches[-held:])) < wanted:
+        held += 1
+    return batches[-held:]
+
+
 class Reference:
     """A network's outputs on a few batches, to measure others against."""
 

@@ -12,7 +12,7 @@ from .outputs import Kind
 from .plans import Budget, Fit, Plan
 from .progress import Progress, silent
 from .surveying import Survey, survey
-from .targets import Target, open_target
+from .targets import Target, target_of
 
 
 def plan(
@@ -38,7 +38,8 @@ def plan(
         input_size: `(channels, height, width)`, needed only without batches.
         output: `logits` (judge by KL divergence) or `values` (by relative squared error);
             found out from the network where not given.
-        target: where a budget of latency counts; default: PyTorch eager, where the network is.
+        target: where a budget of latency counts; default: PyTorch eager, where and in what type
+            the network is.
         batch: images per forward pass, for latency.
 
     Raises:
@@ -60,6 +61,5 @@ def plan_from(
     """The plan for a budget from what is known of the layers; arguments as for `plan`."""
     if budget.latency is None:
         return seen.plan(budget)
-    if target is None:
-        target = open_target("eager", device=str(next(seen.model.parameters()).device))
+    target = target or target_of(seen.model)
     return meet_latency(seen, budget, target, batch=batch, progress=progress)

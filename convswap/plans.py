@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from .candidates import replacement_cost
 from .cost import Cost, count
 from .errors import PlanError, problems
 from .files import new_file
 from .forms import Kernel, check_rank
-from .sites import find_sites
+from .outputs import Kind
+from .sites import find_sites, replacement_cost
 
 Fit = Literal["weight", "moments", "corrected"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -65,6 +65,7 @@ class Latency(_Data):
         ms_dense, ms: milliseconds before and after, medians, taking turns.
         ms_predicted: what the times of single layers had promised.
         layout: the memory layout the converted network is fastest in, if there is a choice.
+        problems: a line for each replacement that the target could not run, and so has not.
     """
 
     target: str
@@ -76,6 +77,7 @@ class Latency(_Data):
     ms: float
     ms_predicted: float
     layout: str = ""
+    problems: tuple[str, ...] = ()
 
 
 class Choice(_Data):
@@ -105,13 +107,14 @@ class Choice(_Data):
 class Plan(_Data):
     """One choice per converted site; every other layer stays. Readable, editable JSON.
 
-    To edit by hand change `form` and `rank`, or delete a choice to keep its layer; the other
-    figures are recomputed when the plan is used.
+    To edit by hand change `form` and `rank`, or delete a choice to keep its layer; costs are
+    counted anew when the plan is used, damage is not, and times are dropped.
 
     Attributes:
         input_size: `(channels, height, width)` the costs are counted at.
         damage: predicted for all choices together, the sum of theirs.
         damage_measured: what it was once converted, on the last eighth of the images.
+        output: what damage is of: KL divergence of `logits`, or squared error of `values`.
         fit: how weights are fitted: to the dense weights alone, to the activations of the
             dense network, or in sequence, correcting for what was converted before.
     """
@@ -119,6 +122,7 @@ class Plan(_Data):
     version: Literal[1] = 1
     input_size: tuple[int, int, int]
     fit: Fit = "corrected"
+    output: Kind | None = None
     seed: int = 0
     budget: Budget = Budget()
     dense: Totals

@@ -103,9 +103,9 @@ def distill(
     Raises:
         ConvswapError: the loss became NaN or infinite.
     """
-    student, teacher = deep_copy(student).eval(), teacher.eval()
+    student = deep_copy(student).eval()
     device = next(student.parameters()).device
-    teacher.to(device)
+    teacher = deep_copy(teacher).eval().to(device)
     batches = batches if hasattr(batches, "__len__") else list(batches)
     judges = [_to(batch, device) for batch in islice(batches, JUDGES)]
     if not judges:

@@ -133,6 +133,9 @@ def plan_summary(plan: Plan) -> str:
             f"{time.ms_dense:.3g} -> {time.ms:.3g} ms ({time.ms / time.ms_dense:.1%}) measured on "
             f"{', '.join(filter(None, where))}; the layers alone promised {time.ms_predicted:.3g}"
         )
+        lines += [f"not used: {problem}" for problem in time.problems[:5]]
+        if len(time.problems) > 5:
+            lines.append(f"not used: {len(time.problems) - 5} more")
     return "\n".join(lines)
 
 

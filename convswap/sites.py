@@ -11,8 +11,8 @@ from timm.layers import Conv2dSame
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from .cost import Cost, Size
-from .forms import FORMS, Kernel, Layer
+from .cost import Cost, Size, layers_cost
+from .forms import FORMS, Kernel, Layer, Rank
 from .graph import dry_copy, trace
 
 REPLACEABLE = (nn.Conv2d, Conv2dSame)
@@ -205,3 +205,9 @@ def _followers(
             act = name if name.replace("_", "") in names else None
         break
     return norm, act
+
+
+def replacement_cost(site: Site, form: str, rank: Rank, bias: bool) -> Cost:
+    """Cost of the layers that would stand in for a site."""
+    layers = FORMS[form].layers(Kernel(*site.kernel), rank)
+    return layers_cost(layers, site.sizes, site.itemsize, bias or site.bias)

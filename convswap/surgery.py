@@ -41,7 +41,7 @@ def blank(model: nn.Module, plan: Plan) -> nn.Module:
     the converted one will be."""
     network = install_(deep_copy(model), plan)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)
+        torch.default_generator.manual_seed(plan.seed)
         for choice in plan.choices:
             for layer in network.get_submodule(choice.site):
                 layer.reset_parameters()

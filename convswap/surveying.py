@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from .candidates import Candidate, costs_of, find_candidates, weight_candidates
 from .cost import Cost, count
-from .errors import ConversionError, ModelError, PlanError
-from .graph import first_tensor
+from .errors import ConversionError, PlanError
+from .graph import check_finite, first_tensor
 from .knapsack import check_reachable, solve
 from .outputs import Kind, output_kind
 from .plans import Budget, Choice, Fit, Plan, Totals
@@ -26,6 +26,7 @@ class Survey:
         sites: the convolutions that can be replaced, in execution order.
         options: per module path, the candidates to choose from.
         dense: cost of the whole network as it is.
+        output: what damage is of, where it is of outputs.
     """
 
     model: nn.Module
@@ -35,6 +36,7 @@ class Survey:
     input_size: tuple[int, int, int]
     fit: Fit
     seed: int
+    output: Kind | None = None
 
     def plan(self, budget: Budget) -> Plan:
         """The choice with the least summed damage within a budget.
@@ -54,7 +56,8 @@ class Survey:
         """The plan that makes these choices, one per site."""
         totals = Totals(**vars(self.dense))
         return Plan(
-            input_size=self.input_size, fit=self.fit, seed=self.seed, budget=budget,
+            input_size=self.input_size, fit=self.fit, output=self.output, seed=self.seed,
+            budget=budget,
             dense=totals, planned=totals,
             choices=tuple(
                 Choice(site=c.site, form=c.form, rank=c.rank, damage=c.damage) for c in chosen if c
@@ -97,9 +100,9 @@ def survey(
     if fit == "weight":
         options = weight_candidates(model, sites, progress)
     else:
-        kind = output or output_kind(model, batches)
-        options = find_candidates(model, sites, images, kind, seed, progress)
-    return Survey(model, sites, options, dense, input_size, fit, seed)
+        output = output or output_kind(model, batches)
+        options = find_candidates(model, sites, images, output, seed, progress)
+    return Survey(model, sites, options, dense, input_size, fit, seed, output)
 
 
 def replaceable_sites(model: nn.Module, input_size: tuple[int, int, int]) -> list[Site]:
@@ -114,12 +117,3 @@ def replaceable_sites(model: nn.Module, input_size: tuple[int, int, int]) -> lis
         reasons = [f"{site.path}: {site.reason}" for site in sites] or ["it has no convolution"]
         raise ConversionError(f"nothing to convert in {type(model).__name__}: {'; '.join(reasons)}")
     return found
-
-
-def check_finite(model: nn.Module) -> None:
-    """Raise `ModelError` naming the parameters and buffers that hold NaN or infinity."""
-    bad = [name for name, tensor in model.state_dict().items()
-           if tensor.is_floating_point() and not tensor.isfinite().all()]  # fmt: skip
-    if bad:
-        shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
-        raise ModelError(f"weights are NaN or infinite: {shown}", do="check the weights file")

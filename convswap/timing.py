@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .progress import Progress, silent
-from .targets import Runner, Target, open_target, running
+from .targets import Runner, Target, running, target_of
 
 PRECISION = 0.02  # relative standard error of a median at which measuring stops
 ROUNDS = 5  # at least
@@ -63,10 +63,7 @@ def measure(
     Raises:
         ConvswapError: the target cannot run a network.
     """
-    if target is None:
-        first = next(next(iter(models.values())).parameters())
-        dtype = str(first.dtype).removeprefix("torch.")
-        target = open_target("eager", device=str(first.device), dtype=dtype)
+    target = target or target_of(next(iter(models.values())))
     x = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0))
     runners: dict[tuple[str, str], Runner] = {}
     for index, (name, model) in enumerate(models.items()):

@@ -28,9 +28,12 @@ from outer import (
     write_user_files,
 )
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from convswap import cli, load, open_model, recipe, record_of
 from convswap.cli import opening
+from convswap.memory import in_flight_bytes
+from convswap.record import Preprocess, remember
 
 USER = ("model.py:build", "--weights", "weights.safetensors")
 RECIPE = """# A tiny job.
@@ -962,3 +965,24 @@ def test_a_floor_on_quality_says_what_was_kept(here):
     done = succeed("convert", *USER, "--data", "data", "--input-size", "3,16,16",
                    "--max-drop", "90", "--val", "data", "--out", "floor")  # fmt: skip
     assert "quality " in done.out
+
+
+def test_where_free_memory_is_not_known_all_images_are_taken(monkeypatch):
+    monkeypatch.setattr(opening, "free_bytes", lambda device: None)
+    model = remember(nn.Conv2d(3, 3, 1), preprocess=Preprocess(input_size=(3, 8, 8)))
+    assert opening.within_memory(model, 1000) == 1000
+
+
+def test_half_of_what_is_free_bounds_the_images(monkeypatch, capsys):
+    model = remember(nn.Conv2d(3, 3, 1), preprocess=Preprocess(input_size=(3, 8, 8)))
+    each = 2 * in_flight_bytes(model, (3, 8, 8))
+    monkeypatch.setattr(opening, "free_bytes", lambda device: 20 * each)
+    assert opening.within_memory(model, 1000) == 10
+    assert "10 images in place of 1000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("target", "device"), [
+    ("eager", "cuda"), ("compile", "cuda"), ("onnxruntime", "cpu"), ("openvino", "cpu"),
+])  # fmt: skip
+def test_what_is_fitted_on_a_gpu_is_timed_where_the_target_runs(target, device):
+    assert opening.device_for(target, "cuda") == device

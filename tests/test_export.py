@@ -57,6 +57,13 @@ def exported(network, images, tmp_path_factory):
     return folder, gaps
 
 
+def test_the_network_itself_stays_as_it_is(tmp_path):
+    model = narrow_resnet().train()
+    export_onnx(model, torch.randn(2, 3, 32, 32), tmp_path / "net.onnx")
+    export_program(model, torch.randn(2, 3, 32, 32), tmp_path / "net.pt2")
+    assert model.training
+
+
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_the_difference_from_pytorch_is_small(kind, exported):
     assert 0 <= exported[1][kind] < 1e-4

@@ -89,13 +89,6 @@ def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path):
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_companion_files_come_along(tmp_path: Path):
-    with new_file(tmp_path / "a.onnx") as temporary:
-        temporary.write_text("graph")
-        temporary.with_name("a.onnx.data").write_text("weights")
-    assert names(tmp_path) == ["a.onnx", "a.onnx.data"]
-
-
 def test_file_in_the_current_folder(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with new_file("a") as temporary:

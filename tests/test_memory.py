@@ -11,7 +11,8 @@ from torch import nn
 
 from convswap import open_target
 from convswap.lockstep import walk
-from convswap.memory import free_bytes, in_flight_bytes, peak_bytes
+from convswap.memory import free_bytes, in_flight_bytes
+from convswap.peak_memory import peak_bytes
 
 PIXELS = 16 * 16
 
@@ -37,6 +38,11 @@ def test_what_is_done_in_place_holds_nothing_more():
 def test_what_is_no_longer_needed_is_not_held():
     row = [conv(3, 8), *(conv(8, 8) for _ in range(5))]
     assert bytes_of(*row) == 4 * PIXELS * (3 + 8 + 8)
+
+
+def test_weights_are_not_held_for_every_image():
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4096)]
+    assert bytes_of(conv(3, 8), *head) < 4 * (PIXELS * (3 + 8) + 4096 + 100)
 
 
 def test_it_grows_with_the_image():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from convswap.outputs import divergence, energy, kl, output_kind, probe, tensors
+from convswap.outputs import divergence, energy, held_back, kl, output_kind, probe, tensors
 
 
 class Fixed(nn.Module):
@@ -179,3 +179,17 @@ def test_probe_is_the_same_for_the_same_seed():
     scale = energy([ROWS])
     draws = [probe(ROWS, "values", scale, generator(seed)).item() for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
+
+
+# images to judge by
+
+
+@pytest.mark.parametrize(("sizes", "held"), [
+    ([64] * 16, [64, 64]), ([64, 64, 1], [64, 1]), ([6, 6, 6], [6]), ([1] * 8, [1, 1]),
+    ([5], [5]), ([64] * 3 + [8, 9], [8, 9, 64]), ([64] * 8, [64]),
+])  # fmt: skip
+def test_an_eighth_of_the_images_and_at_least_two_are_held_back(sizes, held):
+    batches = [torch.zeros(size, 3) for size in sizes]
+    found = held_back(batches)
+    assert sorted(map(len, found)) == sorted(held)
+    assert all(a is b for a, b in zip(found, batches[-len(found) :], strict=True))

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from convswap.converting import convert
 from convswap.cost import Cost, count
 from convswap.errors import BudgetError, ConversionError, ModelError, PlanError, RankError
+from convswap.outputs import Reference, held_back
 from convswap.planning import plan
 from convswap.plans import Budget, Choice, Plan, Totals
+from convswap.record import record_of
 
 # within budget, priced as converted
 
@@ -383,3 +385,15 @@ def test_all_problems_of_a_plan_file_are_named_at_once(tmp_path: Path):
 
 def test_totals_hold_what_a_cost_holds():
     assert totals(Cost(1, 2, 3)) == Totals(macs=1, params=2, bytes=3)
+
+
+@pytest.mark.parametrize("output", ["logits", "values"])
+def test_damage_is_measured_as_it_was_predicted(output):
+    """Whatever the network and the batches say when it is converted."""
+    model, input_size = tiny("residual")
+    batches = image_batches(input_size)
+    made = plan(model, batches, Budget(macs=0.5), output=output)
+    small = convert(model, made, batches)
+    assert made.output == output
+    wanted = Reference(model, held_back(batches), output).distance(small)
+    assert record_of(small).plans[-1].damage_measured == pytest.approx(wanted)

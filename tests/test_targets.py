@@ -96,6 +96,43 @@ def test_eager_has_a_runner_per_memory_layout():
     assert list(runners) == ["contiguous", "channels_last"]
 
 
+def test_threads_are_those_of_the_target_only_while_it_runs():
+    seen, before = [], torch.get_num_threads()
+
+    class Network(nn.Conv2d):
+        def forward(self, x):
+            seen.append(torch.get_num_threads())
+            return super().forward(x)
+
+    target = open_target("eager", threads=before + 1)
+    for run in target.variants(Network(3, 3, 1), torch.randn(1, 3, 4, 4)).values():
+        run()
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.slow
+def test_every_network_is_compiled_however_many_there_are():
+    """By default PyTorch compiles 8 networks of a class and runs the others in eager."""
+    target, x = open_target("compile", threads=1), torch.randn(1, 3, 4, 4)
+    strict = {"recompile_limit": 1, "fail_on_recompile_limit_hit": True}
+    with torch._dynamo.config.patch(strict):
+        runners = [
+            run
+            for width in (2, 3, 4)
+            for run in target.variants(nn.Sequential(nn.Conv2d(3, width, 1)), x).values()
+        ]
+        assert [outputs_of(run)[0].shape[1] for run in runners] == [2, 2, 3, 3, 4, 4]
+
+
+def test_a_network_in_another_type_is_run_in_that_of_the_target(target):
+    if target.name == "compile":
+        pytest.skip("compiled as eager, which is tried here")
+    module, x = NETWORKS["network of timm's"]()
+    for run in target.variants(module.bfloat16(), x).values():
+        assert outputs_of(run)[0].dtype == torch.float32
+
+
 def test_eager_casts_a_copy():
     module, x = NETWORKS["row of layers"]()
     for run in open_target("eager", dtype="bfloat16").variants(module, x).values():
@@ -179,6 +216,10 @@ def other_weight(model: nn.Module) -> None:
     model.norm.weight.data[0] = 7
 
 
+def other_stride(model: nn.Module) -> None:
+    model.odd.stride = (1, 1)
+
+
 def other_layer(model: nn.Module) -> None:
     model.norm = nn.Identity()
 
@@ -187,7 +228,7 @@ def one_layer_more(model: nn.Module) -> None:
     model.word = nn.Sequential(model.word, nn.ReLU())
 
 
-@pytest.mark.parametrize("change", [other_weight, other_layer, one_layer_more])
+@pytest.mark.parametrize("change", [other_weight, other_stride, other_layer, one_layer_more])
 def test_a_network_that_differs_in_more_is_exported_anew(change, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     model, x = Padded().eval(), torch.randn(1, 3, 16, 16)

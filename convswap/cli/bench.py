@@ -16,7 +16,7 @@ from ..errors import ConvswapError
 from ..files import check_new
 from ..latency import LatencyTable
 from ..layer_times import LayerTime, draw, layer_times
-from ..memory import peak_bytes
+from ..peak_memory import peak_bytes
 from ..progress import Progress
 from ..record import record_of
 from ..targets import Target, open_target
@@ -70,7 +70,8 @@ def bench(
         other = opening.open_network(against, architecture=architecture, model_arg=model_arg)
     else:
         other = opening.open_original(network, architecture, teacher_weights, model_arg, "cpu")
-    networks = {f"against {against}" if against else "dense": other, artifact_dir: network}
+    name = f"against {against}" if against else "dense"
+    networks = {name: other, artifact_dir if artifact_dir != name else f"./{name}": network}
     with report.progress(quiet) as progress:
         rows = _rows(networks, preprocess.input_size, runtime, batch, seconds, progress)
     found: list[LayerTime] = []

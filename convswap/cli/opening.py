@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +19,7 @@ from ..models import input_channels, open_model, open_teacher
 from ..plans import Budget, Fit
 from ..record import Preprocess, record_of, remember
 from ..report import note
-from ..targets import Target, open_target
+from ..targets import TARGETS, Target, open_target
 from ..targets.machine import check_device
 
 
@@ -32,14 +31,15 @@ def open_network(
     random_weights: bool = False,
     seed: int = 0,
     model_arg: list[str] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
     device: str = "cpu",
     threads: int | None = None,
 ) -> nn.Module:
-    """The network a MODEL argument names, on its device."""
+    """The network a MODEL argument names, on its device; `kwargs` adds to `model_arg`."""
     check_device(device)
     if threads:
         torch.set_num_threads(threads)
-    kwargs = _key_values(model_arg or [])
+    kwargs = _key_values(model_arg or []) | dict(kwargs or {})
     if is_artifact(name):
         if weights or random_weights:
             raise ModelError("an artifact folder has its own weights")
@@ -205,7 +205,12 @@ def timing_target(
         if (name, dtype, batch) != ("eager", "float32", 1):
             raise ConvswapError("--target, --dtype and --batch go with --latency")
         return None
-    return open_target(name, threads=threads, device=device, dtype=dtype)
+    return open_target(name, threads=threads, device=device_for(name, device), dtype=dtype)
+
+
+def device_for(target: str, device: str) -> str:
+    """Where a target runs what is fitted on a device."""
+    return "cpu" if target in TARGETS and TARGETS[target].cpu_only else device
 
 
 def fit_and_batches(
@@ -226,15 +231,17 @@ def fit_and_batches(
             raise ConvswapError(f"--fit {fit} needs images", do="add --data, or --fit weight")
         return fit, []
     images = source_images(model, data)
-    count = _within_memory(model, min(count, len(images)), memory)
+    count = within_memory(model, min(count, len(images)), memory)
     return fit, calibration(model, images, count, batch_size, seed)
 
 
-def _within_memory(model: nn.Module, count: int, memory: float | None) -> int:
+def within_memory(model: nn.Module, count: int, memory: float | None = None) -> int:
     """As many of `count` images as can be in flight at once; says so if that is fewer."""
     each = 2 * in_flight_bytes(model, record_of(model).preprocess.input_size)
     free = free_bytes(next(model.parameters()).device)
-    limit = memory * 2**30 if memory else free / 2 if free else math.inf
+    if memory is None and free is None:
+        return count
+    limit = free / 2 if memory is None else memory * 2**30
     fits = int(limit // each)
     if not fits:
         raise ConvswapError(

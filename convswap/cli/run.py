@@ -47,13 +47,16 @@ def run(
         weights=weights or todo.model.weights,
         random_weights=todo.model.random_weights,
         seed=todo.seed,
-        model_arg=[f"{key}={json.dumps(value)}" for key, value in todo.model.kwargs.items()],
+        kwargs=todo.model.kwargs,
         device=device,
         threads=threads,
     )
     said = [",".join(map(str, v)) if v else None
             for v in (todo.data.input_size, todo.data.mean, todo.data.std)]  # fmt: skip
     opening.settle_preprocess(dense, todo.data.calibration, *said)
+    fitting = opening.within_memory(dense, todo.data.images)
+    data = todo.data.model_copy(update={"images": fitting})
+    todo = todo.model_copy(update={"data": data})
     with report.progress(quiet) as progress:
         rows = job.run(todo, dense, Path(folder), progress=progress)
     if as_json:

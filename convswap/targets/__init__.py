@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from ..errors import ConvswapError, TargetError
 from .compiled import Compiled
@@ -19,7 +20,7 @@ from .onnx_runtime import OnnxRuntime
 from .openvino import OpenVino
 from .target import Runner, Target
 
-__all__ = ["TARGETS", "Runner", "Target", "open_target", "running"]
+__all__ = ["TARGETS", "Runner", "Target", "open_target", "running", "target_of"]
 
 TARGETS: dict[str, type[Target]] = {
     target.name: target for target in (Eager, Compiled, OnnxRuntime, OpenVino)
@@ -32,8 +33,7 @@ def open_target(
     """A target by name, ready to use.
 
     Args:
-        threads: CPU threads; default: as many as PyTorch uses. `eager` and `compile` set the
-            number PyTorch uses in this process.
+        threads: CPU threads; default: as many as PyTorch uses.
         dtype: name of a floating-point type; networks are cast to it in a copy.
 
     Raises:
@@ -44,6 +44,13 @@ def open_target(
     if not getattr(getattr(torch, dtype, None), "is_floating_point", False):
         raise ConvswapError(f"{dtype} is not a floating-point type", do="say float32 or bfloat16")
     return TARGETS[name](threads or torch.get_num_threads(), device, dtype)
+
+
+def target_of(model: nn.Module) -> Target:
+    """PyTorch eager, where and in what type a network is."""
+    first = next(model.parameters())
+    dtype = str(first.dtype).removeprefix("torch.")
+    return open_target("eager", device=str(first.device), dtype=dtype)
 
 
 @contextmanager

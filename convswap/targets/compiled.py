@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import ConvswapError
 from .eager import Eager
 
+NETWORKS = 1000  # that can be compiled in one process
 _COMPILER = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
 
 
@@ -39,5 +40,11 @@ class Compiled(Eager):
         take hours. What fusion saves shows only when whole networks are measured."""
         return Eager(self.threads, self.device, self.dtype)
 
-    def _prepared(self, module: nn.Module) -> Callable[[Tensor], object]:
-        return torch.compile(module, dynamic=False)
+    def _prepared(self, module: nn.Module, x: Tensor) -> Callable[[Tensor], object]:
+        compiled = torch.compile(module, dynamic=False)
+        # subtle: networks of one class share their compiled code, of which by default only 8
+        # versions are kept; those compiled later would run in eager, and nobody would know
+        limits = {"recompile_limit": NETWORKS, "accumulated_recompile_limit": NETWORKS}
+        with torch.inference_mode(), torch._dynamo.config.patch(limits):
+            compiled(x)
+        return compiled

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,11 @@ class Eager:
     """Runs a copy of the module in each memory layout."""
 
     name = "eager"
+    cpu_only = False
 
     def __init__(self, threads: int, device: str, dtype: str):
         self.threads, self.device, self.dtype = threads, device, dtype
         check_device(device)
-        torch.set_num_threads(threads)
 
     @property
     def layer_target(self) -> Eager:
@@ -38,20 +39,32 @@ class Eager:
         return describe(self, "torch")
 
     def _runner(self, module: nn.Module, x: Tensor, layout: str) -> Runner:
-        call = self._prepared(self._copy(module, LAYOUTS[layout]))
-        dtype = getattr(torch, self.dtype)
-        x = x.to(self.device, dtype).clone(memory_format=LAYOUTS[layout])
-        on_gpu = x.is_cuda
+        x = x.to(self.device, getattr(torch, self.dtype)).clone(memory_format=LAYOUTS[layout])
+        with self._threads():
+            call = self._prepared(self._copy(module, LAYOUTS[layout]), x)
 
         def run() -> object:
-            with torch.inference_mode():
+            with self._threads(), torch.inference_mode():
                 output = call(x)
-            if on_gpu:
-                torch.cuda.synchronize(x.device)
+                if x.device.type != "cpu":
+                    torch.accelerator.synchronize(x.device)
             return output
 
         run()
         return run
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """PyTorch uses as many threads as the target says inside."""
+        before = torch.get_num_threads()
+        if before == self.threads:
+            yield
+            return
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _copy(self, module: nn.Module, layout: torch.memory_format) -> nn.Module:
         """The module in eval mode where and how it runs; weights that fit already are shared."""
@@ -64,5 +77,6 @@ class Eager:
             memo[id(parameter)] = nn.Parameter(value, requires_grad=False)
         return deep_copy(module, memo).eval().to(self.device, dtype)
 
-    def _prepared(self, module: nn.Module) -> Callable[[Tensor], object]:
+    def _prepared(self, module: nn.Module, x: Tensor) -> Callable[[Tensor], object]:
+        """What is called in place of the module."""
         return module

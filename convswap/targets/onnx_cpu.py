@@ -25,6 +25,7 @@ class OnnxCpu(ABC):
 
     name: ClassVar[str]
     extra: ClassVar[str]
+    cpu_only = True
 
     def __init__(self, threads: int, device: str, dtype: str):
         if device != "cpu" or dtype != "float32":

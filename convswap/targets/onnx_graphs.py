@@ -41,8 +41,8 @@ class OnnxGraphs:
             return _plain(layers, x).SerializeToString()
         graph = self._from_the_last(module) if x.shape == self._shape else None
         if graph is None:
-            self._network, self._shape = deep_copy(module).eval().cpu(), x.shape
-            graph = self._graph = onnx_graph(self._network, x.cpu(), free_batch=False)
+            self._network, self._shape = deep_copy(module).eval().cpu().float(), x.shape
+            graph = self._graph = onnx_graph(self._network, x.cpu().float(), free_batch=False)
         return tidy(graph).SerializeToString()
 
     def _from_the_last(self, module: nn.Module) -> ModelProto | None:
@@ -86,14 +86,20 @@ def _rows(network: nn.Module, module: nn.Module) -> dict[str, nn.Sequential] | N
         inside = tuple(f"{path}." for path in rows)
         return {n: v for n, v in named.items() if n not in rows and not n.startswith(inside)}
 
-    def types(modules: Mapping[str, nn.Module]) -> dict[str, type]:
-        return {name: type(layer) for name, layer in rest(modules).items()}
+    def kinds(modules: Mapping[str, nn.Module]) -> dict[str, tuple[type, str]]:
+        return {n: (type(layer), layer.extra_repr()) for n, layer in rest(modules).items()}
 
-    before, after = rest(network.state_dict()), rest(module.state_dict())
+    before, after = (
+        rest(dict([*m.named_parameters(), *m.named_buffers()])) for m in (network, module)
+    )
+
+    def equal(a: Tensor, b: Tensor) -> bool:
+        return torch.equal(a, b.cpu().to(a.dtype))
+
     same = (
-        types(here) == types(there)
+        kinds(here) == kinds(there)
         and before.keys() == after.keys()
-        and all(torch.equal(before[name], after[name].cpu()) for name in before)
+        and all(equal(before[name], after[name]) for name in before)
         and all(isinstance(layer, nn.Conv2d) for row in rows.values() for layer in row)
     )
     return rows if same else None

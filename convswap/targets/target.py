@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -15,11 +15,13 @@ class Target(Protocol):
     """A runtime with its settings.
 
     Attributes:
+        cpu_only: whether it knows no other device.
         threads: CPU threads a forward pass may use.
         device, dtype: where it computes and in which floating-point type, as PyTorch names them.
     """
 
-    name: str
+    name: ClassVar[str]
+    cpu_only: ClassVar[bool]
     threads: int
     device: str
     dtype: str

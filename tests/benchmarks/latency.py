@@ -1,7 +1,7 @@
 """Whether networks get as fast as asked: one JSON line per network and target.
 
     python tests/benchmarks/latency.py resnet18 resnet50 vgg16_bn hrnet_w18 --latency 0.5
-    python tests/benchmarks/latency.py $(cat names.txt) --latency 0.8 --targets eager onnxruntime
+    python tests/benchmarks/latency.py twenty --latency 0.8
 
 Weights are random and the damage of a candidate is a stand-in, for only times matter here: it
 grows with the share of multiply-adds taken away, and less so for the forms that keep more.
@@ -23,6 +23,11 @@ from convswap.composing import meet_latency
 from convswap.surgery import blank
 from convswap.surveying import replaceable_sites
 
+TWENTY = (
+    "resnet34 resnet26d vgg11_bn densenet121 mobilenetv2_100 efficientnet_lite0 regnetx_008 "
+    "regnety_008 dla34 repvgg_a0 res2net50_14w_8s seresnet33ts cspdarknet53 selecsls42 mnasnet_100 "
+    "wide_resnet50_2 xception41 inception_v3 convnext_atto hardcorenas_a"
+).split()
 STAND_IN = {
     "bottleneck": 1.0, "blueprint": 1.2, "separable": 1.3, "tucker": 1.5, "spatial": 1.6,
     "channel": 2.0,
@@ -49,14 +54,14 @@ def rough_survey(model: torch.nn.Module, size: tuple[int, int, int]) -> convswap
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", help="timm models")
+    parser.add_argument("names", nargs="+", help="timm models, or `twenty` of them")
     parser.add_argument("--latency", type=float, default=0.5)
     parser.add_argument("--targets", nargs="+", default=["onnxruntime", "eager"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="to measure each network")
     args = parser.parse_args()
-    for name in args.names:
+    for name in TWENTY if args.names == ["twenty"] else args.names:
         model = convswap.open_model(f"timm:{name}", random_weights=True).eval()
         size = convswap.record_of(model).preprocess.input_size
         survey = rough_survey(model, size)

@@ -12,7 +12,7 @@ from helpers import image_batches
 from torch import nn
 
 from convswap import Budget, convert, survey
-from convswap.calibration import TRIALS, Trial, damage_scale, is_tried
+from convswap.damage import TRIALS, Trial, damage_scale, is_tried
 from convswap.outputs import Reference
 
 
