@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 import sys
 from collections import Counter
 
@@ -145,6 +146,31 @@ def test_a_row_of_layers_does_without_the_exporter(name, monkeypatch):
     pytest.importorskip(name, reason=f"{name} is not installed")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert open_target(name).variants(row_of_layers(), torch.randn(1, 4, 9, 9))
+
+
+AFTERWARDS = """
+import gc
+import signal
+
+import torch
+from convswap import open_target
+
+target = open_target("openvino", threads=1)
+for run in target.variants(torch.nn.Conv2d(3, 4, 1), torch.zeros(1, 3, 4, 4)).values():
+    run()
+del run, target
+gc.collect()
+signal.signal(signal.SIGINT, lambda number, frame: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_signals_are_handled_after_openvino_has_run():
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n")
 
 
 # --- networks made from the graph of one like them -----------------------------------------------

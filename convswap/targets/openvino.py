@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from torch import Tensor
 
 from .onnx_cpu import OnnxCpu
@@ -21,8 +23,17 @@ class OpenVino(OnnxCpu):
             "INFERENCE_NUM_THREADS": self.threads,
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        core = self._runtime.Core()
+        core = _core()
         compiled = core.compile_model(core.read_model(onnx), "CPU", settings)
         request = compiled.create_infer_request()
         request.set_input_tensor(self._runtime.Tensor(x.numpy()))
         return lambda: list(request.infer(share_outputs=True).values())
+
+
+@functools.cache
+def _core():
+    # subtle: it is never let go. OpenVINO gives the thread a stack for signal handlers and frees
+    # it with the last Core; the next signal that is handled would kill the process
+    import openvino
+
+    return openvino.Core()
