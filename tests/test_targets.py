@@ -156,9 +156,11 @@ import torch
 from convswap import open_target
 
 target = open_target("openvino", threads=1)
-for run in target.variants(torch.nn.Conv2d(3, 4, 1), torch.zeros(1, 3, 4, 4)).values():
-    run()
-del run, target
+network, images = torch.nn.Conv2d(3, 4, 1), torch.zeros(1, 3, 4, 4)
+first, second = (target.variants(network, images) for _ in range(2))
+del first
+gc.collect()
+del second, target
 gc.collect()
 signal.signal(signal.SIGINT, lambda number, frame: print("handled"))
 signal.raise_signal(signal.SIGINT)

@@ -32,8 +32,9 @@ class OpenVino(OnnxCpu):
 
 @functools.cache
 def _core():
-    # subtle: it is never let go. OpenVINO gives the thread a stack for signal handlers and frees
-    # it with the last Core; the next signal that is handled would kill the process
+    # subtle: one for all, and never let go. Each gives the thread a stack for signal handlers;
+    # of two, the first to go takes away what the second puts back when it goes, and the next
+    # signal kills the process.
     import openvino
 
     return openvino.Core()
