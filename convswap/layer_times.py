@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from .errors import ConvswapError
 from .files import new_file
 from .forms import Rank
 from .graph import deep_copy
@@ -69,6 +70,15 @@ def layer_times(
         )
         for site, choice in chosen
     ]
+
+
+def check_picture(path: str | Path) -> None:
+    """Raise `ConvswapError` unless the ending of a name is that of a kind of picture."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if Path(path).suffix[1:].lower() not in known:
+        raise ConvswapError(f"{path} is not the name of a picture", do="say FILE.png or FILE.svg")
 
 
 def draw(bars: Mapping[str, Sequence[float]], groups: Sequence[str], path: str | Path) -> None:

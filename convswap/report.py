@@ -51,9 +51,9 @@ def progress(quiet: bool = False) -> Iterator[Callback]:
 
 
 def _line_per_step(what: str, done: int, total: int) -> None:
-    """Progress for a log: one line when a step is done."""
-    if done == total:
-        note(f"{what}: {total} of {total} done")
+    """Progress for a log: one line for each quarter of a step."""
+    if done == total or (done and total and 4 * done // total > 4 * (done - 1) // total):
+        note(f"{what}: {done} of {total} done")
 
 
 def note(text: str) -> None:

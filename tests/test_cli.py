@@ -341,6 +341,11 @@ def test_bench_draws(more, here, monkeypatch):
     assert "times.png exists" in fail(*BENCH, "--picture", "times.png")
 
 
+def test_what_bench_cannot_draw_or_measure_is_refused_at_once(here):
+    assert "times.txt is not the name of a picture" in fail(*BENCH, "--picture", "times.txt")
+    assert convswap(*BENCH, "--seconds", "-1").code == 2
+
+
 def test_bench_prints_a_table(here):
     done = succeed("bench", "art", "--model", "model.py:build", "--seconds", "0.01", "--threads", 1)
     assert "dense" in done.out

@@ -51,6 +51,15 @@ def test_quiet_progress_writes_nothing(capsys):
     assert captured.out + captured.err == ""
 
 
+def test_a_log_has_a_line_for_each_quarter_of_a_step(capsys):
+    with report.progress() as progress:
+        for done in range(41):
+            progress("fit", done, 40)
+        progress("evaluate", 3, 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"fit: {done} of 40 done" for done in (10, 20, 30, 40)]
+
+
 def test_progress_never_writes_to_stdout(capsys):
     with report.progress() as progress:
         progress("fit", 1, 2)

@@ -15,7 +15,7 @@ from ..cost import count
 from ..errors import ConvswapError
 from ..files import check_new
 from ..latency import LatencyTable
-from ..layer_times import LayerTime, draw, layer_times
+from ..layer_times import LayerTime, check_picture, draw, layer_times
 from ..peak_memory import peak_bytes
 from ..progress import Progress
 from ..record import record_of
@@ -42,7 +42,7 @@ def bench(
         str | None, typer.Option("--picture", metavar="FILE.png", help="draw the times")
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", help="to measure each network, at most")
+        float, typer.Option("--seconds", min=0, help="to measure each network, at most")
     ] = 5.0,
     architecture: o.Architecture = None,
     teacher_weights: Annotated[
@@ -61,6 +61,7 @@ def bench(
         raise ConvswapError("--layers compares with the original network", do="omit --against")
     if picture:
         check_new(picture, force)
+        check_picture(picture)
     runtime = open_target(target, threads=threads, device=device, dtype=dtype)
     network = opening.open_artifact(artifact_dir, architecture, model_arg)
     preprocess = record_of(network).preprocess
