@@ -9,7 +9,7 @@ own forward keeps them; and any `nn.Module` will do, whether or not it can be tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -21,6 +21,14 @@ from .errors import ConversionError
 
 
 @dataclass(frozen=True)
+class Tap:
+    """A value to keep: what a module reads (its first argument) or writes, in its only call."""
+
+    path: str
+    written: bool
+
+
+@dataclass(frozen=True)
 class Stop:
     """One call of one site, in every batch.
 
@@ -28,10 +36,12 @@ class Stop:
         path: the site's module path; None at the end of the walk.
         pairs: per batch, what the site reads in the network that is being changed (or in the
             only one), and what it writes in the original. At the end, the networks' outputs.
+        kept: per batch, what the site's tap got in the same two networks; empty without one.
     """
 
     path: str | None
     pairs: list[tuple[Tensor, Tensor]]
+    kept: list[tuple[Tensor, Tensor]]
 
 
 def walk(
@@ -39,6 +49,7 @@ def walk(
     paths: Sequence[str],
     batches: Sequence[Tensor],
     changed: nn.Module | None = None,
+    taps: Mapping[str, Tap] | None = None,
 ) -> Iterator[Stop]:
     """Yield a `Stop` at every call of a site, in execution order, and one at the end.
 
@@ -48,11 +59,23 @@ def walk(
         batches: inputs; all are in flight at once, so their number bounds the memory held.
         changed: a network run side by side. It waits *before* each site, so its weights
             there can still be set.
+        taps: by site, a value computed before it that is wanted there.
 
     Raises:
         ConversionError: if two batches take different ways through the network.
     """
+    taps = taps or {}
     with ExitStack() as stack:
+
+        def keep(network: nn.Module) -> None:
+            for path, tap in taps.items():
+                module = network.get_submodule(tap.path)
+                hook = _keep(path, tap.written)
+                if tap.written:
+                    handle = module.register_forward_hook(hook, with_kwargs=True)
+                else:
+                    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+                stack.callback(handle.remove)
 
         def suspend(network: nn.Module, after: bool) -> None:
             for path in paths:
@@ -64,9 +87,11 @@ def walk(
                     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
 
+        keep(model)
         suspend(model, after=True)
         runs = [[_Run(model) for _ in batches]]
         if changed is not None:
+            keep(changed)
             suspend(changed, after=False)
             runs.append([_Run(changed) for _ in batches])
         stack.callback(_kill, runs)
@@ -80,7 +105,7 @@ def walk(
                 raise ConversionError("the network takes another way through its layers per batch")
             if not running:
                 last = states[-1]
-                yield Stop(None, list(zip(last, states[0], strict=True)))
+                yield Stop(None, list(zip(last, states[0], strict=True)), [])
                 return
             reached = {state[0] for row in states for state in row}
             if len(reached) > 1:
@@ -91,14 +116,24 @@ def walk(
             pairs = [
                 (read[1], written[2]) for read, written in zip(states[-1], states[0], strict=True)
             ]
+            path = reached.pop()
+            kept = [
+                (read.kept.pop(path), written.kept.pop(path))
+                for read, written in zip(runs[-1], runs[0], strict=True)
+                if path in taps
+            ]
             del states
-            yield Stop(reached.pop(), pairs)
-            del pairs
+            yield Stop(path, pairs, kept)
+            del pairs, kept
             sent = None
 
 
 class _Run(greenlet):
-    """One forward pass of one batch, suspended at sites."""
+    """One forward pass of one batch, suspended at sites; `kept` holds what taps got, by site."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__(network)
+        self.kept: dict[str, Tensor] = {}
 
 
 def _advance(row: Sequence[_Run], sent: Sequence[Tensor] | None) -> list:
@@ -108,11 +143,25 @@ def _advance(row: Sequence[_Run], sent: Sequence[Tensor] | None) -> list:
     return [run.switch(batch.clone()) for run, batch in zip(row, sent, strict=True)]
 
 
+def _keep(path: str, written: bool):
+    def keep(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None) -> None:
+        run = getcurrent()
+        if isinstance(run, _Run):
+            run.kept[path] = output if written else _read(args, kwargs)
+
+    return keep
+
+
+def _read(args: tuple, kwargs: dict) -> Tensor:
+    """The first argument of a module's call."""
+    return args[0] if args else next(iter(kwargs.values()))
+
+
 def _hook(path: str, after: bool):
     def stop(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None) -> None:
         run = getcurrent()
         if isinstance(run, _Run):
-            read = args[0] if args else next(iter(kwargs.values()))
+            read = _read(args, kwargs)
             device = read.device.type
             autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
             torch.set_autocast_enabled(device, False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from .errors import ConversionError
 from .fit import LeastSquares, cholesky, working_dtype
 from .lockstep import walk
 from .sites import Site
+from .sums import undo_norms
 
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # tried for the correction, of the mean variance
@@ -34,7 +36,9 @@ def gather(
 
     Args:
         changed: a network run side by side: x is what it reads, y what `model` writes. It goes
-            on through a site only after the caller has asked for the next one.
+            on through a site only after the caller has asked for the next one. Where a site
+            feeds a sum, y also makes up for what differs in the other addend by then, so that
+            the sum is matched (as He et al. 2017 do for residual blocks).
 
     Raises:
         ConversionError: some sites are not reached by the images as by a blank one.
@@ -42,13 +46,17 @@ def gather(
     waiting = {site.path: site for site in sites}
     calls = dict.fromkeys(waiting, 0)
     moments: dict[str, Moments] = {}
-    for stop in walk(model, list(waiting), batches, changed) if sites else ():
+    sums = {s.path: s.sum for s in sites if s.sum and s.calls == 1} if changed else {}
+    taps = {path: sum_.other for path, sum_ in sums.items()}
+    for stop in walk(model, list(waiting), batches, changed, taps) if sites else ():
         if stop.path not in waiting:
             continue
         site = waiting[stop.path]
         if site.path not in moments:
             moments[site.path] = Moments(model.get_submodule(site.path), seed)
-        for x, y in stop.pairs:
+        for (x, y), other in zip(stop.pairs, stop.kept or repeat(None), strict=False):
+            if other:
+                y = y + (other[1] - other[0]) * undo_norms(model, sums[site.path].norms, y)
             moments[site.path].update(x, y)
         calls[site.path] += 1
         if calls[site.path] == site.calls:

@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from .cost import Cost, Size, layers_cost
 from .forms import FORMS, Kernel, Layer, Rank
 from .graph import dry_copy, trace
+from .sums import Sum, find_sums
 
 REPLACEABLE = (nn.Conv2d, Conv2dSame)
 _ACTIVATIONS = tuple(
@@ -31,6 +32,7 @@ class Site:
         sizes: input and output size of every call of a 2-D convolution; empty if never run.
         positions: how often the kernel is applied to one image, all calls together.
         norm, act: class names of the normalisation and activation that follow, if any is known.
+        sum: the sum it feeds, if it does and the other addend is computed before it.
         reason: why the site is left alone; None if it can be replaced.
     """
 
@@ -49,6 +51,7 @@ class Site:
     positions: int = 0
     norm: str | None = None
     act: str | None = None
+    sum: Sum | None = None
     reason: str | None = None
 
     @property
@@ -101,10 +104,11 @@ def find_sites(model: nn.Module, input_size: Sequence[int]) -> tuple[list[Site],
     duplicate, image = dry_copy(model, input_size)
     for names in paths.values():
         duplicate.get_submodule(names[0]).register_forward_hook(watch(names[0]))
-    duplicate(image)
+    sums = find_sums(duplicate, image, [names[0] for names in paths.values()])
     graph, note = trace(model)
     sites = [
-        _site(model, module, names, order, positions, graph) for module, names in paths.items()
+        _site(model, module, names, order, positions, sums, graph)
+        for module, names in paths.items()
     ]
     rank = {path: i for i, path in enumerate(order)}
     return sorted(sites, key=lambda site: rank.get(site.path, len(rank))), note
@@ -116,6 +120,7 @@ def _site(
     paths: list[str],
     order: dict[str, list[Size]],
     positions: dict[str, int],
+    sums: dict[str, Sum],
     graph: fx.Graph | None,
 ) -> Site:
     norm, act = _followers(model, paths, graph)
@@ -135,6 +140,7 @@ def _site(
         positions=positions.get(paths[0], 0),
         norm=norm,
         act=act,
+        sum=sums.get(paths[0]),
         reason=_reason(model, conv, paths, order, graph),
     )
 

@@ -19,6 +19,7 @@ from convswap.planning import plan
 from convswap.plans import Budget, Plan
 from convswap.record import record_of
 from convswap.sites import find_sites
+from convswap.sums import LEAST_SCALE
 from convswap.surgery import install_
 
 FITS = ["weight", "moments", "corrected"]
@@ -210,20 +211,31 @@ def test_corrected_fit_equals_running_both_networks_again_for_every_site(name: s
     small = convert(model, made, batches)
 
     slow = install_(copy.deepcopy(model), made)
+    added = {"second": "first"} if name == "residual" else {}  # x + second(.. first(x))
     for choice in made.choices:
         conv, layers = model.get_submodule(choice.site), slow.get_submodule(choice.site)
-        moments, pair = Moments(conv, made.seed), []
+        moments, seen = Moments(conv, made.seed), {}
+
+        def keep(network: nn.Module, path: str, key: str, read: bool, seen: dict = seen):
+            def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
+                seen[key] = args[0] + 0 if read else output + 0
+
+            return network.get_submodule(path).register_forward_hook(hook)
+
         handles = [
-            conv.register_forward_hook(lambda module, args, output, p=pair: p.append(output + 0)),
-            layers.register_forward_pre_hook(lambda module, args, p=pair: p.append(args[0] + 0)),
+            keep(model, choice.site, "written", False),
+            keep(slow, choice.site, "read", True),
         ]
+        if other := added.get(choice.site):
+            handles += [keep(model, other, "added", True), keep(slow, other, "adds", True)]
         with torch.no_grad():
             for batch in batches:
                 model(batch)
                 slow(batch)
-                written, read = pair
-                moments.update(read, written)
-                pair.clear()
+                wanted = seen["written"]
+                if other:
+                    wanted = wanted + (seen["added"] - seen["adds"]) / (1 + LEAST_SCALE**2)
+                moments.update(seen["read"], wanted)
         for handle in handles:
             handle.remove()
         kernel = Kernel(*conv.weight.shape)

@@ -19,6 +19,7 @@ from .layer import Kernel, Layer, unit
 
 TRIAL_STEPS = 12
 RIDGE = 3e-3  # as a fraction of the mean input power; 1e-4 lets norms grow to 10-16 times
+MOST_NORM = 2.5  # squared norms of all terms, over the kernel's; where it is more, the ridge grows
 
 
 def applies(kernel: Kernel) -> bool:
@@ -44,7 +45,11 @@ def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Te
     if exact:  # a penalty would spoil it
         (depthwise, reduce), mix = problem.refine(start, _basis, 0)
     else:
-        (depthwise, reduce), mix = problem.refine(start, _basis, steps, ridge=RIDGE)
+        ridge, most = RIDGE, MOST_NORM * problem.target.square().sum()
+        (depthwise, reduce), mix = problem.refine(start, _basis, steps, ridge=ridge)
+        while steps and mix.square().sum() > most:
+            ridge, start = 2 * ridge, [depthwise, reduce]
+            (depthwise, reduce), mix = problem.refine(start, _basis, steps, ridge=ridge)
     return _balance(unit(reduce), unit(depthwise), mix)
 
 
