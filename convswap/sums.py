@@ -106,10 +106,10 @@ class _Watcher(TorchFunctionMode):
         self, func: Callable, types: object, args: tuple = (), kwargs: Mapping | None = None
     ) -> object:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        versions = [tensor._version for tensor in tensors]
+        versions = [_version(tensor) for tensor in tensors]
         result = func(*args, **(kwargs or {}))
         handed_on = any(  # what dropout does in eval mode
-            result is tensor and tensor._version == version
+            result is tensor and _version(tensor) == version
             for tensor, version in zip(tensors, versions, strict=True)
         )
         asked = not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))  # for a shape
@@ -157,15 +157,18 @@ class _Watcher(TorchFunctionMode):
                 for tensor, tap in self._taps[: self._before[mine.site]]
                 if tensor == other and self._calls[tap.path] == 1
             ]
-            if once and taps:
-                found[mine.site] = Sum(
-                    taps[-1], mine.norms
-                )  # in its final state, if changed in place
+            if once and taps:  # the last, by when what changes it in place has run
+                found[mine.site] = Sum(taps[-1], mine.norms)
         return found
 
     def _tap(self, tensor: Tensor, tap: Tap) -> None:
         self._alive.append(tensor)
         self._taps.append((id(tensor), tap))
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor has been changed in place, where PyTorch counts that."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _is_plain_norm(module: nn.Module) -> bool:
