@@ -17,7 +17,7 @@ from .outputs import Kind
 from .sites import find_sites, replacement_cost
 
 Fit = Literal["weight", "moments", "corrected"]
-Fraction = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class _Data(BaseModel):

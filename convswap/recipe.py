@@ -140,7 +140,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         raise RecipeError(
             f"invalid recipe: {'; '.join(map(_explain, error.errors()))}",
-            where=str(path),
+            where=" with ".join([str(path), *overrides]),
         ) from None
 
 

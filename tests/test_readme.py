@@ -6,7 +6,7 @@ import re
 import shlex
 
 import pytest
-from outer import REPOSITORY, commands
+from outer import REPOSITORY, commands, succeed, write_images
 
 from convswap import recipe
 
@@ -82,3 +82,28 @@ def test_every_recipe_is_named():
 def test_it_says_how_to_install_and_test():
     assert "pip install" in README
     assert "pytest" in README
+
+
+SMALL = (
+    "timm:resnet18 --random-weights --model-arg channels=[64,64,64,64] --model-arg num_classes=4 "
+    "--input-size 3,64,64"
+)
+RECIPES = {words for words in commands() if words.startswith("recipes")}
+
+
+@pytest.mark.slow
+def test_commands_shown_run_one_after_another(tmp_path, monkeypatch):
+    """Word for word, but for the network: a smaller one, with random weights."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_images(tmp_path / "photos", classes=(), each=32, size=(64, 64))
+    write_images(tmp_path / "val", size=(64, 64))
+    lines = [line for line in command_lines() if not line.startswith("convswap run")]
+    assert {line.split()[1] for line in lines} == {*commands()} - {"run"} - RECIPES
+    for line in lines:
+        arguments = shlex.split(line.replace("timm:resnet50", SMALL))[1:]
+        done = succeed(*arguments)
+        if "--out" in arguments:
+            out = arguments[arguments.index("--out") + 1]
+            assert (tmp_path / out).exists()
+            assert f"wrote {out}" in done.err

@@ -19,7 +19,7 @@ from .layer import Kernel, Layer, unit
 
 TRIAL_STEPS = 12
 RIDGE = 3e-3  # as a fraction of the mean input power; 1e-4 lets norms grow to 10-16 times
-MOST_NORM = 2.5  # squared norms of all terms, over the kernel's; where it is more, the ridge grows
+MOST_NORM = 2.25  # squared norms of all terms, over the target's; beyond it the ridge grows
 
 
 def applies(kernel: Kernel) -> bool:
