@@ -34,10 +34,12 @@ class LeastSquares:
     Attributes:
         target: `[out, D]`, T: what a form would spell at full rank.
         moment: `[D, D]`, S = E[x x^T], symmetric positive definite.
+        dense: `[out, D]`, the kernel that is replaced, where the target is not it.
     """
 
     target: Tensor
     moment: Tensor
+    dense: Tensor | None = None
     _directions: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -49,6 +51,11 @@ class LeastSquares:
     def energy(self) -> float:
         """E||T x||^2; errors are fractions of it."""
         return max((self.cross * self.target).sum().item(), torch.finfo(self.cross.dtype).tiny)
+
+    @property
+    def norm(self) -> Tensor:
+        """Squared norm of the kernel that is replaced."""
+        return (self.target if self.dense is None else self.dense).square().sum()
 
     def directions(self, name: str, gram: Callable[[], Tensor]) -> Tensor:
         """Eigenvectors of a matrix `[n, n]`, as columns, largest first; found once for all ranks.

@@ -17,6 +17,7 @@ from .plans import Budget, Plan
 from .progress import Progress, silent
 from .record import record_of
 from .surveying import Survey
+from .targets import Target, target_of
 from .timing import measure
 
 Quality = Callable[[nn.Module], dict[str, float]]
@@ -29,12 +30,14 @@ class Point:
     Attributes:
         macs_kept: fraction of the dense network's multiply-adds.
         score: what `quality` found, as one number: percent, higher is better.
-        ms: median milliseconds of one image in PyTorch eager, timed beside all others.
+        ms: median milliseconds of one image on `target`, timed beside all others.
+        target: name of what ran it.
     """
 
     macs_kept: float
     score: float
     ms: float
+    target: str
     figures: dict[str, float]
     plan: Plan | None = field(repr=False)
 
@@ -50,6 +53,7 @@ def sweep(
     budgets: Sequence[Budget],
     quality: Quality,
     *,
+    target: Target | None = None,
     progress: Progress = silent,
 ) -> list[Point]:
     """Convert at every budget and measure each network; the dense one comes first.
@@ -58,6 +62,7 @@ def sweep(
 
     Args:
         quality: measures a network: `accuracy` or `fidelity` on images of your choice.
+        target: what times them; default: PyTorch eager.
 
     Raises:
         BudgetError: no budget at all can be met.
@@ -76,12 +81,13 @@ def sweep(
         plans[name] = record_of(networks[name]).plans[-1]
     if not plans:
         raise BudgetError("none of the budgets can be met", do="ask for more to be kept")
-    taken = measure(networks, survey.input_size, seconds=1.0)
+    target = target or target_of(survey.model)
+    taken = measure(networks, survey.input_size, seconds=1.0, target=target)
     points = []
     for name, network in networks.items():
-        figures = quality(network)
+        figures, ms = quality(network), taken[name].ms
         kept = count(network, survey.input_size).macs / survey.dense.macs
-        points.append(Point(kept, score(figures), taken[name].ms, figures, plans.get(name)))
+        points.append(Point(kept, score(figures), ms, target.name, figures, plans.get(name)))
     return sorted(points, key=lambda point: -point.macs_kept)
 
 
@@ -160,7 +166,7 @@ def _draw(points: Sequence[Point], path: Path) -> None:
     best = knee(points)
     for axes, name, value in (
         (left, "multiply-adds kept, %", lambda p: 100 * p.macs_kept),
-        (right, "milliseconds per image (PyTorch eager)", lambda p: p.ms),
+        (right, f"milliseconds per image ({best.target})", lambda p: p.ms),
     ):
         axes.plot([value(p) for p in points], [p.score for p in points], "o-")
         axes.plot(value(best), best.score, "o", markersize=12, fillstyle="none", color="black")

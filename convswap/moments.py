@@ -165,7 +165,7 @@ class Moments:
             target = weight + _correction(weight, moment, cross, ridge)
         share = min(max(len(moment) / self.count, SHRINK), 1.0)
         moment.diagonal().add_(share * moment.diagonal().mean().clamp_min(1e-12))
-        return LeastSquares(target, moment)
+        return LeastSquares(target, moment, weight)
 
     def _ridge(self, weight: Tensor, scale: Tensor) -> float:
         """The b whose correction from one half lowers the error on the other half most."""

@@ -40,8 +40,8 @@ def blank(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of a network with the planned layers in place, their weights random: as fast as
     the converted one will be."""
     network = install_(deep_copy(model), plan)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(plan.seed)
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(plan.seed)
         for choice in plan.choices:
             for layer in network.get_submodule(choice.site):
                 layer.reset_parameters()

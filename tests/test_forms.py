@@ -15,6 +15,7 @@ from convswap.cost import Size, count, layers_cost
 from convswap.errors import RankError
 from convswap.fit import LeastSquares
 from convswap.forms import FORMS, Kernel, build, check_rank, ranks, write_
+from convswap.forms.bottleneck import MOST_NORM, _basis
 
 KERNEL = Kernel(6, 4, 3, 3)
 RANKED = [name for name in FORMS if FORMS[name].full_rank(KERNEL) is not None]
@@ -255,6 +256,33 @@ def test_bottleneck_terms_do_not_cancel(rank: int, seed: int | None):
     reduce, depthwise, expand = FORMS["bottleneck"].fit(problem, kernel, rank, 100)
     terms = (reduce.norm(dim=1) * depthwise.norm(dim=1) * expand.norm(dim=0)).pow(2).sum()
     assert terms <= 3 * problem.target.pow(2).sum()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7])
+def test_bottleneck_terms_that_like_to_cancel_are_held_down(share: float):
+    """A kernel of rank three that two diverging terms come arbitrarily close to, as a correction
+    of a smaller one."""
+    (a_out, b_out), (a_in, b_in), (a_tap, b_tap) = (
+        torch.nn.functional.normalize(torch.randn(2, n).double()) for n in (12, 4, 9)
+    )
+    weight = sum(
+        torch.einsum("o,i,k->oik", *term)
+        for term in ((a_out, a_in, b_tap), (a_out, b_in, a_tap), (b_out, a_in, a_tap))
+    ).flatten(1)
+    moment = torch.eye(36, dtype=torch.float64)
+    problem = LeastSquares(weight, moment, share * weight)
+    reduce, depthwise, expand = FORMS["bottleneck"].fit(problem, Kernel(12, 4, 3, 3), 2, 100)
+    terms = (reduce.norm(dim=1) * depthwise.norm(dim=1) * expand.norm(dim=0)).pow(2).sum()
+    assert terms <= MOST_NORM * problem.norm
+    _, mix = problem.refine([depthwise, reduce], _basis, 100)
+    assert mix.square().sum() > MOST_NORM * problem.norm
+
+
+def test_bottleneck_in_place_of_nothing_is_finite():
+    problem = random_problem(KERNEL, 0)
+    problem = LeastSquares(problem.target, problem.moment, torch.zeros_like(problem.target))
+    weights = FORMS["bottleneck"].fit(problem, KERNEL, 3, 12)
+    assert all(weight.isfinite().all() for weight in weights)
 
 
 def test_bottleneck_hands_over_balanced_factors():

@@ -4,6 +4,8 @@ import json
 
 import pytest
 from helpers import image_batches, tiny
+from stopwatch import Clock, FakeTarget
+from torch import nn
 
 from convswap import Budget, fidelity, record_of, survey
 from convswap.errors import BudgetError, ConvswapError
@@ -23,7 +25,7 @@ def quality(seen):
 
 
 def point(macs_kept: float, score: float) -> Point:
-    return Point(macs_kept, score, 1.0, {"r2": score / 100}, None)
+    return Point(macs_kept, score, 1.0, "eager", {"r2": score / 100}, None)
 
 
 def test_one_survey_serves_every_budget(seen, quality):
@@ -35,6 +37,19 @@ def test_one_survey_serves_every_budget(seen, quality):
         assert made.macs_kept <= share
         assert made.macs_kept == made.plan.planned.macs / made.plan.dense.macs
     assert points[1].score > points[3].score
+
+
+def test_networks_are_timed_on_the_target(seen, quality, monkeypatch):
+    def cost(module: nn.Module, layout: str) -> float:
+        return sum(p.numel() for p in module.parameters())
+
+    target = FakeTarget(Clock(monkeypatch), cost)
+    points = sweep(*seen, [Budget(macs=0.6)], quality, target=target)
+    dense = 1e3 * cost(seen[0].model, "")
+    assert [p.target for p in points] == ["fake", "fake"]
+    assert points[0].ms == pytest.approx(dense)
+    assert points[1].ms == pytest.approx(dense * points[1].plan.planned.params
+                                         / points[1].plan.dense.params)  # fmt: skip
 
 
 def test_budgets_beyond_reach_are_left_out(seen, quality):

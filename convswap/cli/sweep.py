@@ -11,6 +11,7 @@ import typer
 from .. import frontier, report, surveying
 from ..files import check_new
 from ..plans import Budget
+from ..targets import open_target
 from . import opening
 from . import options as o
 
@@ -26,6 +27,7 @@ def sweep(
     least: Annotated[
         float, typer.Option("--least", help="smallest fraction of MACs to try", min=0.02, max=0.9)
     ] = 0.15,
+    target: o.TargetName = "eager",
     images: o.ImagesOption = 1000,
     memory: o.Memory = None,
     seed: o.Seed = 0,
@@ -45,6 +47,7 @@ def sweep(
 ) -> None:
     """Convert at several budgets from one look at the layers; a table, a file and a picture."""
     check_new(out, force, folder=True)
+    runtime = open_target(target, threads=threads, device=opening.device_for(target, device))
     network = opening.open_network(
         model, architecture=architecture, weights=weights, random_weights=random_weights,
         seed=seed, model_arg=model_arg, device=device, threads=threads,
@@ -55,7 +58,7 @@ def sweep(
     budgets = [Budget(macs=float(share)) for share in np.geomspace(0.9, least, points)]
     with report.progress(quiet) as progress:
         seen = surveying.survey(network, batches, fit=fit, seed=seed, progress=progress)
-        found = frontier.sweep(seen, batches, budgets, quality, progress=progress)
+        found = frontier.sweep(seen, batches, budgets, quality, target=runtime, progress=progress)
     Path(out).mkdir(exist_ok=True)
     frontier.save_frontier(found, out)
     if as_json:

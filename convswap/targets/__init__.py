@@ -42,7 +42,9 @@ def open_target(
     if name not in TARGETS:
         raise ConvswapError(f"unknown target {name}", do=f"choose one of {', '.join(TARGETS)}")
     if not getattr(getattr(torch, dtype, None), "is_floating_point", False):
-        raise ConvswapError(f"{dtype} is not a floating-point type", do="say float32, float16 or bfloat16")
+        raise ConvswapError(
+            f"{dtype} is not a floating-point type", do="say float32, float16 or bfloat16"
+        )
     return TARGETS[name](threads or torch.get_num_threads(), device, dtype)
 
 
