@@ -10,17 +10,15 @@ from .errors import ConvswapError
 from .evaluation import accuracy, fidelity
 from .export import export_onnx, export_program
 from .frontier import smallest_within, sweep
-from .latency import LatencyTable
 from .layers import DepthwiseSeparableConv2d
 from .models import open_model
-from .planning import plan
+from .planning import Survey, plan, survey
 from .plans import Budget, Choice, Plan
 from .record import Preprocess, record_of
 from .recovery import distill
 from .sites import Site, find_sites
-from .surveying import Survey, survey
 from .targets import open_target
-from .timing import Timing, measure
+from .timing import LatencyTable, Timing, measure
 
 __all__ = [
     "Budget",

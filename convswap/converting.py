@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .candidates import weight_problem
 from .errors import ConversionError, PlanError
 from .forms import FORMS, Kernel, write_
 from .graph import check_finite, deep_copy, first_tensor
-from .moments import Moments, gather
+from .moments import Moments, gather, weight_problem
 from .outputs import Reference, held_back, output_kind
 from .plans import Choice, Plan
 from .progress import Progress, silent

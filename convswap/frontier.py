@@ -13,10 +13,10 @@ from .converting import convert
 from .cost import count
 from .errors import BudgetError, ConvswapError
 from .files import new_file
+from .planning import Survey
 from .plans import Budget, Plan
 from .progress import Progress, silent
 from .record import record_of
-from .surveying import Survey
 from .targets import Target, target_of
 from .timing import measure
 

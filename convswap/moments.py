@@ -194,6 +194,13 @@ class Moments:
         return moment.to(dtype), cross.to(dtype)
 
 
+def weight_problem(conv: nn.Conv2d) -> LeastSquares:
+    """The fit to the dense weights under white inputs."""
+    weight = conv.weight.detach().flatten(1)
+    weight = weight.to(working_dtype(weight.shape[1]))
+    return LeastSquares(weight, torch.eye(weight.shape[1]).to(weight))
+
+
 def _correction(weight: Tensor, moment: Tensor, cross: Tensor, ridge: float) -> Tensor:
     """What to add to a kernel so that it predicts y from x, with a ridge: `[out, D]`."""
     if math.isinf(ridge):

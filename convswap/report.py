@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from .forms import FORMS
-from .layer_times import LayerTime
 from .plans import Plan, Totals
 from .progress import Progress as Callback
 from .progress import silent
 from .sites import Site
+from .timing.layer_times import LayerTime
 
 out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False, markup=False)

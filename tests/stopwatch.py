@@ -12,12 +12,12 @@ from convswap.targets import Runner
 
 
 class Clock:
-    """Stands in for the clock of `convswap.timing`."""
+    """Stands in for the clock of `convswap.timing.turns`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = 0.0
         fake = SimpleNamespace(perf_counter=lambda: self.now)
-        monkeypatch.setattr("convswap.timing.time", fake)
+        monkeypatch.setattr("convswap.timing.turns.time", fake)
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

@@ -11,15 +11,15 @@ from helpers import moment
 from torch import nn
 
 from convswap import find_sites
-from convswap.candidates import (
+from convswap.fit import LeastSquares
+from convswap.forms import FORMS, Kernel
+from convswap.planning.candidates import (
     STARTED,
     Candidate,
     costs_of,
     site_candidates,
     snap,
 )
-from convswap.fit import LeastSquares
-from convswap.forms import FORMS, Kernel
 from convswap.sites import replacement_cost
 
 KERNEL = (16, 12, 3, 3)

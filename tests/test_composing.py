@@ -13,8 +13,8 @@ from stopwatch import Clock, FakeTarget
 from torch import Tensor, nn
 
 from convswap import Budget, LatencyTable, Plan, convert, plan, survey
-from convswap.composing import meet_latency
 from convswap.errors import BudgetError, ConversionError, TargetError
+from convswap.planning.composing import meet_latency
 from convswap.surgery import blank
 
 SIZE = (3, 8, 8)

@@ -12,8 +12,8 @@ from helpers import image_batches
 from torch import nn
 
 from convswap import Budget, convert, survey
-from convswap.damage import TRIALS, Trial, damage_scale, is_tried
 from convswap.outputs import Reference
+from convswap.planning.damage import TRIALS, Trial, damage_scale, is_tried
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convswap.candidates import Candidate
 from convswap.cost import Cost, TimedCost
 from convswap.errors import BudgetError
-from convswap.knapsack import pareto, solve
+from convswap.planning.candidates import Candidate
+from convswap.planning.knapsack import pareto, solve
 
 
 def candidate(site: str, macs: int, params: int, damage: float) -> Candidate:

@@ -16,10 +16,10 @@ from torch import nn
 from convswap import LatencyTable, find_sites
 from convswap.errors import RankError, TargetError
 from convswap.forms import ranks
-from convswap.latency import default_cache
-from convswap.layer_times import layer_times
-from convswap.microbench import signatures
 from convswap.surgery import install_
+from convswap.timing.latency import default_cache
+from convswap.timing.layer_times import layer_times
+from convswap.timing.microbench import signatures
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_a_senseless_time_of_a_dense_layer_is_an_error(value, clock, site, tmp_p
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_a_senseless_time_of_a_replacement_is_left_out(value, clock, site, tmp_path, monkeypatch):
-    monkeypatch.setattr("convswap.latency.SECONDS_EACH", 0)  # a clock may run backwards here
+    monkeypatch.setattr("convswap.timing.latency.SECONDS_EACH", 0)  # a clock may run backwards here
     cost = failing(lambda module: not is_dense(module), value)
     table = LatencyTable(FakeTarget(clock, cost), cache=tmp_path)
     table.measure([(site, "channel", 3)])

@@ -12,7 +12,7 @@ from torch import nn
 from convswap import open_target
 from convswap.lockstep import walk
 from convswap.memory import free_bytes, in_flight_bytes
-from convswap.peak_memory import peak_bytes
+from convswap.timing.peak_memory import peak_bytes
 
 PIXELS = 16 * 16
 

@@ -9,7 +9,7 @@ from stopwatch import Clock, FakeTarget
 
 from convswap import measure
 from convswap.errors import TargetError
-from convswap.timing import Timing, fastest, take_turns
+from convswap.timing.turns import Timing, fastest, take_turns
 
 
 @pytest.fixture

@@ -14,13 +14,12 @@ from .. import report
 from ..cost import count
 from ..errors import ConvswapError
 from ..files import check_new
-from ..latency import LatencyTable
-from ..layer_times import LayerTime, check_picture, draw, layer_times
-from ..peak_memory import peak_bytes
 from ..progress import Progress
 from ..record import record_of
 from ..targets import Target, open_target
-from ..timing import measure
+from ..timing import LatencyTable, measure
+from ..timing.layer_times import LayerTime, check_picture, draw, layer_times
+from ..timing.peak_memory import peak_bytes
 from . import opening
 from . import options as o
 

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from .. import artifact, converting, frontier, planning, plans, report, surveying
+from .. import artifact, converting, frontier, plans, report
 from ..cost import count
 from ..errors import ConvswapError
 from ..files import check_new
+from ..planning import plan_from, survey
 from ..record import record_of
 from . import opening
 from . import options as o
@@ -76,7 +77,7 @@ def convert(
     fit, batches = opening.fit_and_batches(network, data, asked, images, memory, batch_size, seed)
     with report.progress(quiet) as progress:
         if chosen is None:
-            seen = surveying.survey(
+            seen = survey(
                 network, batches, budgets=[budget] if budget else [], fit=fit, seed=seed,
                 input_size=preprocess.input_size, progress=progress,
             )  # fmt: skip
@@ -84,7 +85,7 @@ def convert(
             judge = opening.quality(network, val)
             small, _ = frontier.smallest_within(seen, batches, max_drop, judge, progress=progress)
         else:
-            chosen = chosen or planning.plan_from(seen, budget, runtime, batch, progress)
+            chosen = chosen or plan_from(seen, budget, runtime, batch, progress)
             chosen = chosen.model_copy(update={"fit": fit})
             small = converting.convert(network, chosen, batches, progress=progress)
     provenance = {"data": data, "images": sum(len(b[0]) for b in batches), "seed": seed}

@@ -8,8 +8,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from .. import frontier, report, surveying
+from .. import frontier, report
 from ..files import check_new
+from ..planning import survey
 from ..plans import Budget
 from ..targets import open_target
 from . import opening
@@ -57,7 +58,7 @@ def sweep(
     quality = opening.quality(network, val or data)
     budgets = [Budget(macs=float(share)) for share in np.geomspace(0.9, least, points)]
     with report.progress(quiet) as progress:
-        seen = surveying.survey(network, batches, fit=fit, seed=seed, progress=progress)
+        seen = survey(network, batches, fit=fit, seed=seed, progress=progress)
         found = frontier.sweep(seen, batches, budgets, quality, target=runtime, progress=progress)
     Path(out).mkdir(exist_ok=True)
     frontier.save_frontier(found, out)

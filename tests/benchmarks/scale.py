@@ -19,7 +19,7 @@ import torch
 
 import convswap
 from convswap.moments import Moments, gather
-from convswap.surveying import replaceable_sites
+from convswap.planning.surveying import replaceable_sites
 
 
 def main() -> None:

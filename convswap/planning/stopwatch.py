@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .errors import TargetError
-from .latency import LatencyTable
-from .plans import Latency, Plan
-from .surgery import blank
+from ..errors import TargetError
+from ..plans import Latency, Plan
+from ..surgery import blank
+from ..targets import Runner, Target, running
+from ..timing import LatencyTable, Timing
+from ..timing.turns import fastest, sensible, take_turns
 from .surveying import Survey
-from .targets import Runner, Target, running
-from .timing import Timing, fastest, sensible, take_turns
 
 SECONDS = 3.0  # at most, to time one network in one memory layout
 ROUNDS = 10  # at least

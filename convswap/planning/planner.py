@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from ..errors import PlanError
+from ..outputs import Kind
+from ..plans import Budget, Fit, Plan
+from ..progress import Progress, silent
+from ..targets import Target, target_of
 from .composing import meet_latency
-from .errors import PlanError
-from .outputs import Kind
-from .plans import Budget, Fit, Plan
-from .progress import Progress, silent
 from .surveying import Survey, survey
-from .targets import Target, target_of
 
 
 def plan(

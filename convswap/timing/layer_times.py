@@ -8,15 +8,15 @@ from pathlib import Path
 
 from torch import nn
 
-from .errors import ConvswapError
-from .files import new_file
-from .forms import Rank
-from .graph import deep_copy
+from ..errors import ConvswapError
+from ..files import new_file
+from ..forms import Rank
+from ..graph import deep_copy
+from ..plans import Plan
+from ..progress import Progress, silent
+from ..sites import Site, find_sites
+from ..surgery import install_
 from .latency import LatencyTable
-from .plans import Plan
-from .progress import Progress, silent
-from .sites import Site, find_sites
-from .surgery import install_
 
 
 @dataclass(frozen=True)

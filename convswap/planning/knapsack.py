@@ -9,10 +9,10 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from ..cost import Cost
+from ..errors import BudgetError
+from ..quiet import silent_stdout
 from .candidates import Candidate
-from .cost import Cost
-from .errors import BudgetError
-from .quiet import silent_stdout
 
 
 def solve(

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..cost import Cost, count
+from ..errors import ConversionError, PlanError
+from ..graph import check_finite, first_tensor
+from ..outputs import Kind, output_kind
+from ..plans import Budget, Choice, Fit, Plan, Totals
+from ..progress import Progress, silent
+from ..sites import Site, find_sites
 from .candidates import Candidate, costs_of, find_candidates, weight_candidates
-from .cost import Cost, count
-from .errors import ConversionError, PlanError
-from .graph import check_finite, first_tensor
 from .knapsack import check_reachable, solve
-from .outputs import Kind, output_kind
-from .plans import Budget, Choice, Fit, Plan, Totals
-from .progress import Progress, silent
-from .sites import Site, find_sites
 
 
 @dataclass(frozen=True)

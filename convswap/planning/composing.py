@@ -7,18 +7,18 @@ from dataclasses import astuple, replace
 
 import numpy as np
 
+from ..cost import TimedCost
+from ..errors import BudgetError, ConversionError
+from ..forms import Rank
+from ..plans import Budget, Plan
+from ..progress import Progress, silent
+from ..sites import Site
+from ..targets import Target
+from ..timing import LatencyTable
 from .candidates import Candidate, snap
-from .cost import TimedCost
-from .errors import BudgetError, ConversionError
-from .forms import Rank
 from .knapsack import solve
-from .latency import LatencyTable
-from .plans import Budget, Plan
-from .progress import Progress, silent
-from .sites import Site
 from .stopwatch import Stopwatch
 from .surveying import Survey
-from .targets import Target
 
 FASTER = 0.95  # of a layer's time is the most a replacement may take to be a candidate
 NEAR = 0.03  # of the budget is near enough: measured times are not more certain

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .cost import Cost
+from ..cost import Cost
+from ..fit import LeastSquares
+from ..forms import FORMS, Form, Kernel, Rank, ranks
+from ..moments import gather, weight_problem
+from ..outputs import Kind, Reference, energy, held_back, probe
+from ..progress import Progress
+from ..sites import Site, replacement_cost
 from .damage import Trial, damage_scale, is_tried
-from .fit import LeastSquares, working_dtype
-from .forms import FORMS, Form, Kernel, Rank, ranks
-from .moments import gather
-from .outputs import Kind, Reference, energy, held_back, probe
-from .progress import Progress
-from .sites import Site, replacement_cost
 
 RANKS = 16  # per form
 STARTED = 0, 3, 7, 11, 15  # ranks that are fitted in closed form; damage is interpolated between
@@ -150,13 +150,6 @@ def weight_candidates(
         found[site.path] = site_candidates(site, problem, gain, bias=False)
         progress("candidates", len(found), len(sites))
     return found
-
-
-def weight_problem(conv: nn.Conv2d) -> LeastSquares:
-    """The fit to the dense weights under white inputs."""
-    weight = conv.weight.detach().flatten(1)
-    weight = weight.to(working_dtype(weight.shape[1]))
-    return LeastSquares(weight, torch.eye(weight.shape[1]).to(weight))
 
 
 def site_candidates(

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from .errors import TargetError
-from .files import new_file
-from .forms import Kernel, Rank
+from ..errors import TargetError
+from ..files import new_file
+from ..forms import Kernel, Rank
+from ..progress import Progress, silent
+from ..sites import Site
+from ..targets import Runner, Target, running
 from .microbench import Signature, signatures
-from .progress import Progress, silent
-from .sites import Site
-from .targets import Runner, Target, running
-from .timing import fastest, sensible, take_turns
+from .turns import fastest, sensible, take_turns
 
 SECONDS_EACH = 0.3  # at most, to time a layer or a replacement
 ROUNDS = 7  # at least
