@@ -9,7 +9,7 @@ own forward keeps them; and any `nn.Module` will do, whether or not it can be tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -36,12 +36,13 @@ class Stop:
         path: the site's module path; None at the end of the walk.
         pairs: per batch, what the site reads in the network that is being changed (or in the
             only one), and what it writes in the original. At the end, the networks' outputs.
-        kept: per batch, what the site's tap got in the same two networks; empty without one.
+        kept: per batch, what the site's tap got in the same two networks, None where the batch
+            did not come by; empty without a tap.
     """
 
     path: str | None
     pairs: list[tuple[Tensor, Tensor]]
-    kept: list[tuple[Tensor, Tensor]]
+    kept: list[tuple[Tensor | None, Tensor | None]]
 
 
 def walk(
@@ -67,32 +68,20 @@ def walk(
     taps = taps or {}
     with ExitStack() as stack:
 
-        def keep(network: nn.Module) -> None:
+        def listen(module: nn.Module, hook: Callable, after: bool) -> None:
+            register = module.register_forward_hook if after else module.register_forward_pre_hook
+            stack.callback(register(hook, with_kwargs=True).remove)
+
+        def watch(network: nn.Module, after: bool) -> None:
             for path, tap in taps.items():
-                module = network.get_submodule(tap.path)
-                hook = _keep(path, tap.written)
-                if tap.written:
-                    handle = module.register_forward_hook(hook, with_kwargs=True)
-                else:
-                    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-                stack.callback(handle.remove)
-
-        def suspend(network: nn.Module, after: bool) -> None:
+                listen(network.get_submodule(tap.path), _keep(path, tap.written), tap.written)
             for path in paths:
-                module = network.get_submodule(path)
-                hook = _hook(path, after)
-                if after:
-                    handle = module.register_forward_hook(hook, with_kwargs=True)
-                else:
-                    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-                stack.callback(handle.remove)
+                listen(network.get_submodule(path), _suspend(path, after), after)
 
-        keep(model)
-        suspend(model, after=True)
+        watch(model, after=True)
         runs = [[_Run(model) for _ in batches]]
         if changed is not None:
-            keep(changed)
-            suspend(changed, after=False)
+            watch(changed, after=False)
             runs.append([_Run(changed) for _ in batches])
         stack.callback(_kill, runs)
         sent: Sequence[Tensor] | None = batches
@@ -118,7 +107,7 @@ def walk(
             ]
             path = reached.pop()
             kept = [
-                (read.kept.pop(path), written.kept.pop(path))
+                (read.kept.pop(path, None), written.kept.pop(path, None))
                 for read, written in zip(runs[-1], runs[0], strict=True)
                 if path in taps
             ]
@@ -157,8 +146,8 @@ def _read(args: tuple, kwargs: dict) -> Tensor:
     return args[0] if args else next(iter(kwargs.values()))
 
 
-def _hook(path: str, after: bool):
-    def stop(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None) -> None:
+def _suspend(path: str, after: bool):
+    def suspend(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None) -> None:
         run = getcurrent()
         if isinstance(run, _Run):
             read = _read(args, kwargs)
@@ -170,7 +159,7 @@ def _hook(path: str, after: bool):
             torch.set_autocast_enabled(device, autocast[0])
             torch.set_autocast_dtype(device, autocast[1])
 
-    return stop
+    return suspend
 
 
 def _kill(runs: list[list[_Run]]) -> None:

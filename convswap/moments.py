@@ -54,9 +54,10 @@ def gather(
         site = waiting[stop.path]
         if site.path not in moments:
             moments[site.path] = Moments(model.get_submodule(site.path), seed)
-        for (x, y), other in zip(stop.pairs, stop.kept or repeat(None), strict=False):
-            if other:
-                y = y + (other[1] - other[0]) * undo_norms(model, sums[site.path].norms, y)
+        nothing = repeat((None, None), len(stop.pairs))
+        for (x, y), (ours, theirs) in zip(stop.pairs, stop.kept or nothing, strict=True):
+            if ours is not None and theirs is not None:
+                y = y + (theirs - ours) * undo_norms(model, sums[site.path].norms, y)
             moments[site.path].update(x, y)
         calls[site.path] += 1
         if calls[site.path] == site.calls:

@@ -11,7 +11,7 @@ from helpers import TINY, hooks_left, image_batches, tiny
 from torch import Tensor, nn
 
 from convswap.errors import ConversionError
-from convswap.lockstep import walk
+from convswap.lockstep import Tap, walk
 from convswap.sites import find_sites
 
 
@@ -84,6 +84,22 @@ def test_alone_a_network_reports_what_it_reads_and_writes(name: str):
                 assert torch.equal(calls[index][1], pair[0])
                 assert torch.equal(calls[index][2], pair[1])
     assert index == len(wanted[0])
+
+
+def test_taps_keep_what_a_module_read_or_wrote_in_both_networks():
+    model, batches = Probed().eval(), image_batches((3, 8, 8))
+    changed = copy.deepcopy(model)
+    scale_(changed.first)
+    taps = {"second": Tap("first", written=False), "third": Tap("between", written=True)}
+    kept = {
+        s.path: s.kept for s in walk(model, ["first", "second", "third"], batches, changed, taps)
+    }
+    assert kept.pop("first") == kept.pop(None) == []
+    for index, batch in enumerate(batches):
+        assert all(torch.equal(x, batch) for x in kept["second"][index])
+        with torch.no_grad():
+            wanted = [network.between(network.first(batch)) for network in (changed, model)]
+        torch.testing.assert_close([*kept["third"][index]], wanted, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("name", TINY)

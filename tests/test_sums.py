@@ -189,3 +189,18 @@ def test_a_convolution_makes_up_for_what_the_other_addend_lost():
         torch.testing.assert_close(
             alone.mean_y.float(), branch(block, block.stem(images)).mean((0, 2, 3))
         )
+
+
+def test_a_shortcut_that_an_image_does_not_take_is_not_made_up_for():
+    """The blank image that sums are found on goes another way."""
+    block = Block(
+        lambda b, x: (b.down(x) if x.abs().max() == 0 else 0 * x) + branch(b, x),
+        down=nn.Conv2d(8, 8, 1),
+    )
+    [site] = [site for site in find_sites(block, SIZE)[0] if site.path == "second"]
+    assert site.sum == Sum(Tap("down", written=True), ())
+    batches = image_batches(SIZE)
+    [(_, moments)] = gather(block, [site], batches, 0, copy.deepcopy(block))
+    with torch.no_grad():
+        wanted = branch(block, torch.cat(batches)).mean((0, 2, 3))
+    torch.testing.assert_close(moments.mean_y.float(), wanted)
