@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from .errors import DataError
 from .record import Preprocess
 
+JUDGES = 256  # images at most, and an eighth of all, that training leaves out
 UNREADABLE = 0.05  # the share of images that may fail before it is an error
 HELD_OUT_DIGITS = 597  # of 1,797: never used to train, calibrate or distil
 
@@ -43,6 +44,7 @@ class Images:
         batch_size: int,
         *,
         count: int | None = None,
+        skip: int = 0,
         shuffle: bool = False,
         seed: int = 0,
         workers: int = 0,
@@ -51,9 +53,10 @@ class Images:
 
         Args:
             count: take only so many images, drawn by `seed`.
+            skip: leave out those that a `count` as large would take first.
             shuffle: another order every epoch; `seed` decides it, and every crop and flip.
         """
-        return Batches(self, batch_size, count, shuffle, seed, workers)
+        return Batches(self, batch_size, count, skip, shuffle, seed, workers)
 
     def collate(self, items: list[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor, int]:
         good = [item for item in items if item is not None]
@@ -64,11 +67,12 @@ class Images:
 class Batches:
     """A seeded, repeatable pass over images; iterate as often as you like."""
 
-    def __init__(self, images, batch_size, count, shuffle, seed, workers):
+    def __init__(self, images, batch_size, count, skip, shuffle, seed, workers):
         self.images, self.batch_size, self.shuffle = images, batch_size, shuffle
         self.seed, self.workers, self.epoch = seed, workers, 0
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-        self.order = order[:count].tolist() if count else range(len(images))
+        some = count is not None or skip
+        self.order = order[skip:][:count].tolist() if some else range(len(images))
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
@@ -142,6 +146,18 @@ def open_images(
     )
     mode = "RGB" if channels == 3 else "L"
     return Images(source, _Read(reader, transform, mode), classes if len(classes) > 1 else None)
+
+
+def training_batches(
+    source: str, preprocess: Preprocess, batch_size: int, *, seed: int = 0, workers: int = 0
+) -> tuple[Batches, Batches]:
+    """Batches to train on, cropped, flipped and shuffled at random, and a few images kept apart
+    to judge the result by, as they are (none if there are fewer than eight)."""
+    images = open_images(source, preprocess, train=True)
+    apart = min(JUDGES, len(images) // 8)
+    training = images.batches(batch_size, skip=apart, shuffle=True, seed=seed, workers=workers)
+    judges = open_images(source, preprocess).batches(batch_size, count=apart, seed=seed)
+    return training, judges
 
 
 def native_size(source: str, channels: int) -> tuple[int, int, int] | None:

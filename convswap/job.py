@@ -10,7 +10,7 @@ from torch import nn
 from .artifact import WEIGHTS, save
 from .converting import convert
 from .cost import count
-from .data import open_images
+from .data import open_images, training_batches
 from .evaluation import quality
 from .files import new_file
 from .planning import plan
@@ -60,11 +60,11 @@ def run(
     save(networks["converted"], folder / "converted", force=True)
     if recipe.distill:
         settings = recipe.distill.model_dump()
-        images = open_images(sources.train or sources.calibration, preprocess, train=True)
-        training = images.batches(settings.pop("batch_size"), shuffle=True, seed=seed)
+        source, batch_size = sources.train or sources.calibration, settings.pop("batch_size")
+        training, judges = training_batches(source, preprocess, batch_size, seed=seed)
         checkpoint = folder / "checkpoint.pt"
         networks["recovered"] = distill(
-            networks["converted"], dense, training, **settings,
+            networks["converted"], dense, training, **settings, judges=judges,
             checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
         save(networks["recovered"], folder / "recovered", force=True)

@@ -22,7 +22,7 @@ from .outputs import Kind, Reference, divergence, kl, output_kind, tensors
 from .progress import Progress, silent
 from .record import record_of
 
-JUDGES = 4  # batches that decide which epoch is kept
+JUDGES = 4  # batches that decide which epoch is kept, where none are given
 
 
 class RecoveryTask(TrainingTask):
@@ -82,14 +82,15 @@ def distill(
     hint: float = 1.0,
     weight_decay: float = 1e-4,
     output: Kind | None = None,
+    judges: Iterable[Tensor | tuple] = (),
     checkpoint: str | Path | None = None,
     progress: Progress = silent,
 ) -> nn.Module:
     """A copy of a converted network, trained to put out what the original does.
 
     Labels are neither needed nor used. AdamW with a cosine schedule, both timm's. The state
-    that comes closest to the original on the first few batches is kept, be it the first, so
-    the result is never further away than the start.
+    that comes closest to the original on `judges` is kept, be it the first, so that there the
+    result is never further away than the start.
 
     Args:
         student: a network made by `convert`.
@@ -98,6 +99,8 @@ def distill(
         lr: of AdamW; the first twentieth of the steps warms up to it.
         temperature: of the softmax, for classifiers.
         hint: weight of the squared error at replaced layers, beside the loss on the output.
+        judges: batches to judge every epoch by, better not among those trained on; default:
+            the first few of `batches`.
         checkpoint: file to keep the state in after every epoch, and to resume from.
 
     Raises:
@@ -107,7 +110,7 @@ def distill(
     device = next(student.parameters()).device
     teacher = deep_copy(teacher).eval().to(device)
     batches = batches if hasattr(batches, "__len__") else list(batches)
-    judges = [_to(batch, device) for batch in islice(batches, JUDGES)]
+    judges = [_to(batch, device) for batch in [*judges] or islice(batches, JUDGES)]
     if not judges:
         raise DataError("no images to distil on")
     kind = output or output_kind(teacher, judges)

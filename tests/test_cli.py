@@ -233,6 +233,14 @@ def test_distill_writes_a_network_with_other_weights(here):
     assert "o.checkpoint.pt" not in names()
 
 
+def test_distill_says_so_if_nothing_came_of_it(here):
+    done = succeed("distill", "art", "--model", "model.py:build", "--data", "data", "--epochs", "1",
+                   "--lr", "10", "--out", "o")  # fmt: skip
+    assert "the network is kept as it was" in done.err
+    before, after = load_file("art/model.safetensors"), load_file("o/model.safetensors")
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+
+
 def test_distill_of_a_network_built_from_a_seed_finds_that_very_network(here):
     succeed("convert", "model.py:build", "--random-weights", "--seed", "3", "--data", "data",
             "--macs", "0.5", "--out", "o")  # fmt: skip

@@ -11,7 +11,7 @@ from outer import CLASSES, SIZE, names, truncate, write_images, write_tar
 from PIL import Image
 
 from convswap import ConvswapError, Preprocess, open_images
-from convswap.data import HELD_OUT_DIGITS, native_size
+from convswap.data import HELD_OUT_DIGITS, native_size, training_batches
 
 RGB = Preprocess(input_size=(3, SIZE, SIZE))
 GRAY = Preprocess(input_size=(1, SIZE, SIZE), mean=(0.5,), std=(0.5,))
@@ -197,6 +197,25 @@ def test_a_count_takes_so_many_images_and_the_same_every_time(folder):
 
 def test_a_count_draws_from_all_classes(folder):
     assert len(set(labels(open_images(str(folder), RGB), count=12))) == len(CLASSES)
+
+
+def test_skipping_leaves_out_what_a_count_takes(folder):
+    images = open_images(str(folder), RAW)
+    taken, others = pixels(images, count=6), pixels(images, skip=6)
+    assert len(others) == 14
+    together = torch.cat([taken, others]).flatten(1)
+    assert len(together.unique(dim=0)) == len(pixels(images).flatten(1).unique(dim=0)) == 20
+
+
+@pytest.mark.parametrize(("each", "apart"), [(1, 0), (5, 2), (10, 5)])
+def test_training_leaves_some_images_apart_to_judge_by(tmp_path, each, apart):
+    write_images(tmp_path, each=each)
+    training, judges = training_batches(str(tmp_path), RAW, 4)
+    assert len(judges.order) == apart
+    assert sorted([*training.order, *judges.order]) == [*range(4 * each)]
+    assert sum(len(x) for x, _ in training) == 4 * each - apart
+    plain = pixels(open_images(str(tmp_path), RAW))
+    assert all((x == plain).flatten(1).all(1).any() for batch, _ in judges for x in batch)
 
 
 def test_a_count_above_all_takes_all(folder):

@@ -91,6 +91,15 @@ def test_a_network_of_several_outputs_comes_closer(batches):
     assert fidelity(small, teacher, batches, "values")["r2"] > before + 0.05
 
 
+def test_an_epoch_is_kept_only_if_images_not_trained_on_say_so(pair, batches):
+    """Training on images of another kind leads away from the original elsewhere."""
+    teacher, student = pair
+    others = [0.1 * x + 3 for x in batches]
+    assert not same(state(distill(student, teacher, others, 4, lr=5e-3)), state(student))
+    judged = distill(student, teacher, others, 4, lr=5e-3, judges=batches)
+    assert same(state(judged), state(student))
+
+
 def test_labels_are_not_used(pair, batches, one_thread):
     teacher, student = pair
     results = []

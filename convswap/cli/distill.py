@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from .. import artifact, recovery, report
+from ..data import training_batches
 from ..files import check_new
+from ..record import record_of
 from . import opening
 from . import options as o
 
@@ -44,16 +47,19 @@ def distill(
     check_new(out, force, folder=True)
     student = opening.open_artifact(artifact_dir, architecture, model_arg, device, threads)
     teacher = opening.open_original(student, architecture, teacher_weights, model_arg, device)
-    images = opening.source_images(student, data, train=True)
-    batches = images.batches(batch_size, shuffle=True, seed=seed, workers=workers)
+    preprocess = record_of(student).preprocess
+    batches, judges = training_batches(data, preprocess, batch_size, seed=seed, workers=workers)
     checkpoint = Path(f"{out}.checkpoint.pt")
     with report.progress(quiet) as progress:
         small = recovery.distill(
             student, teacher, batches, epochs, lr=lr, temperature=temperature, hint=hint,
-            checkpoint=checkpoint, progress=progress,
+            judges=judges, checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
+    before, after = student.state_dict(), small.state_dict()
+    if all(torch.equal(before[name], tensor) for name, tensor in after.items()):
+        report.note("no epoch came closer to the original: the network is kept as it was")
     provenance = artifact.read_description(artifact_dir).provenance
-    settings = {"data": data, "images": len(images), "epochs": epochs, "lr": lr,
+    settings = {"data": data, "images": len(batches.order), "epochs": epochs, "lr": lr,
                 "temperature": temperature, "hint": hint, "seed": seed}  # fmt: skip
     artifact.save(small, out, provenance=provenance | {"distilled": settings}, force=force)
     checkpoint.unlink(missing_ok=True)
