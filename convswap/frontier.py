@@ -164,14 +164,21 @@ def _draw(points: Sequence[Point], path: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     best = knee(points)
+    left.plot([100 * p.macs_kept for p in points], [p.score for p in points], "-")
     for axes, name, value in (
         (left, "multiply-adds kept, %", lambda p: 100 * p.macs_kept),
         (right, f"milliseconds per image ({best.target})", lambda p: p.ms),
     ):
-        axes.plot([value(p) for p in points], [p.score for p in points], "o-")
+        axes.plot([value(p) for p in points], [p.score for p in points], "o", color="C0")
         axes.plot(value(best), best.score, "o", markersize=12, fillstyle="none", color="black")
         axes.set_xlabel(name)
         axes.grid(alpha=0.3)
+    for point in points:  # more multiply-adds need not be more time: no line, but which is which
+        right.annotate(
+            f"{point.macs_kept:.0%}", (point.ms, point.score),
+            xytext=(0, 9), textcoords="offset points", ha="center", fontsize="small",
+        )  # fmt: skip
+    right.set_title("labels: multiply-adds kept", fontsize="small")
     left.set_ylabel("top-1, %" if "top1" in points[0].figures else "variance kept, %")
     with new_file(path) as temporary:
         figure.savefig(temporary, dpi=120)

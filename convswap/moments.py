@@ -46,7 +46,7 @@ def gather(
     waiting = {site.path: site for site in sites}
     calls = dict.fromkeys(waiting, 0)
     moments: dict[str, Moments] = {}
-    sums = {s.path: s.sum for s in sites if s.sum and s.calls == 1} if changed else {}
+    sums = {s.path: s.sum for s in sites if s.sum} if changed is not None else {}
     taps = {path: sum_.other for path, sum_ in sums.items()}
     for stop in walk(model, list(waiting), batches, changed, taps) if sites else ():
         if stop.path not in waiting:

@@ -6,7 +6,8 @@ without its non-linearities).
 The form that keeps most accuracy per multiply-add. Its terms like to cancel (their squared
 norms then exceed the kernel's many times over, and the factors break under training or low
 precision), so the fit penalises their norms (Phan et al. 2020), more where that is not enough:
-their sum stays below 2.75 times the kernel's. Measured on a ResNet-20: that costs no accuracy.
+their sum stays below 2.75 times the kernel's. (Measured on a ResNet-20 at 0.2 and 0.3 of its
+multiply-adds, that bound adds 3 % to the KL divergence from the original.)
 """
 
 from __future__ import annotations
