@@ -20,7 +20,7 @@ from .errors import DataError
 from .record import Preprocess
 
 JUDGES = 256  # images at most, and an eighth of all, that training leaves out
-UNREADABLE = 0.05  # the share of images that may fail before it is an error
+UNREADABLE = 0.05  # the share of images that may fail before it is an error; one may always
 HELD_OUT_DIGITS = 597  # of 1,797: never used to train, calibrate or distil
 
 
@@ -96,7 +96,7 @@ class Batches:
             if len(x):
                 yield (x, labels) if self.images.classes else (x,)
         self.images.skipped += skipped
-        if skipped > UNREADABLE * len(order):
+        if skipped > max(1, UNREADABLE * len(order)):
             raise DataError(
                 f"{skipped} of {len(order)} images cannot be read",
                 where=self.images.name,

@@ -735,7 +735,7 @@ BAD = {
         None, "convert model.py:build --data many --macs 0.5 --out o", ["3 of 40 images"]),
     "too many unreadable images to train on": (
         None, "distill art --model model.py:build --data many --epochs 1 --out o",
-        ["3 of 40 images"]),
+        ["of 35 images"]),
     "unlabelled images to judge by labels": (
         None, "evaluate model.py:build --data flat", ["flat has no labels", "--against"]),
     "a network of two channels": (
