@@ -100,7 +100,7 @@ def open_teacher(
     """
     name, source = architecture or base.name, base.weights
     kwargs = kwargs or base.kwargs
-    how = "give the weights of the original network with --teacher-weights"
+    how = "give the original network's weights file: --teacher-weights (of evaluate: --weights)"
     if name == "code":
         raise ModelError("the network is the user's own code", do="add --model file.py:factory")
     if weights is not None:

@@ -70,7 +70,8 @@ def sites_table(sites: Sequence[Site], total: Totals) -> Table:
     """Every convolution, with what could replace it or why nothing can."""
     table = _table("layer", ">kernel", ">out size", ">MACs", ">%", "then", "forms or reason")
     for site in sites:
-        stride = f" /{site.stride[0]}" if max(site.stride) > 1 else ""
+        steps = "x".join(map(str, site.stride if len({*site.stride}) > 1 else site.stride[:1]))
+        stride = f" /{steps}" if max(site.stride) > 1 else ""
         every = len(site.forms) == len(FORMS)
         size = site.sizes[0] if site.sizes else None
         table.add_row(

@@ -15,6 +15,7 @@ from outer import (
     CLASSES,
     SIZE,
     commands,
+    converted,
     convswap,
     fail,
     names,
@@ -30,7 +31,7 @@ from outer import (
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from convswap import cli, load, open_model, recipe, record_of
+from convswap import cli, load, open_model, recipe, record_of, save
 from convswap.cli import opening
 from convswap.memory import in_flight_bytes
 from convswap.record import Preprocess, remember
@@ -231,6 +232,29 @@ def test_distill_writes_a_network_with_other_weights(here):
     assert not torch.equal(before["body.expand.weight"], after["body.expand.weight"])
     assert names("o") == ["convswap.json", "model.safetensors"]
     assert "o.checkpoint.pt" not in names()
+
+
+def test_an_artifact_of_the_library_is_run_at_the_size_it_was_planned_for(here):
+    model = open_model("model.py:build", weights="weights.safetensors")
+    save(converted(model, (3, 24, 24), body=("channel", 3)), "mine")
+    for words in (
+        "bench mine --seconds 0.1",
+        "export mine --pt2 mine.pt2",
+        "inspect mine",
+        "evaluate mine --data data",
+        "distill mine --data data --epochs 1 --out o",
+    ):
+        extra = ["--teacher-weights", "weights.safetensors"] if words[0] in "bd" else []
+        done = succeed(*words.split(), "--model", "model.py:build", *extra)
+        assert "assumed input size" not in done.err
+    record = json.loads(Path("o/convswap.json").read_text())["record"]
+    assert record["preprocess"]["input_size"] == [3, 24, 24]
+
+
+def test_evaluate_says_so_if_there_are_fewer_folders_than_classes(here):
+    shutil.rmtree("data/dog")
+    done = succeed("evaluate", *USER, "--data", "data")
+    assert "data has 3 classes, the network 4: taken for its first 3" in done.err
 
 
 def test_distill_says_so_if_nothing_came_of_it(here):

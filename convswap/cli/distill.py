@@ -11,7 +11,6 @@ import typer
 from .. import artifact, recovery, report
 from ..data import training_batches
 from ..files import check_new
-from ..record import record_of
 from . import opening
 from . import options as o
 
@@ -47,7 +46,7 @@ def distill(
     check_new(out, force, folder=True)
     student = opening.open_artifact(artifact_dir, architecture, model_arg, device, threads)
     teacher = opening.open_original(student, architecture, teacher_weights, model_arg, device)
-    preprocess = record_of(student).preprocess
+    preprocess = opening.settle_preprocess(student, data, None, None, None)
     batches, judges = training_batches(data, preprocess, batch_size, seed=seed, workers=workers)
     checkpoint = Path(f"{out}.checkpoint.pt")
     with report.progress(quiet) as progress:

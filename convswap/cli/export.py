@@ -13,7 +13,6 @@ from .. import report
 from ..errors import ConvswapError
 from ..files import check_new
 from ..graph import first_tensor
-from ..record import record_of
 from . import opening
 from . import options as o
 
@@ -42,9 +41,7 @@ def export(
     if not wanted:
         raise ConvswapError("nothing to export", do="say --onnx FILE or --pt2 FILE")
     network = opening.open_artifact(artifact_dir, architecture, model_arg)
-    preprocess = record_of(network).preprocess
-    if preprocess is None:
-        raise ConvswapError(f"{artifact_dir} does not say its input size")
+    preprocess = opening.settle_preprocess(network, data, None, None, None)
     if data:
         source = opening.source_images(network, data)
         images = first_tensor(next(iter(source.batches(16, count=16))))

@@ -42,7 +42,9 @@ def open_network(
     kwargs = _key_values(model_arg or []) | dict(kwargs or {})
     if is_artifact(name):
         if weights or random_weights:
-            raise ModelError("an artifact folder has its own weights")
+            raise ModelError(
+                "an artifact folder has its own weights", do="omit --weights and --random-weights"
+            )
         base = None
         if architecture:
             base = open_model(architecture, random_weights=True, kwargs=kwargs)
@@ -96,11 +98,14 @@ def settle_preprocess(
     known = record_of(model).preprocess
     if known is None:
         channels = input_channels(model)
-        native = native_size(source, channels) if source and not input_size else None
-        known = Preprocess(input_size=native or (channels, 224, 224))
+        plans = record_of(model).plans
+        sure = input_size or plans
+        native = native_size(source, channels) if source and not sure else None
+        size = plans[-1].input_size if plans else native or (channels, 224, 224)
+        known = Preprocess(input_size=size)
         if channels == 1:
             known = known.model_copy(update={"mean": (0.5,), "std": (0.5,)})
-        assumed = [] if input_size else [f"input size {'x'.join(map(str, known.input_size))}"]
+        assumed = [] if sure else [f"input size {'x'.join(map(str, known.input_size))}"]
         if source:
             assumed += [] if mean else [f"mean {known.mean}"]
             assumed += [] if std else [f"std {known.std}"]
@@ -153,9 +158,16 @@ def is_artifact(name: str) -> bool:
     return Path(name).is_dir()
 
 
-def source_images(model: nn.Module, source: str, **kwargs: bool) -> Images:
-    """Images of a SRC argument, read as a network wants them."""
-    return open_images(source, record_of(model).preprocess, **kwargs)
+def source_images(model: nn.Module, source: str, *, held_out: bool = False) -> Images:
+    """Images of a SRC argument, read as a network wants them; says so if they are to judge it
+    and have fewer classes than it has."""
+    images = open_images(source, record_of(model).preprocess, held_out=held_out)
+    folders, classes = len(images.classes or ()), getattr(model, "num_classes", None)
+    if held_out and isinstance(classes, int) and 0 < folders < classes:
+        note(
+            f"{source} has {folders} classes, the network {classes}: taken for its first {folders}"
+        )
+    return images
 
 
 def _numbers(what: str, text: str, count: int) -> tuple[float, ...]:
