@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from .errors import DataError
 from .record import Preprocess
 
-JUDGES = 256  # images at most, and an eighth of all, that training leaves out
+APART = 256  # images at most, and an eighth of all, that training leaves out
 UNREADABLE = 0.05  # the share of images that may fail before it is an error; one may always
 HELD_OUT_DIGITS = 597  # of 1,797: never used to train, calibrate or distil
 
@@ -154,7 +154,7 @@ def training_batches(
     """Batches to train on, cropped, flipped and shuffled at random, and a few images kept apart
     to judge the result by, as they are (none if there are fewer than eight)."""
     images = open_images(source, preprocess, train=True)
-    apart = min(JUDGES, len(images) // 8)
+    apart = min(APART, len(images) // 8)
     training = images.batches(batch_size, skip=apart, shuffle=True, seed=seed, workers=workers)
     judges = open_images(source, preprocess).batches(batch_size, count=apart, seed=seed)
     return training, judges

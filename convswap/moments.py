@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +53,7 @@ def gather(
         site = waiting[stop.path]
         if site.path not in moments:
             moments[site.path] = Moments(model.get_submodule(site.path), seed)
-        nothing = repeat((None, None), len(stop.pairs))
+        nothing = [(None, None)] * len(stop.pairs)
         for (x, y), (ours, theirs) in zip(stop.pairs, stop.kept or nothing, strict=True):
             if ours is not None and theirs is not None:
                 y = y + (theirs - ours) * undo_norms(model, sums[site.path].norms, y)

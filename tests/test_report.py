@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers import plan_for, tiny
 from rich.console import Console
+from torch import nn
 
 from convswap import count, find_sites, report
 from convswap.plans import Totals
@@ -125,3 +126,10 @@ def test_a_plan_of_one_layer_is_spelled_in_the_singular():
     model, size = tiny("residual")
     plan = plan_for(model, size, {"second": ("channel", 2)})
     assert report.plan_summary(plan).startswith("1 layer converted")
+
+
+@pytest.mark.parametrize(("stride", "shown"), [(1, "8x3x3x3 "), (2, "3x3 /2 "), ((2, 1), "/2x1 ")])
+def test_strides_are_shown_along_both_axes_where_they_differ(stride, shown):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, stride, padding=1)).eval()
+    sites, _ = find_sites(model, (3, 8, 8))
+    assert shown in text_of(report.sites_table(sites, Totals(**vars(count(model, (3, 8, 8))))))

@@ -63,7 +63,7 @@ def bench(
         check_picture(picture)
     runtime = open_target(target, threads=threads, device=device, dtype=dtype)
     network = opening.open_artifact(artifact_dir, architecture, model_arg)
-    preprocess = opening.settle_preprocess(network, None, None, None, None)
+    preprocess = opening.settle_preprocess(network)
     if against:
         other = opening.open_network(against, architecture=architecture, model_arg=model_arg)
     else:

@@ -46,7 +46,7 @@ def distill(
     check_new(out, force, folder=True)
     student = opening.open_artifact(artifact_dir, architecture, model_arg, device, threads)
     teacher = opening.open_original(student, architecture, teacher_weights, model_arg, device)
-    preprocess = opening.settle_preprocess(student, data, None, None, None)
+    preprocess = opening.settle_preprocess(student, data)
     batches, judges = training_batches(data, preprocess, batch_size, seed=seed, workers=workers)
     checkpoint = Path(f"{out}.checkpoint.pt")
     with report.progress(quiet) as progress:

@@ -41,7 +41,7 @@ def export(
     if not wanted:
         raise ConvswapError("nothing to export", do="say --onnx FILE or --pt2 FILE")
     network = opening.open_artifact(artifact_dir, architecture, model_arg)
-    preprocess = opening.settle_preprocess(network, data, None, None, None)
+    preprocess = opening.settle_preprocess(network, data)
     if data:
         source = opening.source_images(network, data)
         images = first_tensor(next(iter(source.batches(16, count=16))))

@@ -33,7 +33,7 @@ def inspect(
         random_weights=random_weights or by_name,  # shapes are enough: nothing is downloaded
         model_arg=model_arg,
     )
-    size = opening.settle_preprocess(network, None, input_size, None, None).input_size
+    size = opening.settle_preprocess(network, input_size=input_size).input_size
     sites, why_untraced = find_sites(network, size)
     total = count(network, size)
     if as_json:

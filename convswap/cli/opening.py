@@ -89,10 +89,10 @@ def open_original(
 
 def settle_preprocess(
     model: nn.Module,
-    source: str | None,
-    input_size: str | None,
-    mean: str | None,
-    std: str | None,
+    source: str | None = None,
+    input_size: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
 ) -> Preprocess:
     """How images become inputs: what is said, else what the network says, else what fits."""
     known = record_of(model).preprocess
