@@ -1,54 +1,10 @@
-"""convswap: pretrained convolutional networks, with fitted separable convolutions inside."""
+"""convswap: pretrained convolutional networks, with fitted separable convolutions inside.
+
+The public names are those of `__init__.pyi`; each is imported when it is first used, so that
+`import convswap` and the command line's help are quick.
+"""
+
+import lazy_loader
 
 __version__ = "0.1.0"
-
-from .artifact import load, save
-from .converting import convert
-from .cost import Cost, count
-from .data import open_images
-from .errors import ConvswapError
-from .evaluation import accuracy, fidelity
-from .export import export_onnx, export_program
-from .frontier import smallest_within, sweep
-from .layers import DepthwiseSeparableConv2d
-from .models import open_model
-from .planning import Survey, plan, survey
-from .plans import Budget, Choice, Plan
-from .record import Preprocess, record_of
-from .recovery import distill
-from .sites import Site, find_sites
-from .targets import open_target
-from .timing import LatencyTable, Timing, measure
-
-__all__ = [
-    "Budget",
-    "Choice",
-    "ConvswapError",
-    "Cost",
-    "DepthwiseSeparableConv2d",
-    "LatencyTable",
-    "Plan",
-    "Preprocess",
-    "Site",
-    "Survey",
-    "Timing",
-    "accuracy",
-    "convert",
-    "count",
-    "distill",
-    "export_onnx",
-    "export_program",
-    "fidelity",
-    "find_sites",
-    "load",
-    "measure",
-    "open_images",
-    "open_model",
-    "open_target",
-    "plan",
-    "record_of",
-    "save",
-    "smallest_within",
-    "survey",
-    "sweep",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from . import __version__
 from .errors import ArtifactError, ConvswapError, ModelError, problems
-from .files import check_new, new_folder
-from .graph import check_finite
-from .models import build_base
+from .inputs.networks import build_base
+from .network.copies import check_finite
+from .network.replace import install_
 from .record import Base, Record, record_of, remember
-from .surgery import install_
+from .support.files import check_new, new_folder
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "convswap.json"
 FORMAT = 1

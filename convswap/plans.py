@@ -1,27 +1,44 @@
-"""Budgets and plans: what to reach, and what becomes of each layer, as plain data."""
+"""Budgets, costs and plans: what to reach, and what becomes of each layer, as plain data."""
 
 from __future__ import annotations
 
 import json
+import operator
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import nn
 
-from .cost import Cost, count
 from .errors import PlanError, problems
-from .files import new_file
-from .forms import Kernel, check_rank
-from .outputs import Kind
-from .sites import find_sites, replacement_cost
+from .support.files import new_file
 
 Fit = Literal["weight", "moments", "corrected"]
+Kind = Literal["logits", "values"]
+Rank = int | tuple[int, int]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network or a layer costs for one image: multiply-adds of convolutions and linear
+    layers, parameters, and bytes of parameters and buffers."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    macs: int
+    params: int
+    bytes: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return type(self)(*map(operator.add, astuple(self), astuple(other)))
+
+    def __sub__(self, other: Cost) -> Cost:
+        return type(self)(*map(operator.sub, astuple(self), astuple(other)))
 
 
 class Budget(_Data):
@@ -47,14 +64,6 @@ class Budget(_Data):
             for name, share in shares.items()
             if hasattr(dense, name)
         }
-
-
-class Totals(_Data):
-    """Whole-network cost for one image; see `convswap.cost.Cost`."""
-
-    macs: int
-    params: int
-    bytes: int
 
 
 class Latency(_Data):
@@ -95,7 +104,7 @@ class Choice(_Data):
 
     site: str
     form: str
-    rank: int | tuple[int, int]
+    rank: Rank
     macs: int = 0
     params: int = 0
     macs_dense: int = 0
@@ -125,50 +134,12 @@ class Plan(_Data):
     output: Kind | None = None
     seed: int = 0
     budget: Budget = Budget()
-    dense: Totals
-    planned: Totals
+    dense: Cost
+    planned: Cost
     damage: float = 0.0
     damage_measured: float | None = None
     latency: Latency | None = None
     choices: tuple[Choice, ...]
-
-    def priced(self, model: nn.Module, input_size: tuple[int, int, int]) -> Plan:
-        """The same choices, with all costs counted on a network at an input size.
-
-        Raises:
-            PlanError: a choice names no replaceable site, or a site twice.
-            RankError: a form or rank does not fit its site.
-        """
-        known = {site.path: site for site in find_sites(model, input_size)[0]}
-        dense = count(model, input_size)
-        names = [choice.site for choice in self.choices]
-        if unknown := [name for name in names if name not in known or known[name].reason]:
-            raise PlanError(
-                f"the plan names layers that cannot be replaced here: {', '.join(unknown[:5])}",
-                do="see `convswap inspect` for those that can",
-            )
-        if len(set(names)) < len(names):
-            raise PlanError("the plan names a layer twice")
-        choices, planned = [], dense
-        for choice in self.choices:
-            site = known[choice.site]
-            check_rank(choice.form, Kernel(*site.kernel), choice.rank)
-            cost = replacement_cost(site, choice.form, choice.rank, self.fit != "weight")
-            planned = planned - site.cost + cost
-            priced = {"macs": cost.macs, "params": cost.params, "macs_dense": site.cost.macs}
-            choices.append(choice.model_copy(update=priced))
-        totals = Totals(**vars(planned))
-        if totals != self.planned:  # edited, or for another input size: no longer what was timed
-            untimed = {"ms": None, "ms_dense": None}
-            choices = [choice.model_copy(update=untimed) for choice in choices]
-        return self.model_copy(update={
-            "choices": tuple(choices),
-            "input_size": input_size,
-            "dense": Totals(**vars(dense)),
-            "planned": totals,
-            "latency": self.latency if totals == self.planned else None,
-            "damage": sum(choice.damage for choice in choices),
-        })  # fmt: skip
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convswap.cost import Cost, count
-from convswap.plans import Choice, Plan, Totals
+from convswap.network.cost import count
+from convswap.network.price import price
+from convswap.network.sites import find_sites
+from convswap.plans import Choice, Plan
 
 
 class Residual(nn.Module):
@@ -200,9 +202,15 @@ def plan_for(
     fit: str = "moments",
 ) -> Plan:
     """A plan written by hand: site -> (form, rank)."""
-    dense = Totals(**vars(count(model, input_size)))
+    dense = count(model, input_size)
     made = tuple(Choice(site=site, form=form, rank=rank) for site, (form, rank) in choices.items())
     return Plan(input_size=input_size, fit=fit, dense=dense, planned=dense, choices=made)
+
+
+def priced(plan: Plan, model: nn.Module, input_size: tuple[int, int, int]) -> Plan:
+    """A plan with its costs counted on a network."""
+    sites, _ = find_sites(model, input_size)
+    return price(plan, sites, count(model, input_size))
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:
@@ -215,11 +223,6 @@ def relative(got: Tensor, wanted: Tensor) -> float:
 def hooks_left(model: nn.Module) -> int:
     """Hooks registered anywhere in a network."""
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-
-
-def totals(cost: Cost) -> Totals:
-    """A cost as it stands in a plan."""
-    return Totals(**vars(cost))
 
 
 CONVOLUTIONS: dict[str, dict] = {

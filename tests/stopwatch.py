@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from torch import Tensor, nn
 
-from convswap.targets import Runner
+from convswap.runtimes import Runner
 
 
 class Clock:

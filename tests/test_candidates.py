@@ -11,8 +11,9 @@ from helpers import moment
 from torch import nn
 
 from convswap import find_sites
-from convswap.fit import LeastSquares
 from convswap.forms import FORMS, Kernel
+from convswap.forms.least_squares import LeastSquares
+from convswap.network.sites import replacement_cost
 from convswap.planning.candidates import (
     STARTED,
     Candidate,
@@ -20,7 +21,6 @@ from convswap.planning.candidates import (
     site_candidates,
     snap,
 )
-from convswap.sites import replacement_cost
 
 KERNEL = (16, 12, 3, 3)
 FACTOR = 1.6

@@ -31,9 +31,10 @@ from outer import (
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from convswap import cli, load, open_model, recipe, record_of, save
+from convswap import cli, load, open_model, record_of, save
 from convswap.cli import opening
-from convswap.memory import in_flight_bytes
+from convswap.network.memory import in_flight_bytes
+from convswap.recipe import recipe
 from convswap.record import Preprocess, remember
 
 USER = ("model.py:build", "--weights", "weights.safetensors")

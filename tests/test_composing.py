@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from convswap import Budget, LatencyTable, Plan, convert, plan, survey
 from convswap.errors import BudgetError, ConversionError, TargetError
-from convswap.planning.composing import meet_latency
-from convswap.surgery import blank
+from convswap.network.price import price
+from convswap.network.replace import blank
+from convswap.planning.by_time import meet_latency
 
 SIZE = (3, 8, 8)
 SITES = 6
@@ -143,10 +144,10 @@ def test_choices_say_what_their_layers_take(meet, surveyed):
 
 def test_an_edited_plan_no_longer_says_times(meet, surveyed):
     made = meet(Budget(latency=0.5), weights, weights)
-    again = made.priced(surveyed.model, surveyed.input_size)
+    again = price(made, surveyed.sites, surveyed.dense)
     assert again == made
     edited = made.model_copy(update={"choices": made.choices[1:]})
-    edited = edited.priced(surveyed.model, surveyed.input_size)
+    edited = price(edited, surveyed.sites, surveyed.dense)
     assert edited.latency is None
     assert all(choice.ms is None for choice in edited.choices)
 

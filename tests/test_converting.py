@@ -11,16 +11,16 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from convswap.converting import STEPS, convert
 from convswap.errors import ConversionError, ModelError, PlanError
 from convswap.forms import FORMS, Kernel, ranks, write_
-from convswap.moments import RIDGES, Moments
+from convswap.network.replace import install_
+from convswap.network.sites import find_sites
+from convswap.network.sums import LEAST_SCALE
 from convswap.planning import plan
 from convswap.plans import Budget, Plan
 from convswap.record import record_of
-from convswap.sites import find_sites
-from convswap.sums import LEAST_SCALE
-from convswap.surgery import install_
+from convswap.statistics.moments import RIDGES, Moments
+from convswap.surgery.convert import STEPS, convert
 
 FITS = ["weight", "moments", "corrected"]
 

@@ -8,9 +8,9 @@ from helpers import TINY, tiny
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from convswap.cost import Cost, Size, count, layers_cost
 from convswap.errors import ModelError
 from convswap.forms import Layer
+from convswap.network.cost import Cost, Size, count, layers_cost
 
 
 @pytest.mark.parametrize(

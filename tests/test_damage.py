@@ -12,7 +12,7 @@ from helpers import image_batches
 from torch import nn
 
 from convswap import Budget, convert, survey
-from convswap.outputs import Reference
+from convswap.network.outputs import Reference
 from convswap.planning.damage import TRIALS, Trial, damage_scale, is_tried
 
 

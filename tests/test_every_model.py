@@ -6,8 +6,8 @@ import torch
 import torchvision
 
 from convswap import find_sites
-from convswap.cost import count
-from convswap.models import declared_preprocess
+from convswap.inputs.networks import declared_preprocess
+from convswap.network.cost import count
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from convswap.errors import ConvswapError
-from convswap.files import check_new, new_file, new_folder
+from convswap.support.files import check_new, new_file, new_folder
 
 
 def names(folder: Path) -> list[str]:

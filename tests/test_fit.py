@@ -7,8 +7,8 @@ import torch
 from helpers import moment, relative
 from torch import Tensor
 
-from convswap.fit import LeastSquares, cholesky, leading, root
 from convswap.forms import Kernel, bottleneck, separable, spatial, tucker
+from convswap.forms.least_squares import LeastSquares, cholesky, leading, root
 
 KERNEL = Kernel(6, 4, 3, 3)
 BASES = {

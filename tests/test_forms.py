@@ -11,11 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from convswap.cost import Size, count, layers_cost
 from convswap.errors import RankError
-from convswap.fit import LeastSquares
 from convswap.forms import FORMS, Kernel, build, check_rank, ranks, write_
 from convswap.forms.bottleneck import MOST_NORM, _basis
+from convswap.forms.least_squares import LeastSquares
+from convswap.network.cost import Size, count, layers_cost
 
 KERNEL = Kernel(6, 4, 3, 3)
 RANKED = [name for name in FORMS if FORMS[name].full_rank(KERNEL) is not None]

@@ -9,7 +9,7 @@ from torch import nn
 
 from convswap import Budget, fidelity, record_of, survey
 from convswap.errors import BudgetError, ConvswapError
-from convswap.frontier import Point, knee, save_frontier, smallest_within, sweep
+from convswap.results.frontier import Point, knee, save_frontier, smallest_within, sweep
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convswap.cost import Cost, TimedCost
 from convswap.errors import BudgetError
+from convswap.network.cost import Cost, TimedCost
 from convswap.planning.candidates import Candidate
 from convswap.planning.knapsack import pareto, solve
 

@@ -16,7 +16,7 @@ from torch import nn
 from convswap import LatencyTable, find_sites
 from convswap.errors import RankError, TargetError
 from convswap.forms import ranks
-from convswap.surgery import install_
+from convswap.network.replace import install_
 from convswap.timing.latency import default_cache
 from convswap.timing.layer_times import layer_times
 from convswap.timing.microbench import signatures

@@ -11,8 +11,8 @@ from helpers import TINY, hooks_left, image_batches, tiny
 from torch import Tensor, nn
 
 from convswap.errors import ConversionError
-from convswap.lockstep import Tap, walk
-from convswap.sites import find_sites
+from convswap.network.lockstep import Tap, walk
+from convswap.network.sites import find_sites
 
 
 class Probed(nn.Module):

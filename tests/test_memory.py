@@ -10,8 +10,8 @@ from helpers import tiny
 from torch import nn
 
 from convswap import open_target
-from convswap.lockstep import walk
-from convswap.memory import free_bytes, in_flight_bytes
+from convswap.network.lockstep import walk
+from convswap.network.memory import free_bytes, in_flight_bytes
 from convswap.timing.peak_memory import peak_bytes
 
 PIXELS = 16 * 16

@@ -9,7 +9,7 @@ from outer import NARROW, user_network, write_user_files
 from safetensors.torch import load_file, save_file
 
 from convswap import ConvswapError, Preprocess, open_model, record_of
-from convswap.models import build_base, declared_preprocess, input_channels, open_teacher
+from convswap.inputs.networks import build_base, declared_preprocess, input_channels, open_teacher
 from convswap.record import Base
 
 

@@ -8,7 +8,7 @@ from helpers import CONVOLUTIONS, TOLERANCE, convolution, relative
 from timm.layers import Conv2dSame
 from torch import nn
 
-from convswap.moments import POSITIONS, SHRINK, Moments, patches
+from convswap.statistics.moments import POSITIONS, SHRINK, Moments, patches
 
 even = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own
 

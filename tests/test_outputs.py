@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from convswap.outputs import divergence, energy, held_back, kl, output_kind, probe, tensors
+from convswap.network.outputs import divergence, energy, held_back, kl, output_kind, probe, tensors
 
 
 class Fixed(nn.Module):

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, image_batches, plan_for, tiny, totals
+from helpers import TINY, image_batches, plan_for, priced, tiny
 from torch import Tensor, nn
 
-from convswap.converting import convert
-from convswap.cost import Cost, count
 from convswap.errors import BudgetError, ConversionError, ModelError, PlanError, RankError
-from convswap.outputs import Reference, held_back
+from convswap.network.cost import Cost, count
+from convswap.network.outputs import Reference, held_back
 from convswap.planning import plan
-from convswap.plans import Budget, Choice, Plan, Totals
+from convswap.plans import Budget, Choice, Plan
 from convswap.record import record_of
+from convswap.surgery.convert import convert
 
 # within budget, priced as converted
 
@@ -27,8 +27,8 @@ def test_planned_cost_is_the_cost_of_the_converted_network(name: str, fit: str):
     model, input_size = tiny(name)
     batches = image_batches(input_size)
     made = plan(model, batches, Budget(macs=0.7), fit=fit)
-    assert made.dense == totals(count(model, input_size))
-    assert made.planned == totals(count(convert(model, made, batches), input_size))
+    assert made.dense == count(model, input_size)
+    assert made.planned == count(convert(model, made, batches), input_size)
     assert made.planned.macs <= 0.7 * made.dense.macs
     assert made.choices
 
@@ -275,7 +275,7 @@ def test_share_outside_zero_to_one_is_refused(share):
 @pytest.mark.parametrize(
     "use",
     [
-        lambda model, made: made.priced(model, made.input_size),
+        lambda model, made: priced(made, model, made.input_size),
         lambda model, made: convert(model, made, image_batches(made.input_size)),
     ],
     ids=["priced", "converted"],
@@ -292,7 +292,7 @@ def test_site_that_is_left_alone_is_refused():
     model, input_size = tiny("grouped")
     made = plan_for(model, input_size, {"grouped": ("channel", 2)})
     with pytest.raises(PlanError, match="cannot be replaced here: grouped"):
-        made.priced(model, input_size)
+        priced(made, model, input_size)
 
 
 def test_site_named_twice_is_refused():
@@ -308,9 +308,9 @@ def test_edited_plan_is_priced_anew():
     made = plan_for(model, input_size, {"first": ("separable", 2)}, fit="weight")
     lying = Choice(site="first", form="separable", rank=2, macs=1, params=1, macs_dense=1)
     made = made.model_copy(update={"choices": (lying,)})
-    priced = made.priced(model, input_size)
-    assert (priced.choices[0].macs, priced.choices[0].macs_dense) == (64 * (16 * 9 + 16 * 8), 36864)
-    assert priced.planned.macs == made.dense.macs - 36864 + priced.choices[0].macs
+    again = priced(made, model, input_size)
+    assert (again.choices[0].macs, again.choices[0].macs_dense) == (64 * (16 * 9 + 16 * 8), 36864)
+    assert again.planned.macs == made.dense.macs - 36864 + again.choices[0].macs
 
 
 # files
@@ -322,8 +322,8 @@ def full_plan() -> Plan:
         fit="moments",
         seed=7,
         budget=Budget(macs=0.5, params=0.25),
-        dense=totals(Cost(1000, 100, 400)),
-        planned=totals(Cost(500, 50, 200)),
+        dense=Cost(1000, 100, 400),
+        planned=Cost(500, 50, 200),
         damage=0.125,
         choices=(
             Choice(site="a.0", form="separable", rank=2, macs=9, macs_dense=99, damage=0.1),
@@ -381,10 +381,6 @@ def test_all_problems_of_a_plan_file_are_named_at_once(tmp_path: Path):
         Plan.load(path)
     for problem in ("version", "fit", "colour", "budget.macs", "choices.0.rank", "choices.1.site"):
         assert f"{problem}" in str(caught.value)
-
-
-def test_totals_hold_what_a_cost_holds():
-    assert totals(Cost(1, 2, 3)) == Totals(macs=1, params=2, bytes=3)
 
 
 @pytest.mark.parametrize("output", ["logits", "values"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from convswap.quiet import silent_stdout
+from convswap.support.quiet import silent_stdout
 
 
 def print_in_c(line: str) -> None:

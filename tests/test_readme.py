@@ -8,7 +8,7 @@ import shlex
 import pytest
 from outer import REPOSITORY, commands, succeed, write_images
 
-from convswap import recipe
+from convswap.recipe import recipe
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)

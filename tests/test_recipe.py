@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from convswap import ConvswapError, recipe
+from convswap import ConvswapError
 from convswap.plans import Budget
+from convswap.recipe import recipe
 
 SHIPPED = sorted(recipe.folder().rglob("*.yaml"))
 MINIMAL = """version: 1

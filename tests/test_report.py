@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from helpers import plan_for, tiny
+from helpers import plan_for, priced, tiny
 from rich.console import Console
 from torch import nn
 
-from convswap import count, find_sites, report
-from convswap.plans import Totals
+from convswap import count, find_sites
+from convswap.cli import report
 
 
 def text_of(table: object, width: int = 120) -> str:
@@ -96,7 +96,7 @@ def test_brackets_in_the_name_of_a_network_are_text():
 def test_sites_are_listed_with_a_reason_or_with_their_forms():
     model, size = tiny("grouped")
     sites, _ = find_sites(model, size)
-    text = text_of(report.sites_table(sites, Totals(**vars(count(model, size)))))
+    text = text_of(report.sites_table(sites, count(model, size)))
     lines = {line.split()[0]: line for line in text.splitlines()[1:]}
     assert "all" in lines["stem"].split()
     assert "already grouped" in lines["grouped"]
@@ -108,14 +108,14 @@ def test_layer_names_of_real_depth_are_readable_in_a_terminal():
     sites, _ = find_sites(model, size)
     deep = [type(s)(**vars(s) | {"path": f"layer{i}.0.downsample.conv{i}"})
             for i, s in enumerate(sites)]  # fmt: skip
-    text = text_of(report.sites_table(deep, Totals(**vars(count(model, size)))), width=80)
+    text = text_of(report.sites_table(deep, count(model, size)), width=80)
     assert all(site.path in text for site in deep)
 
 
 def test_a_plan_is_shown_choice_by_choice():
     model, size = tiny("residual")
     plan = plan_for(model, size, {"first": ("tucker", (2, 3)), "second": ("channel", 2)})
-    plan = plan.priced(model, size)
+    plan = priced(plan, model, size)
     lines = text_of(report.plan_table(plan)).splitlines()
     assert lines[1].split()[:4] == ["first", "tucker", "2,", "3"]
     assert lines[2].split()[:3] == ["second", "channel", "2"]
@@ -132,4 +132,4 @@ def test_a_plan_of_one_layer_is_spelled_in_the_singular():
 def test_strides_are_shown_along_both_axes_where_they_differ(stride, shown):
     model = nn.Sequential(nn.Conv2d(3, 8, 3, stride, padding=1)).eval()
     sites, _ = find_sites(model, (3, 8, 8))
-    assert shown in text_of(report.sites_table(sites, Totals(**vars(count(model, (3, 8, 8))))))
+    assert shown in text_of(report.sites_table(sites, count(model, (3, 8, 8))))

@@ -9,8 +9,8 @@ from helpers import TINY, DataDependent, tiny
 from timm.layers import Conv2dSame, StdConv2d
 from torch import Tensor, nn
 
-from convswap.cost import Size, count
-from convswap.sites import Site, find_sites
+from convswap.network.cost import Size, count
+from convswap.network.sites import Site, find_sites
 
 
 class Chain(nn.Module):

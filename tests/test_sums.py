@@ -14,9 +14,9 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from convswap import find_sites
-from convswap.lockstep import Tap
-from convswap.moments import gather
-from convswap.sums import LEAST_SCALE, Sum, undo_norms
+from convswap.network.lockstep import Tap
+from convswap.network.sums import LEAST_SCALE, Sum, undo_norms
+from convswap.statistics.moments import gather
 
 SIZE = (8, 6, 6)
 

@@ -16,11 +16,11 @@ from torch import nn
 
 from convswap import ConvswapError, open_target
 from convswap.errors import TargetError
-from convswap.export import onnx_graph
-from convswap.outputs import tensors
-from convswap.surgery import blank
-from convswap.targets import TARGETS, running
-from convswap.targets.onnx_graphs import OnnxGraphs
+from convswap.network.outputs import tensors
+from convswap.network.replace import blank
+from convswap.runtimes import TARGETS, running
+from convswap.runtimes.export import onnx_graph
+from convswap.runtimes.onnx_graphs import OnnxGraphs
 
 TOLERANCE = 1e-4
 
@@ -186,7 +186,7 @@ def count_exports(monkeypatch) -> list[nn.Module]:
         seen.append(model)
         return onnx_graph(model, *args, **kwargs)
 
-    monkeypatch.setattr("convswap.targets.onnx_graphs.onnx_graph", counted)
+    monkeypatch.setattr("convswap.runtimes.onnx_graphs.onnx_graph", counted)
     return seen
 
 

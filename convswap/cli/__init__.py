@@ -7,8 +7,8 @@ import sys
 import typer
 
 from ..errors import ConvswapError
-from ..report import note
 from . import bench, convert, distill, evaluate, export, inspect, plan, recipes, run, sweep
+from .report import note
 
 app = typer.Typer(
     name="convswap",

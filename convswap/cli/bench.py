@@ -10,17 +10,16 @@ import torch
 import typer
 from torch import nn
 
-from .. import report
-from ..cost import count
 from ..errors import ConvswapError
-from ..files import check_new
-from ..progress import Progress
+from ..network.cost import count
 from ..record import record_of
-from ..targets import Target, open_target
+from ..runtimes import Target, open_target
+from ..support.files import check_new
+from ..support.progress import Progress
 from ..timing import LatencyTable, measure
 from ..timing.layer_times import LayerTime, check_picture, draw, layer_times
 from ..timing.peak_memory import peak_bytes
-from . import opening
+from . import opening, report
 from . import options as o
 
 EXAMPLE = "convswap bench r18-half --target onnxruntime --threads 1 --layers"

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from .. import artifact, converting, frontier, plans, report
-from ..cost import count
+from .. import artifact, plans
 from ..errors import ConvswapError
-from ..files import check_new
+from ..network.cost import count
 from ..planning import plan_from, survey
 from ..record import record_of
-from . import opening
+from ..results import frontier
+from ..support.files import check_new
+from ..surgery import convert as converting
+from . import opening, report
 from . import options as o
 
 EXAMPLE = "convswap convert timm:resnet18 --data photos/ --macs 0.5 --out r18-half"

@@ -8,10 +8,11 @@ from typing import Annotated
 import torch
 import typer
 
-from .. import artifact, recovery, report
-from ..data import training_batches
-from ..files import check_new
-from . import opening
+from .. import artifact
+from ..inputs.images import training_batches
+from ..recovery import distill as recovery
+from ..support.files import check_new
+from . import opening, report
 from . import options as o
 
 EXAMPLE = "convswap distill r18-half --data photos/ --epochs 2 --out r18-half-recovered"

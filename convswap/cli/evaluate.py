@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-from .. import report
-from ..cost import count
 from ..errors import DataError
-from ..evaluation import accuracy, fidelity
-from ..outputs import output_kind
-from . import opening
+from ..network.cost import count
+from ..network.outputs import output_kind
+from ..results.evaluation import accuracy, fidelity
+from . import opening, report
 from . import options as o
 
 EXAMPLE = "convswap evaluate r18-half --data val/ --json"

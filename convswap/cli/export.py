@@ -8,12 +8,11 @@ from typing import Annotated
 import torch
 import typer
 
-from .. import export as exporters
-from .. import report
 from ..errors import ConvswapError
-from ..files import check_new
-from ..graph import first_tensor
-from . import opening
+from ..network.copies import first_tensor
+from ..runtimes import export as exporters
+from ..support.files import check_new
+from . import opening, report
 from . import options as o
 
 EXAMPLE = "convswap export r18-half --onnx r18-half.onnx --data photos/"

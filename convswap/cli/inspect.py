@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from .. import report
-from ..cost import count
-from ..plans import Totals
-from ..sites import find_sites
-from . import opening
+from ..network.cost import count
+from ..network.sites import find_sites
+from . import opening, report
 from . import options as o
 
 EXAMPLE = "convswap inspect timm:resnet18"
@@ -42,7 +40,7 @@ def inspect(
                     **asdict(total), "sites": rows}  # fmt: skip
         print(json.dumps(document))
         return
-    report.out.print(report.sites_table(sites, Totals(**vars(total))))
+    report.out.print(report.sites_table(sites, total))
     replaceable = [site for site in sites if not site.reason]
     share = sum(site.cost.macs for site in replaceable) / max(total.macs, 1)
     report.out.print(

@@ -11,16 +11,17 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from .. import artifact, evaluation
-from ..data import Images, native_size, open_images
+from .. import artifact
 from ..errors import ConvswapError, ModelError, problems
-from ..memory import free_bytes, in_flight_bytes
-from ..models import input_channels, open_model, open_teacher
+from ..inputs.images import Images, native_size, open_images
+from ..inputs.networks import input_channels, open_model, open_teacher
+from ..network.memory import free_bytes, in_flight_bytes
 from ..plans import Budget, Fit
 from ..record import Preprocess, record_of, remember
-from ..report import note
-from ..targets import TARGETS, Target, open_target
-from ..targets.machine import check_device
+from ..results import evaluation
+from ..runtimes import TARGETS, Target, open_target
+from ..runtimes.machine import check_device
+from .report import note
 
 
 def open_network(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..targets import TARGETS
+from ..runtimes import TARGETS
 
 MODEL_HELP = "timm:NAME, torchvision:NAME, path/to/file.py:factory, or an artifact folder"
 DATA_HELP = "images: a folder (class folders, or flat), a .tar of class folders, or `digits`"

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .. import planning, report
-from ..files import check_new
-from . import opening
+from .. import planning
+from ..support.files import check_new
+from . import opening, report
 from . import options as o
 
 EXAMPLE = "convswap plan timm:resnet18 --data photos/ --macs 0.5 --out plan.json"

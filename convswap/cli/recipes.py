@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.syntax import Syntax
 
-from .. import recipe, report
-from ..files import check_new, new_file
+from ..recipe import recipe
+from ..support.files import check_new, new_file
 from . import options as o
+from . import report
 
 app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="a shipped name, or a file")]

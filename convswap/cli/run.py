@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from .. import job, recipe, report
 from ..errors import RecipeError
-from ..files import check_new
-from . import opening
+from ..recipe import job, recipe
+from ..support.files import check_new
+from . import opening, report
 from . import options as o
 
 EXAMPLE = "convswap run digits"

@@ -8,12 +8,12 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from .. import frontier, report
-from ..files import check_new
 from ..planning import survey
 from ..plans import Budget
-from ..targets import open_target
-from . import opening
+from ..results import frontier
+from ..runtimes import open_target
+from ..support.files import check_new
+from . import opening, report
 from . import options as o
 
 EXAMPLE = "convswap sweep timm:resnet18 --data photos/ --val val/ --points 6 --out frontier"

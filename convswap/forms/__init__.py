@@ -19,13 +19,12 @@ from typing import Protocol
 from torch import Tensor
 
 from ..errors import RankError
-from ..fit import LeastSquares
+from ..plans import Rank
 from . import blueprint, bottleneck, channel, separable, spatial, tucker
 from .layer import Kernel, Layer, build, write_
+from .least_squares import LeastSquares
 
 __all__ = ["FORMS", "Form", "Kernel", "Layer", "Rank", "build", "check_rank", "ranks", "write_"]
-
-Rank = int | tuple[int, int]
 
 
 class Form(Protocol):

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fit import LeastSquares
 from .layer import Kernel, Layer, unit
+from .least_squares import LeastSquares
 
 TRIAL_STEPS = 10
 CHUNK = 64  # output channels solved at once: [chunk, in, in] systems

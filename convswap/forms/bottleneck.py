@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fit import LeastSquares
 from .layer import Kernel, Layer, unit
+from .least_squares import LeastSquares
 
 TRIAL_STEPS = 12
 RIDGE = 3e-3  # as a fraction of the mean input power; 1e-4 lets norms grow to 10-16 times

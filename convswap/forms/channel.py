@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..fit import LeastSquares
 from .layer import Kernel, Layer
+from .least_squares import LeastSquares
 
 TRIAL_STEPS = 0
 

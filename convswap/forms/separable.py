@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fit import LeastSquares, leading, root
 from .layer import Kernel, Layer, unit
+from .least_squares import LeastSquares, leading, root
 
 TRIAL_STEPS = 6
 

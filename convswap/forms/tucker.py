@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fit import LeastSquares, cholesky, leading, root
 from .layer import Kernel, Layer
+from .least_squares import LeastSquares, cholesky, leading, root
 
 TRIAL_STEPS = 0
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..cost import Cost
-from ..fit import LeastSquares
 from ..forms import FORMS, Form, Kernel, Rank, ranks
-from ..moments import gather, weight_problem
-from ..outputs import Kind, Reference, energy, held_back, probe
-from ..progress import Progress
-from ..sites import Site, replacement_cost
+from ..forms.least_squares import LeastSquares
+from ..network.outputs import Reference, energy, held_back, probe
+from ..network.sites import Site, replacement_cost
+from ..plans import Cost, Kind
+from ..statistics.moments import gather, weight_problem
+from ..support.progress import Progress
 from .damage import Trial, damage_scale, is_tried
 
 RANKS = 16  # per form

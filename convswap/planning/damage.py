@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..graph import deep_copy
-from ..outputs import Reference
-from ..progress import Progress, silent
+from ..network.copies import deep_copy
+from ..network.outputs import Reference
+from ..support.progress import Progress, silent
 
 TRIALS = 8  # sites at most; together they take about as long as one pass over all images
 

@@ -9,9 +9,9 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from ..cost import Cost
 from ..errors import BudgetError
-from ..quiet import silent_stdout
+from ..plans import Cost
+from ..support.quiet import silent_stdout
 from .candidates import Candidate
 
 

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from ..errors import PlanError
-from ..outputs import Kind
-from ..plans import Budget, Fit, Plan
-from ..progress import Progress, silent
-from ..targets import Target, target_of
-from .composing import meet_latency
+from ..plans import Budget, Fit, Kind, Plan
+from ..runtimes import Target, target_of
+from ..support.progress import Progress, silent
+from .by_time import meet_latency
 from .surveying import Survey, survey
 
 

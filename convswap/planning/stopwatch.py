@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from ..errors import TargetError
+from ..network.replace import blank
 from ..plans import Latency, Plan
-from ..surgery import blank
-from ..targets import Runner, Target, running
+from ..runtimes import Runner, Target, running
 from ..timing import LatencyTable, Timing
 from ..timing.turns import fastest, sensible, take_turns
 from .surveying import Survey

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..cost import Cost, count
 from ..errors import ConversionError, PlanError
-from ..graph import check_finite, first_tensor
-from ..outputs import Kind, output_kind
-from ..plans import Budget, Choice, Fit, Plan, Totals
-from ..progress import Progress, silent
-from ..sites import Site, find_sites
+from ..network.copies import check_finite, first_tensor
+from ..network.cost import count
+from ..network.outputs import output_kind
+from ..network.price import price
+from ..network.sites import Site, find_sites
+from ..plans import Budget, Choice, Cost, Fit, Kind, Plan
+from ..support.progress import Progress, silent
 from .candidates import Candidate, costs_of, find_candidates, weight_candidates
 from .knapsack import check_reachable, solve
 
@@ -54,15 +55,14 @@ class Survey:
 
     def plan_of(self, chosen: Iterable[Candidate | None], budget: Budget) -> Plan:
         """The plan that makes these choices, one per site."""
-        totals = Totals(**vars(self.dense))
-        return Plan(
+        choices = tuple(
+            Choice(site=c.site, form=c.form, rank=c.rank, damage=c.damage) for c in chosen if c
+        )
+        plan = Plan(
             input_size=self.input_size, fit=self.fit, output=self.output, seed=self.seed,
-            budget=budget,
-            dense=totals, planned=totals,
-            choices=tuple(
-                Choice(site=c.site, form=c.form, rank=c.rank, damage=c.damage) for c in chosen if c
-            ),
-        ).priced(self.model, self.input_size)  # fmt: skip
+            budget=budget, dense=self.dense, planned=self.dense, choices=choices,
+        )  # fmt: skip
+        return price(plan, self.sites, self.dense)
 
 
 def survey(

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import TargetError
-from ..files import new_file
 from ..forms import Kernel, Rank
-from ..progress import Progress, silent
-from ..sites import Site
-from ..targets import Runner, Target, running
+from ..network.sites import Site
+from ..runtimes import Runner, Target, running
+from ..support.files import new_file
+from ..support.progress import Progress, silent
 from .microbench import Signature, signatures
 from .turns import fastest, sensible, take_turns
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import ConvswapError
-from ..files import new_file
 from ..forms import Rank
-from ..graph import deep_copy
+from ..network.copies import deep_copy
+from ..network.cost import count
+from ..network.price import price
+from ..network.replace import install_
+from ..network.sites import Site, find_sites
 from ..plans import Plan
-from ..progress import Progress, silent
-from ..sites import Site, find_sites
-from ..surgery import install_
+from ..support.files import new_file
+from ..support.progress import Progress, silent
 from .latency import LatencyTable
 
 
@@ -53,8 +55,9 @@ def layer_times(
     """
     network, chosen = deep_copy(dense), []
     for plan in plans:
-        sites: dict[str, Site] = {s.path: s for s in find_sites(network, plan.input_size)[0]}
-        plan = plan.priced(network, plan.input_size)
+        found, _ = find_sites(network, plan.input_size)
+        sites: dict[str, Site] = {site.path: site for site in found}
+        plan = price(plan, found, count(network, plan.input_size))
         chosen += [(sites[choice.site], choice) for choice in plan.choices]
         install_(network, plan)
     table.measure([(site, choice.form, choice.rank) for site, choice in chosen], progress)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..cost import Size
 from ..forms import FORMS, Kernel, Rank, build, check_rank
-from ..sites import Site
+from ..network.cost import Size
+from ..network.sites import Site
 
 Pair = tuple[int, int]
 

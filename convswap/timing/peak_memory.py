@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..graph import deep_copy
-from ..targets import Target
+from ..network.copies import deep_copy
+from ..runtimes import Target
 
 
 def peak_bytes(target: Target, module: nn.Module, x: Tensor, layout: str = "") -> int | None:

@@ -12,8 +12,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..progress import Progress, silent
-from ..targets import Runner, Target, running, target_of
+from ..runtimes import Runner, Target, running, target_of
+from ..support.progress import Progress, silent
 
 PRECISION = 0.02  # relative standard error of a median at which measuring stops
 ROUNDS = 5  # at least

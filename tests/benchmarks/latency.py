@@ -18,10 +18,10 @@ from collections import Counter
 import torch
 
 import convswap
+from convswap.network.replace import blank
+from convswap.planning.by_time import meet_latency
 from convswap.planning.candidates import Candidate, costs_of
-from convswap.planning.composing import meet_latency
 from convswap.planning.surveying import replaceable_sites
-from convswap.surgery import blank
 
 TWENTY = (
     "resnet34 resnet26d vgg11_bn densenet121 mobilenetv2_100 efficientnet_lite0 regnetx_008 "

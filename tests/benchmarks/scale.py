@@ -18,8 +18,8 @@ import time
 import torch
 
 import convswap
-from convswap.moments import Moments, gather
 from convswap.planning.surveying import replaceable_sites
+from convswap.statistics.moments import Moments, gather
 
 
 def main() -> None:

@@ -1,0 +1,211 @@
+"""What people see: tables and progress. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..forms import FORMS
+from ..network.sites import Site
+from ..plans import Cost, Plan
+from ..support.progress import Progress as Callback
+from ..support.progress import silent
+from ..timing.layer_times import LayerTime
+
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
+err = Console(stderr=True, highlight=False, markup=False)
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Callback]:
+    """A progress callback that draws one bar per step, with an estimate of the time left."""
+    if quiet:
+        yield silent
+        return
+    if not err.is_terminal:
+        yield _line_per_step
+        return
+    bars = Progress(
+        TextColumn("{task.description:>11}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+    with bars:
+        tasks: dict[str, int] = {}
+
+        def callback(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total or None)
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        yield callback
+
+
+def _line_per_step(what: str, done: int, total: int) -> None:
+    """Progress for a log: one line for each quarter of a step."""
+    if done == total or (done and total and 4 * done // total > 4 * (done - 1) // total):
+        note(f"{what}: {done} of {total} done")
+
+
+def note(text: str) -> None:
+    """One line for the person, on stderr."""
+    err.print(text, soft_wrap=True)
+
+
+def wrote(path: object) -> None:
+    """Say what was written and where."""
+    note(f"wrote {path}")
+
+
+def sites_table(sites: Sequence[Site], total: Cost) -> Table:
+    """Every convolution, with what could replace it or why nothing can."""
+    table = _table("layer", ">kernel", ">out size", ">MACs", ">%", "then", "forms or reason")
+    for site in sites:
+        steps = "x".join(map(str, site.stride if len({*site.stride}) > 1 else site.stride[:1]))
+        stride = f" /{steps}" if max(site.stride) > 1 else ""
+        every = len(site.forms) == len(FORMS)
+        size = site.sizes[0] if site.sizes else None
+        table.add_row(
+            site.path + (f" (x{site.calls})" if site.calls > 1 else ""),
+            "x".join(map(str, site.kernel)) + stride,
+            f"{size.out_height}x{size.out_width}" if size else "-",
+            quantity(site.cost.macs),
+            f"{100 * site.cost.macs / max(total.macs, 1):.1f}",
+            "+".join(filter(None, (site.norm, site.act))).replace("BatchNorm2d", "BN") or "-",
+            Text(site.reason, style="dim")
+            if site.reason
+            else "all"
+            if every
+            else " ".join(site.forms),
+        )
+    return table
+
+
+def plan_table(plan: Plan) -> Table:
+    """What becomes of each site that is converted."""
+    timed = any(choice.ms is not None for choice in plan.choices)
+    costs = [">ms before", ">after"] if timed else [">MACs before", ">after"]
+    table = _table("layer", "form", ">rank", *costs, ">MACs kept", ">damage")
+    for choice in plan.choices:
+        rank = choice.rank if isinstance(choice.rank, int) else "{}, {}".format(*choice.rank)
+        before, after = quantity(choice.macs_dense), quantity(choice.macs)
+        if timed:
+            before, after = (
+                "-" if ms is None else f"{ms:.3f}" for ms in (choice.ms_dense, choice.ms)
+            )
+        table.add_row(
+            choice.site,
+            choice.form,
+            str(rank),
+            before,
+            after,
+            f"{choice.macs / choice.macs_dense:.0%}",
+            f"{choice.damage:.2g}",
+        )
+    return table
+
+
+def plan_summary(plan: Plan) -> str:
+    """What is kept of the network, and where they were measured, its damage and its time: a
+    line each."""
+    kept = [
+        f"{name} {quantity(before)} -> {quantity(after)} ({after / before:.1%})"
+        for name, before, after in (
+            ("MACs", plan.dense.macs, plan.planned.macs),
+            ("parameters", plan.dense.params, plan.planned.params),
+        )
+    ]
+    many = "layer" if len(plan.choices) == 1 else "layers"
+    lines = [f"{len(plan.choices)} {many} converted: {', '.join(kept)}"]
+    if plan.damage_measured is not None:
+        lines.append(f"damage {plan.damage:.2g} predicted, {plan.damage_measured:.2g} measured")
+    if time := plan.latency:
+        where = [time.target, time.layout, f"threads {time.threads}", f"batch {time.batch}"]
+        lines.append(
+            f"{time.ms_dense:.3g} -> {time.ms:.3g} ms ({time.ms / time.ms_dense:.1%}) measured on "
+            f"{', '.join(filter(None, where))}; the layers alone promised {time.ms_predicted:.3g}"
+        )
+        lines += [f"not used: {problem}" for problem in time.problems[:5]]
+        if len(time.problems) > 5:
+            lines.append(f"not used: {len(time.problems) - 5} more")
+    return "\n".join(lines)
+
+
+def layer_times_table(times: Sequence[LayerTime]) -> Table:
+    """Every converted layer beside the one it replaced, by itself."""
+    planned = any(time.ms_planned is not None for time in times)
+    heads = ["layer", "form", ">rank", ">MACs", ">ms dense", ">ms", ">time"]
+    table = _table(*heads, *[">plan"] * planned)
+    for time in times:
+        rank = time.rank if isinstance(time.rank, int) else "{}, {}".format(*time.rank)
+        row = [
+            time.site,
+            time.form,
+            str(rank),
+            f"{time.macs_kept:.0%}",
+            f"{time.ms_dense:.3f}",
+            f"{time.ms:.3f}",
+            f"{time.ms / time.ms_dense:.0%}",
+        ]
+        if planned:
+            row.append("-" if time.ms_planned is None else f"{time.ms_planned:.3f}")
+        table.add_row(*row)
+    return table
+
+
+def comparison_table(rows: dict[str, dict[str, float]]) -> Table:
+    """Networks side by side: one row each, one column per figure that any of them has."""
+    columns = {
+        "top1": ("top-1 %", lambda v: f"{v:.2f}"),
+        "top5": ("top-5 %", lambda v: f"{v:.2f}"),
+        "r2": ("R2", lambda v: f"{v:.4f}"),
+        "psnr": ("PSNR dB", lambda v: f"{v:.2f}"),
+        "kl": ("KL nats", lambda v: f"{v:.4f}"),
+        "agreement": ("same %", lambda v: f"{v:.2f}"),
+        "macs": ("MACs", quantity),
+        "params": ("params", quantity),
+        "bytes": ("size", lambda v: f"{v / 1e6:.2f} MB"),
+        "ms": ("ms / image", lambda v: f"{v:.2f}"),
+        "spread": ("spread", lambda v: f"{v:.1%}"),
+        "images_per_second": ("images / s", lambda v: f"{v:,.0f}" if v >= 100 else f"{v:#.3g}"),
+        "peak_bytes": ("peak memory", lambda v: f"{v / 1e6:.1f} MB"),
+        "images": ("images", lambda v: f"{v:,}"),
+    }
+    shown = [key for key in columns if any(key in row for row in rows.values())]
+    table = _table("", *(f">{columns[key][0]}" for key in shown))
+    for name, row in rows.items():
+        table.add_row(
+            Text(name),
+            *(columns[key][1](row[key]) if row.get(key) is not None else "-" for key in shown),
+        )
+    return table
+
+
+def quantity(count: float) -> str:
+    """A count with three digits and the field's suffix: 40.6 M, 4.09 G."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= 0.9995 * size:  # what would be shown as 1e+03 of the smaller
+            return f"{count / size:#.3g}".rstrip(".") + f" {unit}"
+    return f"{count:.0f}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        right = column.startswith(">")
+        table.add_column(
+            column.removeprefix(">"),
+            justify="right" if right else "left",
+            no_wrap=index < len(columns) - 1,  # only what comes last, if it is words, folds
+            overflow="fold",
+        )
+    return table

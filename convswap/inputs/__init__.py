@@ -1,0 +1,1 @@
+"""What goes in: networks by name or file, their weights, images."""

@@ -1,0 +1,1 @@
+"""What is there: copies, sites, cost, outputs, and walks through a network."""

@@ -1,0 +1,59 @@
+"""How much memory the images that are in flight take while layers are fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .copies import dry_copy
+
+
+def in_flight_bytes(model: nn.Module, input_size: Sequence[int]) -> int:
+    """The most that one image of `(channels, height, width)` holds during a forward pass.
+
+    While layers are fitted, every calibration image is in flight, in the original and in the
+    converted network: together they hold at most twice this for each.
+    """
+    duplicate, image = dry_copy(model, input_size)
+    with _Live([*duplicate.parameters(), *duplicate.buffers()]) as live:
+        duplicate(image.clone())
+    return live.peak
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that is free on a device; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+class _Live(TorchDispatchMode):
+    """Adds up the storages that are alive, of all that operators put out, views of weights
+    aside."""
+
+    def __init__(self, weights: Iterable[Tensor]):
+        super().__init__()
+        self.peak = 0
+        self._weights = {StorageWeakRef(tensor.untyped_storage()) for tensor in weights}
+        self._sizes: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                if StorageWeakRef(storage) not in self._weights:
+                    self._sizes[StorageWeakRef(storage)] = storage.nbytes()
+        self._sizes = {ref: size for ref, size in self._sizes.items() if not ref.expired()}
+        self.peak = max(self.peak, sum(self._sizes.values()))
+        return output

@@ -1,0 +1,134 @@
+"""What a network puts out, and how far two outputs are apart.
+
+`logits`: one row of class scores per image, compared by KL divergence, in nats.
+`values`: any tree of tensors, compared by relative squared error: 0 is equal, 1 is no better
+than the mean output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..plans import Kind
+from .copies import first_tensor
+
+
+def tensors(output: object) -> list[Tensor]:
+    """The floating-point tensors of any tree of outputs, in order."""
+    return [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+@torch.no_grad()
+def output_kind(model: nn.Module, batches: Sequence[object]) -> Kind:
+    """`logits` if the network is known to classify, else `values`.
+
+    It is known where the output is `[n, classes]` and the network declares as many
+    `num_classes` (all of timm), or the labels that come with the batches run up to the last
+    class, or the network is one of torchvision's classifiers.
+    """
+    leaves = tensors(model(first_tensor(batches[0]).clone()))
+    if len(leaves) != 1 or leaves[0].dim() != 2:
+        return "values"
+    classes = leaves[0].shape[1]
+    declared = getattr(model, "num_classes", None)
+    if declared is not None:
+        return "logits" if declared == classes else "values"
+    labels = [batch[1] for batch in batches if isinstance(batch, (tuple, list)) and len(batch) > 1]
+    if labels and all(
+        isinstance(part, Tensor) and part.dim() == 1 and not part.is_floating_point()
+        for part in labels
+    ):
+        seen = torch.cat(labels)
+        return "logits" if seen.min() >= 0 and seen.max() == classes - 1 else "values"
+    return "logits" if type(model).__module__.startswith("torchvision.models.") else "values"
+
+
+def energy(outputs: Sequence[object]) -> list[float]:
+    """Per tensor of the output tree: squared distance from the mean, per image."""
+    columns = zip(*(tensors(output) for output in outputs), strict=True)
+    totals = []
+    for column in columns:
+        rows = torch.cat([t.double().reshape(_images(t), -1) for t in column])
+        totals.append(max((rows - rows.mean(0)).pow(2).sum(1).mean().item(), 1e-30))
+    return totals
+
+
+def _images(output: Tensor) -> int:
+    return len(output) if output.dim() else 1
+
+
+def divergence(output: object, reference: object, kind: Kind, scale: Sequence[float]) -> Tensor:
+    """Mean distance of a batch of outputs from the original network's, differentiable.
+
+    Args:
+        scale: `energy` of the original outputs; not used for logits.
+    """
+    pairs = zip(tensors(output), tensors(reference), strict=True)
+    if kind == "logits":
+        student, teacher = next(pairs)
+        return kl(student, teacher)
+    gaps = [
+        (a.float() - b.float()).pow(2).sum() / (_images(a) * unit)
+        for (a, b), unit in zip(pairs, scale, strict=True)
+    ]
+    return sum(gaps) / len(gaps)
+
+
+def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL of the teacher's to the student's class distribution, mean over images, in nats."""
+    student = F.log_softmax(student.float() / temperature, dim=-1)
+    teacher = F.log_softmax(teacher.float() / temperature, dim=-1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def held_back(batches: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The last batches, with an eighth of all images and at least two: one alone has no spread."""
+    wanted, held = max(2, sum(map(len, batches)) / 8), 1
+    while held < len(batches) and sum(map(len, batches[-held:])) < wanted:
+        held += 1
+    return batches[-held:]
+
+
+class Reference:
+    """A network's outputs on a few batches, to measure others against."""
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module, images: Sequence[Tensor], kind: Kind):
+        self._images, self._kind = images, kind
+        self._outputs = [model(batch.clone()) for batch in images]
+        self.scale = energy(self._outputs) if kind == "values" else []
+
+    @torch.no_grad()
+    def distance(self, network: nn.Module) -> float:
+        """Mean `divergence` of another network's outputs, over images."""
+        pairs = zip(self._images, self._outputs, strict=True)
+        total = sum(
+            divergence(network(batch.clone()), output, self._kind, self.scale).item() * len(batch)
+            for batch, output in pairs
+        )
+        return total / sum(map(len, self._images))
+
+
+def probe(output: object, kind: Kind, scale: Sequence[float], random: torch.Generator) -> Tensor:
+    """A random scalar whose gradient, squared, is the curvature of `divergence` on average.
+
+    For logits: the log-likelihood of labels drawn from the network's own prediction, so
+    E[g g^T] is the Fisher information. For values: a random projection. In both cases a
+    small change d of the network costs 1/2 E[(g d)^2].
+    """
+    leaves = tensors(output)
+    if kind == "logits":
+        scores = F.log_softmax(leaves[0].float(), dim=-1)
+        drawn = torch.multinomial(scores.exp().cpu(), 1, generator=random).to(scores.device)
+        return scores.gather(1, drawn).sum()
+    total = sum(
+        (leaf.float() * torch.randn(leaf.shape, generator=random).to(leaf.device)).sum()
+        * (2 / (unit * len(leaves))) ** 0.5
+        for leaf, unit in zip(leaves, scale, strict=True)
+    )
+    return total

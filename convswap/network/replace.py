@@ -1,0 +1,48 @@
+"""Change the network: put the planned layers in."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..errors import PlanError
+from ..forms import FORMS, Kernel, build, check_rank
+from ..plans import Plan
+from .copies import deep_copy
+
+
+def install_(model: nn.Module, plan: Plan) -> nn.Module:
+    """Put the planned layers into a network, in place, with weights still to be written.
+
+    Raises:
+        PlanError, RankError: a choice does not fit the layer it names.
+    """
+    for choice in plan.choices:
+        try:
+            conv = model.get_submodule(choice.site)
+        except AttributeError:
+            raise PlanError(f"the network has no layer {choice.site}") from None
+        if not isinstance(conv, nn.Conv2d) or conv.groups != 1:
+            raise PlanError(f"layer {choice.site} is not a standard Conv2d")
+        kernel = Kernel(*conv.weight.shape)
+        check_rank(choice.form, kernel, choice.rank)
+        bias = conv.bias is not None or plan.fit != "weight"
+        layers = build(FORMS[choice.form].layers(kernel, choice.rank), conv, bias)
+        layers.train(model.training)
+        places = [n for n, m in model.named_modules(remove_duplicate=False) if m is conv]
+        for place in places:
+            parent, _, name = place.rpartition(".")
+            setattr(model.get_submodule(parent), name, layers)
+    return model
+
+
+def blank(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of a network with the planned layers in place, their weights random: as fast as
+    the converted one will be."""
+    network = install_(deep_copy(model), plan)
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(plan.seed)
+        for choice in plan.choices:
+            for layer in network.get_submodule(choice.site):
+                layer.reset_parameters()
+    return network.eval()

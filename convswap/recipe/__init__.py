@@ -1,0 +1,1 @@
+"""A whole run as data, and the job that does it."""

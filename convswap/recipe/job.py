@@ -1,0 +1,82 @@
+"""The whole job of a recipe: plan, convert, distil, measure; the story of convswap in one page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from torch import nn
+
+from ..artifact import WEIGHTS, save
+from ..inputs.images import open_images, training_batches
+from ..network.cost import count
+from ..planning import plan
+from ..record import record_of
+from ..recovery.distill import distill
+from ..results.evaluation import quality
+from ..runtimes import TARGETS, open_target
+from ..support.files import new_file
+from ..support.progress import Progress, silent
+from ..surgery.convert import convert
+from ..timing import measure
+from .recipe import Recipe
+
+
+def run(
+    recipe: Recipe, dense: nn.Module, folder: Path, *, progress: Progress = silent
+) -> dict[str, dict[str, float]]:
+    """Do what a recipe says to a network, and measure every stage.
+
+    Writes `plan.json`, the artifacts `converted` and `recovered`, and `report.json`.
+
+    Args:
+        dense: the network, opened, with its preprocessing settled (`record_of`).
+        folder: written to; created if need be.
+
+    Returns:
+        For `dense`, `converted` and (with a `distill` section) `recovered`: quality on the test
+        images, MACs, parameters, bytes (of the weights file, for what was written),
+        milliseconds per image on the recipe's target.
+    """
+    preprocess, sources, seed = record_of(dense).preprocess, recipe.data, recipe.seed
+    device = next(dense.parameters()).device
+    calibration = open_images(sources.calibration, preprocess)
+    batches = [
+        tuple(item.to(device) for item in batch)
+        for batch in calibration.batches(sources.batch_size, count=sources.images, seed=seed)
+    ]
+    networks = {"dense": dense}
+    target = open_target(
+        recipe.target.name, threads=recipe.target.threads,
+        device="cpu" if TARGETS[recipe.target.name].cpu_only else str(device),
+    )  # fmt: skip
+    chosen = plan(
+        dense, batches, recipe.budget, fit=recipe.fit, target=target, batch=recipe.target.batch,
+        seed=seed, progress=progress,
+    )  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    chosen.save(folder / "plan.json")
+    networks["converted"] = convert(dense, chosen, batches, progress=progress)
+    save(networks["converted"], folder / "converted", force=True)
+    if recipe.distill:
+        settings = recipe.distill.model_dump()
+        source, batch_size = sources.train or sources.calibration, settings.pop("batch_size")
+        training, judges = training_batches(source, preprocess, batch_size, seed=seed)
+        checkpoint = folder / "checkpoint.pt"
+        networks["recovered"] = distill(
+            networks["converted"], dense, training, **settings, judges=judges,
+            checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
+        save(networks["recovered"], folder / "recovered", force=True)
+        checkpoint.unlink(missing_ok=True)
+    test = open_images(sources.test or sources.calibration, preprocess, held_out=True)
+    rows = {name: quality(network, dense, test, progress) for name, network in networks.items()}
+    batch = recipe.target.batch
+    times = measure(networks, preprocess.input_size, batch=batch, target=target, progress=progress)
+    for name, network in networks.items():
+        rows[name] |= vars(count(network, preprocess.input_size)) | {"ms": times[name].ms / batch}
+        if name != "dense":
+            rows[name]["bytes"] = (folder / name / WEIGHTS).stat().st_size
+    with new_file(folder / "report.json") as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    return rows

@@ -1,0 +1,179 @@
+"""Recipes: a whole run as data. A closed vocabulary; a recipe never runs code of its own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import RecipeError, problem
+from ..plans import Budget, Fit
+from ..runtimes import TARGETS
+
+_PATHS = (
+    ("model", "weights"),
+    ("data", "calibration"),
+    ("data", "train"),
+    ("data", "test"),
+)
+_Count = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(_Section):
+    """`name` is `timm:NAME` or `torchvision:NAME`; a network of the user's own code is given on
+    the command line (`--model file.py:factory`), never by a recipe."""
+
+    name: Annotated[str, Field(pattern=r"^(timm|torchvision):[\w.\-]+$")] | None = None
+    kwargs: dict[str, Any] = {}
+    weights: str | None = None
+    random_weights: bool = False
+
+
+class DataSection(_Section):
+    """`calibration` fits, `train` distils (default: calibration), `test` measures."""
+
+    calibration: str
+    train: str | None = None
+    test: str | None = None
+    images: _Count = 1000
+    batch_size: _Count = 64
+    input_size: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def _known_target(name: str) -> str:
+    if name not in TARGETS:
+        raise ValueError(f"must be one of {', '.join(TARGETS)}")
+    return name
+
+
+class TargetSection(_Section):
+    """Where a budget of latency counts, and where times are measured."""
+
+    name: Annotated[str, AfterValidator(_known_target)] = "eager"
+    threads: _Count | None = None
+    batch: _Count = 1
+
+
+class DistillSection(_Section):
+    epochs: _Count
+    batch_size: _Count = 64
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    hint: Annotated[float, Field(ge=0)] = 1.0
+
+
+class Recipe(_Section):
+    """What `convswap run` does, in the order it does it."""
+
+    version: Literal[1]
+    model: ModelSection
+    data: DataSection
+    budget: Budget
+    target: TargetSection = TargetSection()
+    fit: Fit = "corrected"
+    distill: DistillSection | None = None
+    seed: int = 0
+
+
+def folder() -> Path:
+    """Where the recipes that come with convswap are: in the package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.with_name("recipes")
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of every recipe that comes with convswap."""
+    return {path.stem: path for path in sorted(folder().rglob("*.yaml"))}
+
+
+def find(name: str) -> Path:
+    """The file of a recipe: a path, or the name of one that comes with convswap.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if name in shipped():
+        return shipped()[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    raise RecipeError(
+        f"no recipe {name!r}",
+        do=f"give a file, or one of {', '.join(shipped())} (`convswap recipes list`)",
+    )
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Paths in it are relative to its own folder; paths in overrides to the working directory.
+
+    Args:
+        overrides: `section.key=value`, the value in YAML.
+
+    Raises:
+        RecipeError: with every problem found, and for unknown keys the nearest known one.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"recipe {path} is not a mapping of sections")
+    for section, key in _PATHS:
+        _resolve(content, section, key, path.parent)
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(
+            f"invalid recipe: {'; '.join(map(_explain, error.errors()))}",
+            where=" with ".join([str(path), *overrides]),
+        ) from None
+
+
+def _resolve(content: dict, section: str, key: str, base: Path) -> None:
+    part = content.get(section)
+    if isinstance(part, dict) and isinstance(part.get(key), str) and part[key] != "digits":
+        part[key] = str(base / part[key])
+
+
+def _apply(content: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    *sections, last = key.split(".")
+    part: Any = content
+    for section in sections:
+        part = part.setdefault(section, {}) if isinstance(part, dict) else None
+    if not equals or not isinstance(part, dict):
+        raise RecipeError(f"cannot set {override!r}", do="write section.key=value")
+    try:
+        part[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"cannot set {override!r}: the value is not YAML") from None
+
+
+def _explain(found: Mapping[str, Any]) -> str:
+    *sections, last = map(str, found["loc"])
+    if found["type"] != "extra_forbidden":
+        return problem(found)
+    known: Any = Recipe
+    for section in sections:
+        field = known.model_fields[section].annotation
+        options = [field, *getattr(field, "__args__", ())]
+        known = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    close = difflib.get_close_matches(last, known.model_fields, n=1, cutoff=0.3)
+    where = ".".join(map(str, found["loc"]))
+    return f"unknown key {where}" + (f" (did you mean {close[0]}?)" if close else "")

@@ -1,0 +1,1 @@
+"""Recover accuracy by a short distillation."""

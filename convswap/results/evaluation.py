@@ -1,0 +1,105 @@
+"""How good a network is: accuracy on labelled images, or closeness to another network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError
+from ..inputs.images import Images
+from ..network.copies import first_tensor
+from ..network.outputs import kl, output_kind, tensors
+from ..plans import Kind
+from ..support.progress import Progress, silent
+
+
+def quality(
+    model: nn.Module, reference: nn.Module, images: Images, progress: Progress = silent
+) -> dict[str, float]:
+    """`accuracy` where images are labelled, else `fidelity` to the reference."""
+    batches = images.batches(128)
+    if images.classes:
+        return accuracy(model, batches, progress)
+    kind = output_kind(reference, [next(iter(batches))])
+    return fidelity(model, reference, batches, kind, progress)
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], progress: Progress = silent
+) -> dict[str, float]:
+    """`top1` and `top5` in percent, and the number of `images`, on labelled batches.
+
+    Raises:
+        DataError: the output is not one score per class of these labels.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    right1 = right5 = images = 0
+    for done, (x, labels) in enumerate(batches):
+        scores = tensors(model(x.to(device)))[0].cpu()
+        if scores.dim() != 2:
+            raise DataError(f"the network's output {list(scores.shape)} is not class scores")
+        if labels.max() >= scores.shape[1]:
+            raise DataError(
+                f"label {labels.max().item()} is beyond the network's {scores.shape[1]} classes"
+            )
+        best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
+        right1 += best[:, 0].sum().item()
+        right5 += best.any(1).sum().item()
+        images += len(x)
+        progress("evaluate", done + 1, len(batches) if hasattr(batches, "__len__") else 0)
+    if not images:
+        raise DataError("no images to evaluate on")
+    return {"top1": 100 * right1 / images, "top5": 100 * right5 / images, "images": images}
+
+
+@torch.no_grad()
+def fidelity(
+    model: nn.Module,
+    reference: nn.Module,
+    batches: Iterable[Tensor | tuple],
+    kind: Kind,
+    progress: Progress = silent,
+) -> dict[str, float | None]:
+    """How close a network's output is to another's, on unlabelled images.
+
+    Returns:
+        `images`; `r2`, the share of the reference's variance over images that is kept; `psnr`
+        in dB, for outputs that range over 0..1 (None if equal); for logits also `kl` in nats
+        and `agreement`, the percentage of images with the same class.
+    """
+    model.eval(), reference.eval()
+    device = next(model.parameters()).device
+    error = total_square = kl_sum = same = 0.0
+    total_sum: Tensor | None = None
+    images = values = 0
+    for done, batch in enumerate(batches):
+        x = first_tensor(batch).to(device)
+        pairs = list(zip(tensors(model(x)), tensors(reference(x)), strict=True))
+        ours = torch.cat([a.flatten(1).double() for a, _ in pairs], 1)
+        theirs = torch.cat([b.flatten(1).double() for _, b in pairs], 1)
+        error += (ours - theirs).pow(2).sum().item()
+        total_square += theirs.pow(2).sum().item()
+        batch_sum = theirs.sum(0)
+        total_sum = batch_sum if total_sum is None else total_sum + batch_sum
+        if kind == "logits":
+            kl_sum += kl(*pairs[0]).item() * len(x)
+            same += (pairs[0][0].argmax(1) == pairs[0][1].argmax(1)).sum().item()
+        images += len(x)
+        values += theirs.numel()
+        progress("compare", done + 1, len(batches) if hasattr(batches, "__len__") else 0)
+    if not images:
+        raise DataError("no images to compare on")
+    variance = max(total_square - total_sum.pow(2).sum().item() / images, 1e-30)
+    found = {
+        "images": images,
+        "r2": 1 - error / variance,
+        "psnr": 10 * math.log10(values / error) if error else None,
+    }
+    if kind == "logits":
+        found |= {"kl": kl_sum / images, "agreement": 100 * same / images}
+    return found

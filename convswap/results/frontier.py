@@ -1,0 +1,184 @@
+"""Cost against quality: one look at the layers, many budgets, real measurements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..errors import BudgetError, ConvswapError
+from ..network.cost import count
+from ..planning import Survey
+from ..plans import Budget, Plan
+from ..record import record_of
+from ..runtimes import Target, target_of
+from ..support.files import new_file
+from ..support.progress import Progress, silent
+from ..surgery.convert import convert
+from ..timing import measure
+
+Quality = Callable[[nn.Module], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One converted network of a frontier.
+
+    Attributes:
+        macs_kept: fraction of the dense network's multiply-adds.
+        score: what `quality` found, as one number: percent, higher is better.
+        ms: median milliseconds of one image on `target`, timed beside all others.
+        target: name of what ran it.
+    """
+
+    macs_kept: float
+    score: float
+    ms: float
+    target: str
+    figures: dict[str, float]
+    plan: Plan | None = field(repr=False)
+
+
+def score(figures: dict[str, float]) -> float:
+    """Quality as one number in percent: top-1 accuracy, else the share of variance kept."""
+    return figures["top1"] if "top1" in figures else 100 * figures["r2"]
+
+
+def sweep(
+    survey: Survey,
+    batches: Iterable[Tensor | tuple],
+    budgets: Sequence[Budget],
+    quality: Quality,
+    *,
+    target: Target | None = None,
+    progress: Progress = silent,
+) -> list[Point]:
+    """Convert at every budget and measure each network; the dense one comes first.
+
+    Budgets beyond reach are left out.
+
+    Args:
+        quality: measures a network: `accuracy` or `fidelity` on images of your choice.
+        target: what times them; default: PyTorch eager.
+
+    Raises:
+        BudgetError: no budget at all can be met.
+    """
+    batches = list(batches)
+    networks, plans = {"dense": survey.model}, {}
+    for done, budget in enumerate(budgets):
+        try:
+            plan = survey.plan(budget)
+        except BudgetError:
+            continue
+        finally:
+            progress("sweep", done + 1, len(budgets))
+        name = f"{plan.planned.macs / plan.dense.macs:.4f}"
+        networks[name] = convert(survey.model, plan, batches)
+        plans[name] = record_of(networks[name]).plans[-1]
+    if not plans:
+        raise BudgetError("none of the budgets can be met", do="ask for more to be kept")
+    target = target or target_of(survey.model)
+    taken = measure(networks, survey.input_size, seconds=1.0, target=target)
+    points = []
+    for name, network in networks.items():
+        figures, ms = quality(network), taken[name].ms
+        kept = count(network, survey.input_size).macs / survey.dense.macs
+        points.append(Point(kept, score(figures), ms, target.name, figures, plans.get(name)))
+    return sorted(points, key=lambda point: -point.macs_kept)
+
+
+def smallest_within(
+    survey: Survey,
+    batches: Iterable[Tensor | tuple],
+    max_drop: float,
+    quality: Quality,
+    *,
+    tolerance: float = 0.02,
+    progress: Progress = silent,
+) -> tuple[nn.Module, Plan]:
+    """The network with the fewest multiply-adds that loses at most `max_drop` percent points.
+
+    Bisection over budgets, each tried for real.
+
+    Args:
+        tolerance: how close to the limit to go, in fractions of the dense multiply-adds.
+
+    Raises:
+        ConvswapError: even the mildest conversion loses more.
+    """
+    batches = list(batches)
+    floor = score(quality(survey.model)) - max_drop
+    low, high, best, tried = 0.0, 1.0, None, 0
+    while high - low > tolerance:
+        middle = (low + high) / 2
+        try:
+            plan = survey.plan(Budget(macs=middle))
+            small = convert(survey.model, plan, batches) if plan.choices else survey.model
+            reached = score(quality(small)) >= floor
+        except BudgetError:
+            reached = False
+        tried += 1
+        progress("bisect", tried, 6)
+        if not reached:
+            low = middle
+        else:
+            high = middle
+            best = (small, record_of(small).plans[-1]) if plan.choices else best
+    if best is None:
+        raise ConvswapError(
+            f"no conversion stays within {max_drop} points", do="allow more, and distil afterwards"
+        )
+    return best
+
+
+def knee(points: Sequence[Point]) -> Point:
+    """The point furthest above the line from the cheapest to the dearest (Satopaa et al. 2011)."""
+    cheap, dear = points[-1], points[0]
+    width = (dear.macs_kept - cheap.macs_kept) or 1.0
+    height = (dear.score - cheap.score) or 1.0
+
+    def above(point: Point) -> float:
+        return (point.score - cheap.score) / height - (point.macs_kept - cheap.macs_kept) / width
+
+    return max(points, key=above)
+
+
+def save_frontier(points: Sequence[Point], folder: str | Path) -> None:
+    """Write `frontier.json` and the picture `frontier.png` into a folder."""
+    rows = [
+        asdict(point) | {"plan": point.plan and point.plan.model_dump(mode="json")}
+        for point in points
+    ]
+    with new_file(Path(folder) / "frontier.json") as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    _draw(points, Path(folder) / "frontier.png")
+
+
+def _draw(points: Sequence[Point], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    best = knee(points)
+    left.plot([100 * p.macs_kept for p in points], [p.score for p in points], "-")
+    for axes, name, value in (
+        (left, "multiply-adds kept, %", lambda p: 100 * p.macs_kept),
+        (right, f"milliseconds per image ({best.target})", lambda p: p.ms),
+    ):
+        axes.plot([value(p) for p in points], [p.score for p in points], "o", color="C0")
+        axes.plot(value(best), best.score, "o", markersize=12, fillstyle="none", color="black")
+        axes.set_xlabel(name)
+        axes.grid(alpha=0.3)
+    for point in points:  # more multiply-adds need not be more time: no line, but which is which
+        right.annotate(
+            f"{point.macs_kept:.0%}", (point.ms, point.score),
+            xytext=(0, 9), textcoords="offset points", ha="center", fontsize="small",
+        )  # fmt: skip
+    right.set_title("labels: multiply-adds kept", fontsize="small")
+    left.set_ylabel("top-1, %" if "top1" in points[0].figures else "variance kept, %")
+    with new_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)

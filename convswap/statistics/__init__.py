@@ -1,0 +1,1 @@
+"""What layers see: moments of inputs, curvature of outputs."""

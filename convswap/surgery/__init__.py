@@ -1,0 +1,1 @@
+"""Change the network: fitted layers in place of convolutions."""
