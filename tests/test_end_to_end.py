@@ -7,7 +7,8 @@ import json
 import pytest
 from outer import BENCH, succeed
 
-from convswap import Preprocess, accuracy, count, load, open_images, recipe
+from convswap import Preprocess, accuracy, count, load, open_images
+from convswap.recipe import recipe
 
 
 @pytest.fixture(scope="module")
