@@ -5,8 +5,9 @@ from .forms.depthwise_separable import DepthwiseSeparableConv2d as DepthwiseSepa
 from .inputs.images import open_images as open_images
 from .inputs.networks import open_model as open_model
 from .network.cost import count as count
+from .network.observe import find_sites as find_sites
+from .network.observe import observe as observe
 from .network.sites import Site as Site
-from .network.sites import find_sites as find_sites
 from .planning import Survey as Survey
 from .planning import plan as plan
 from .planning import survey as survey

@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import PlanError, problems
 from .support.files import new_file
@@ -89,6 +89,19 @@ class Latency(_Data):
     problems: tuple[str, ...] = ()
 
 
+class Input(_Data):
+    """One tensor that a network was observed on.
+
+    Attributes:
+        name: keyword, or position, of the argument.
+        shape: of one sample, the batch dimension included.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
 class Choice(_Data):
     """What becomes of one site.
 
@@ -120,16 +133,17 @@ class Plan(_Data):
     counted anew when the plan is used, damage is not, and times are dropped.
 
     Attributes:
-        input_size: `(channels, height, width)` the costs are counted at.
+        inputs: the example that costs are counted on.
         damage: predicted for all choices together, the sum of theirs.
         damage_measured: what it was once converted, on the last eighth of the images.
         output: what damage is of: KL divergence of `logits`, or squared error of `values`.
+        notes: what a person should know of how it was made, a line each.
         fit: how weights are fitted: to the dense weights alone, to the activations of the
             dense network, or in sequence, correcting for what was converted before.
     """
 
     version: Literal[1] = 1
-    input_size: tuple[int, int, int]
+    inputs: tuple[Input, ...]
     fit: Fit = "corrected"
     output: Kind | None = None
     seed: int = 0
@@ -139,7 +153,25 @@ class Plan(_Data):
     damage: float = 0.0
     damage_measured: float | None = None
     latency: Latency | None = None
+    notes: tuple[str, ...] = ()
     choices: tuple[Choice, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_image(cls, content: object) -> object:
+        """Plans that were written before other inputs than images could be told."""
+        if isinstance(content, dict) and isinstance(content.get("input_size"), (list, tuple)):
+            size = content["input_size"]
+            rest = {key: value for key, value in content.items() if key != "input_size"}
+            return {"inputs": [{"name": "0", "shape": [1, *size]}]} | rest
+        return content
+
+    @property
+    def input_size(self) -> tuple[int, int, int] | None:
+        """`(channels, height, width)` where the network takes one image, else None."""
+        if len(self.inputs) == 1 and len(self.inputs[0].shape) == 4:
+            return self.inputs[0].shape[1:]
+        return None
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

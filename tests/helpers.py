@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convswap.network import lockstep
+from convswap.network.calls import read_batches
 from convswap.network.cost import count
+from convswap.network.lockstep import Stop
+from convswap.network.observe import find_sites
+from convswap.network.outputs import Reference
 from convswap.network.price import price
-from convswap.network.sites import find_sites
+from convswap.network.sites import Site
 from convswap.plans import Choice, Plan
+from convswap.statistics import moments
+from convswap.statistics.moments import Moments
 
 
 class Residual(nn.Module):
@@ -142,6 +149,113 @@ class DataDependent(nn.Module):
         return self.second(x)
 
 
+class KeepsAList(nn.Module):
+    """Convolutions are run from a plain list and a plain dict, not as submodules."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.third = nn.Conv2d(8, 8, 3, padding=1)
+        self.steps = [self.first, nn.Tanh()]
+        self.more = {"second": self.second, "third": {"deep": (self.third,)}}
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return self.more["third"]["deep"][0](torch.tanh(self.more["second"](x)))
+
+
+class ReadsAttributes(nn.Module):
+    """Settings, weight and bias of a convolution are read in forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.to(self.first.weight.dtype)).view(-1, self.first.out_channels, 8, 8)
+        assert self.second.weight.shape[:2] == (self.second.out_channels, self.second.in_channels)
+        assert self.second.bias is not None
+        size = [n // s for n, s in zip(x.shape[2:], self.second.stride, strict=True)]
+        return self.second(torch.tanh(x)).reshape(len(x), -1, *size)
+
+
+class AsksForTheClass(nn.Module):
+    """What comes after a convolution depends on the class of the module."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.third = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(torch.tanh(self.first(x)))
+        return self.third(torch.relu(x) if isinstance(self.second, nn.Conv2d) else x)
+
+
+class FrozenTrunk(nn.Module):
+    """The first layers run without gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = torch.tanh(self.trunk(x))
+        return self.head(x)
+
+
+class InferenceMode(FrozenTrunk):
+    """All of forward runs in inference mode."""
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.trunk(x)))
+
+
+class CutOff(FrozenTrunk):
+    """No gradient gets from the head to the trunk."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.trunk(x)).detach())
+
+
+class Frames(nn.Module):
+    """Quarters of an image are folded into the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x = x.view(n, c, 2, h // 2, 2, w // 2).transpose(1, 3).reshape(-1, c, h // 2, w // 2)
+        return self.second(torch.tanh(self.first(x))).mean((2, 3)).view(n, -1)
+
+
+class OwnConv2d(nn.Conv2d):
+    """A subclass that changes nothing."""
+
+
+class OwnClass(nn.Module):
+    """A convolution of the user's own class, with something of the user's attached."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = OwnConv2d(3, 8, 3, padding=1)
+        self.first.gain = 2.0
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first.gain * self.first(x)))
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A network of the table: how it is made, and what it reads."""
@@ -160,6 +274,14 @@ TINY: dict[str, Tiny] = {
     "uneven": Tiny(Uneven, (3, 10, 8)),
     "concat": Tiny(Concat, (3, 9, 9)),
     "data-dependent": Tiny(DataDependent),
+    "kept in a list": Tiny(KeepsAList),
+    "reads attributes": Tiny(ReadsAttributes),
+    "asks for the class": Tiny(AsksForTheClass),
+    "frozen trunk": Tiny(FrozenTrunk),
+    "inference mode": Tiny(InferenceMode),
+    "cut off": Tiny(CutOff),
+    "frames": Tiny(Frames),
+    "own class": Tiny(OwnClass),
 }
 
 
@@ -211,6 +333,23 @@ def priced(plan: Plan, model: nn.Module, input_size: tuple[int, int, int]) -> Pl
     """A plan with its costs counted on a network."""
     sites, _ = find_sites(model, input_size)
     return price(plan, sites, count(model, input_size))
+
+
+def walk(model: nn.Module, paths: Sequence[str], batches: object, *rest: object) -> Iterator[Stop]:
+    """A walk over plain tensors."""
+    return lockstep.walk(model, paths, read_batches(model, batches), *rest)
+
+
+def gather(
+    model: nn.Module, sites: Sequence[Site], batches: object, *rest: object
+) -> Iterator[tuple[Site, Moments]]:
+    """The moments of sites over plain tensors."""
+    return moments.gather(model, sites, read_batches(model, batches), *rest)
+
+
+def outputs_of(model: nn.Module, batches: object, kind: str) -> Reference:
+    """A network's outputs on plain tensors."""
+    return Reference(model, read_batches(model, batches), kind)
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:

@@ -954,7 +954,7 @@ def test_an_unexpected_error_is_not_hidden(here, monkeypatch):
     def fall_over(*args, **kwargs):
         raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr("convswap.cli.inspect.find_sites", fall_over)
+    monkeypatch.setattr("convswap.cli.inspect.observe", fall_over)
     with pytest.raises(ZeroDivisionError):
         convswap("inspect", "model.py:build")
 

@@ -65,6 +65,14 @@ HAND = {  # macs, params
         (3 * 8 * 9 + 8) + (3 * 8 * 25 + 8) + (16 * 8 * 9 + 8),
     ),
     "data-dependent": (64 * (3 * 8 * 9 + 8 * 8 * 9), (3 * 8 * 9 + 8) + (8 * 8 * 9 + 8)),
+    "kept in a list": (64 * (3 + 2 * 8) * 8 * 9, (3 * 8 * 9 + 8) + 2 * (8 * 8 * 9 + 8)),
+    "reads attributes": (64 * 3 * 8 * 9 + 16 * 8 * 8 * 9, (3 * 8 * 9 + 8) + (8 * 8 * 9 + 8)),
+    "asks for the class": (64 * (3 + 2 * 8) * 8 * 9, (3 * 8 * 9 + 8) + 2 * (8 * 8 * 9 + 8)),
+    "frozen trunk": (64 * (3 + 8) * 8 * 9, (3 * 8 * 9 + 8) + (8 * 8 * 9 + 8)),
+    "inference mode": (64 * (3 + 8) * 8 * 9, (3 * 8 * 9 + 8) + (8 * 8 * 9 + 8)),
+    "cut off": (64 * (3 + 8) * 8 * 9, (3 * 8 * 9 + 8) + (8 * 8 * 9 + 8)),
+    "frames": (64 * (3 + 8) * 8 * 9, (3 * 8 * 9 + 8) + (8 * 8 * 9 + 8)),
+    "own class": (64 * (3 + 8) * 8 * 9, (3 * 8 * 9 + 8) + (8 * 8 * 9 + 8)),
 }
 
 
@@ -104,7 +112,7 @@ def test_network_that_fails_says_so_and_on_what():
         def forward(self, x: Tensor) -> Tensor:
             raise ValueError("no such luck")
 
-    with pytest.raises(ModelError, match="Broken fails on an image of 3x8x8: no such luck"):
+    with pytest.raises(ModelError, match="Broken fails on an input of 3x8x8: no such luck"):
         count(Broken(), (3, 8, 8))
 
 

@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import image_batches
+from helpers import image_batches, outputs_of
 from torch import nn
 
 from convswap import Budget, convert, survey
-from convswap.network.outputs import Reference
 from convswap.planning.damage import TRIALS, Trial, damage_scale, is_tried
 
 
@@ -31,7 +30,7 @@ def linear():
 @pytest.fixture
 def trials(linear, images):
     """Small changes of both layers, with what each does to the output."""
-    reference, made = Reference(linear, images, "values"), []
+    reference, made = outputs_of(linear, images, "values"), []
     for path in "010":
         network = copy.deepcopy(linear)
         conv = network.get_submodule(path)
@@ -86,5 +85,5 @@ def test_a_few_sites_evenly_spread_are_tried(sites):
 def test_on_a_quadratic_network_the_prediction_is_what_is_measured(macs, linear, images):
     plan = survey(linear, images, fit="moments").plan(Budget(macs=macs))
     small = convert(linear, plan, images)
-    measured = Reference(linear, images, "values").distance(small)
+    measured = outputs_of(linear, images, "values").distance(small)
     assert measured == pytest.approx(plan.damage, rel=0.35)

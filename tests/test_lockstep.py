@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers import TINY, hooks_left, image_batches, tiny
+from helpers import TINY, hooks_left, image_batches, tiny, walk
 from torch import Tensor, nn
 
 from convswap.errors import ConversionError
-from convswap.network.lockstep import Tap, walk
-from convswap.network.sites import find_sites
+from convswap.network.lockstep import Tap
+from convswap.network.observe import find_sites
 
 
 class Probed(nn.Module):

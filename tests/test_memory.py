@@ -6,11 +6,10 @@ import sys
 
 import pytest
 import torch
-from helpers import tiny
+from helpers import tiny, walk
 from torch import nn
 
 from convswap import open_target
-from convswap.network.lockstep import walk
 from convswap.network.memory import free_bytes, in_flight_bytes
 from convswap.timing.peak_memory import peak_bytes
 

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from convswap.errors import DataError
+from convswap.network.calls import Batch, read_batch
 from convswap.network.outputs import divergence, energy, held_back, kl, output_kind, probe, tensors
 
 
@@ -60,17 +62,17 @@ IMAGE = torch.zeros(4, 3, 8, 8)
     ],
 )  # fmt: skip
 def test_kind_is_logits_only_where_that_is_known(model: nn.Module, batch, kind: str):
-    assert output_kind(model, [batch]) == kind
+    assert output_kind(model, [read_batch(model, batch)]) == kind
 
 
 def test_torchvision_classifiers_put_out_logits():
     model = torchvision.models.squeezenet1_1(num_classes=5).eval()
-    assert output_kind(model, [torch.zeros(1, 3, 64, 64)]) == "logits"
+    assert output_kind(model, [Batch((torch.zeros(1, 3, 64, 64),))]) == "logits"
 
 
 def test_batch_without_a_tensor_is_refused():
-    with pytest.raises(TypeError, match="not dict"):
-        output_kind(Fixed(ROWS), [{"image": IMAGE}])
+    with pytest.raises(DataError, match="no tensor in a batch of type dict"):
+        read_batch(Fixed(ROWS), {"image": "cat.jpg"})
 
 
 def test_tensors_of_a_tree_come_in_order_without_integers():

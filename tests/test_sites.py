@@ -10,7 +10,8 @@ from timm.layers import Conv2dSame, StdConv2d
 from torch import Tensor, nn
 
 from convswap.network.cost import Size, count
-from convswap.network.sites import Site, find_sites
+from convswap.network.observe import find_sites
+from convswap.network.sites import Site
 
 
 class Chain(nn.Module):
@@ -46,6 +47,8 @@ def sites_of(model: nn.Module, input_size: tuple = (3, 8, 8)) -> dict[str, Site]
         ("uneven", ["wide", "tall"]),
         ("concat", ["left", "right", "join"]),
         ("data-dependent", ["first", "second"]),
+        ("kept in a list", ["first", "second", "third"]),
+        ("frames", ["first", "second"]),
     ],
 )
 def test_sites_come_in_execution_order(name: str, paths: list[str]):

@@ -10,7 +10,7 @@ import typer
 from .. import artifact, plans
 from ..errors import ConvswapError
 from ..network.cost import count
-from ..planning import plan_from, survey
+from ..planning import survey
 from ..record import record_of
 from ..results import frontier
 from ..support.files import check_new
@@ -87,7 +87,7 @@ def convert(
             judge = opening.quality(network, val)
             small, _ = frontier.smallest_within(seen, batches, max_drop, judge, progress=progress)
         else:
-            chosen = chosen or plan_from(seen, budget, runtime, batch, progress)
+            chosen = chosen or seen.plan(budget, target=runtime, batch=batch, progress=progress)
             chosen = chosen.model_copy(update={"fit": fit})
             small = converting.convert(network, chosen, batches, progress=progress)
     provenance = {"data": data, "images": sum(len(b[0]) for b in batches), "seed": seed}

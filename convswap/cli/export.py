@@ -9,7 +9,6 @@ import torch
 import typer
 
 from ..errors import ConvswapError
-from ..network.copies import first_tensor
 from ..runtimes import export as exporters
 from ..support.files import check_new
 from . import opening, report
@@ -43,7 +42,7 @@ def export(
     preprocess = opening.settle_preprocess(network, data)
     if data:
         source = opening.source_images(network, data)
-        images = first_tensor(next(iter(source.batches(16, count=16))))
+        images = next(iter(source.batches(16, count=16)))[0]
     else:
         images = torch.randn(4, *preprocess.input_size, generator=torch.Generator().manual_seed(0))
     gaps = {kind: write(network, images, path) for kind, (path, write) in wanted.items()}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from ..network.cost import count
-from ..network.sites import find_sites
+from ..network.observe import observe
 from . import opening, report
 from . import options as o
 
@@ -32,8 +31,8 @@ def inspect(
         model_arg=model_arg,
     )
     size = opening.settle_preprocess(network, input_size=input_size).input_size
-    sites, why_untraced = find_sites(network, size)
-    total = count(network, size)
+    seen = observe(network, size)
+    sites, total, why_untraced = seen.sites, seen.dense, seen.note
     if as_json:
         rows = [asdict(s) | {"calls": s.calls, "forms": s.forms, **asdict(s.cost)} for s in sites]
         document = {"model": model, "input_size": size, "note": why_untraced,

@@ -21,10 +21,14 @@ from torch import Tensor
 from ..errors import RankError
 from ..plans import Rank
 from . import blueprint, bottleneck, channel, separable, spatial, tucker
-from .layer import Kernel, Layer, build, write_
+from .layer import Kernel, Layer
 from .least_squares import LeastSquares
+from .replacement import FactorizedConv2d, become_, build, write_
 
-__all__ = ["FORMS", "Form", "Kernel", "Layer", "Rank", "build", "check_rank", "ranks", "write_"]
+__all__ = [
+    "FORMS", "FactorizedConv2d", "Form", "Kernel", "Layer", "Rank", "become_", "build",
+    "check_rank", "ranks", "write_",
+]  # fmt: skip
 
 
 class Form(Protocol):

@@ -1,17 +1,17 @@
-"""Run and trace a network to see what is in it; nothing is computed and nothing is changed."""
+"""Copies of networks: to change, to look at, and to run without computing anything."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import torch
-from timm.layers import get_notrace_functions, get_notrace_modules
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
-from torchvision.models.feature_extraction import NodePathTracer
 
 from ..errors import ModelError
+from .calls import Batch
 
 
 def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
@@ -40,55 +40,53 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return deep_copy(model, memo)
 
 
-def dry_copy(model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Tensor]:
-    """A copy of a network in eval mode, and a blank image `[1, *input_size]` it can run on.
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself: without `DataParallel`, `DistributedDataParallel` or `torch.compile`
+    around it (a copy, where `model.compile()` was called).
+
+    Raises:
+        ModelError: it is not made of modules any more.
+    """
+    while isinstance(model, (nn.DataParallel, DistributedDataParallel, OptimizedModule)):
+        model = model._orig_mod if isinstance(model, OptimizedModule) else model.module
+    if isinstance(model, torch.jit.ScriptModule) or not isinstance(model, nn.Module):
+        raise ModelError(
+            f"{type(model).__name__} has no modules that could be replaced",
+            do="give the network it was made from",
+        )
+    if any(vars(module).get("_compiled_call_impl") for module in model.modules()):
+        model = deep_copy(model)  # which leaves out what is compiled
+    return model
+
+
+def dry_copy(model: nn.Module, example: Batch) -> tuple[nn.Module, Batch]:
+    """A copy of a network in eval mode, and an example that it can run on.
 
     On the meta device, where running computes nothing, if the network allows it; else (its
     control flow depends on values) for real, on the CPU.
 
     Raises:
-        ModelError: the network cannot run on such an image.
+        ModelError: the network cannot run on the example.
     """
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     for device in ("meta", "cpu"):
         duplicate = meta_copy(model) if device == "meta" else deep_copy(model).to(device)
         duplicate.eval().requires_grad_(False)
-        image = torch.zeros(1, *input_size, dtype=dtype, device=device)
+        placed = example.to(device)
         try:
-            duplicate(image.clone())
-            return duplicate, image
+            with torch.no_grad():
+                placed.run(duplicate)
+            return duplicate, placed
         except Exception as error:
             problem = error
-    size = "x".join(map(str, input_size))
-    lines = str(problem).strip().splitlines() or [type(problem).__name__]
-    raise ModelError(f"{type(model).__name__} fails on an image of {size}: {lines[0]}")
+    sizes = " and ".join("x".join(map(str, i.shape[1:])) for i in example.inputs)
+    raise ModelError(
+        f"{type(model).__name__} fails on an input of {sizes}: {first_line(problem)}"
+    ) from problem
 
 
-def trace(model: nn.Module) -> tuple[fx.Graph | None, str]:
-    """The symbolic graph of a network with its convolutions as leaves.
-
-    Returns:
-        The graph, or None and one line saying why it cannot be traced.
-    """
-    tracer = NodePathTracer(
-        autowrap_functions=tuple(get_notrace_functions()),
-        leaf_modules=list(get_notrace_modules()),
-    )
-    try:
-        return tracer.trace(meta_copy(model).eval()), ""
-    except Exception as error:  # tracing runs the user's code
-        lines = str(error).strip().splitlines() or [""]
-        return None, f"torch.fx cannot trace {type(model).__name__}: {lines[0]}"
-
-
-def first_tensor(batch: object) -> Tensor:
-    """The input of a batch: a tensor, or the first entry of a tuple or list."""
-    if isinstance(batch, Tensor):
-        return batch
-    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor):
-        return batch[0]
-    kind = type(batch).__name__
-    raise TypeError(f"a batch is a tensor or a tuple whose first is one, not {kind}")
+def first_line(error: Exception) -> str:
+    """What an error of somebody else's code says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def check_finite(model: nn.Module) -> None:

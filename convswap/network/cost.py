@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..forms import Layer
 from ..plans import Cost
-from .copies import dry_copy
+from .calls import example_of
+from .copies import dry_copy, unwrapped
 
 _COUNTED = {
     torch.ops.aten.convolution, torch.ops.aten._convolution, torch.ops.aten.mm,
@@ -30,12 +31,18 @@ class TimedCost(Cost):
 
 @dataclass(frozen=True)
 class Size:
-    """Heights and widths of what one call of a convolution reads and writes."""
+    """Heights and widths of what one call of a convolution reads and writes, in pixels.
+
+    Attributes:
+        images: in one call for one sample; more than one where a network folds frames, windows
+            or crops into the batch.
+    """
 
     in_height: int
     in_width: int
     out_height: int
     out_width: int
+    images: int = 1
 
 
 def layers_cost(layers: Sequence[Layer], sizes: Sequence[Size], itemsize: int, bias: bool) -> Cost:
@@ -50,23 +57,44 @@ def layers_cost(layers: Sequence[Layer], sizes: Sequence[Size], itemsize: int, b
         for layer in layers:
             height = size.out_height if layer.spans[0] else height
             width = size.out_width if layer.spans[1] else width
-            macs += height * width * layer.weights
+            macs += size.images * height * width * layer.weights
     params = sum(layer.weights for layer in layers) + bias * layers[-1].out_channels
     return Cost(macs, params, params * itemsize)
 
 
-def count(model: nn.Module, input_size: Sequence[int]) -> Cost:
-    """Multiply-adds, parameters and bytes of a network for one image of `(channels, height,
-    width)`, counted on what it really executes (on the meta device: nothing is computed)."""
-    duplicate, image = dry_copy(model, input_size)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        duplicate(image)
-    flops = counter.get_flop_counts().get("Global", {})
-    macs = sum(value for operator, value in flops.items() if operator in _COUNTED) // 2
+def count(model: nn.Module, input_size: Sequence[int] | object) -> Cost:
+    """Multiply-adds, parameters and bytes of a network for one sample, counted on what it really
+    executes (on the meta device, where it can run there: nothing is computed).
+
+    Args:
+        input_size: `(channels, height, width)` of an image, or a batch of whatever the network
+            takes, of which the first sample is used.
+    """
+    model = unwrapped(model)
+    duplicate, example = dry_copy(model, example_of(model, input_size))
+    with Counter() as counter:
+        example.run(duplicate)
+    return weigh(model, counter.macs)
+
+
+def weigh(model: nn.Module, macs: int) -> Cost:
+    """The cost of a network that executes so many multiply-adds."""
     tensors = [*model.parameters(), *model.buffers()]
     return Cost(
         macs,
         sum(parameter.numel() for parameter in model.parameters()),
         sum(tensor.numel() * tensor.element_size() for tensor in tensors),
     )
+
+
+class Counter(FlopCounterMode):
+    """Counts the multiply-adds of what runs inside."""
+
+    def __init__(self):
+        super().__init__(display=False)
+
+    @property
+    def macs(self) -> int:
+        """Of convolutions and linear layers."""
+        flops = self.get_flop_counts().get("Global", {})
+        return sum(value for operator, value in flops.items() if operator in _COUNTED) // 2

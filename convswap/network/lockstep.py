@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
 from ..errors import ConversionError
+from .calls import Batch
+from .thread_state import ThreadState
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Stop:
 def walk(
     model: nn.Module,
     paths: Sequence[str],
-    batches: Sequence[Tensor],
+    batches: Sequence[Batch],
     changed: nn.Module | None = None,
     taps: Mapping[str, Tap] | None = None,
 ) -> Iterator[Stop]:
@@ -79,57 +80,85 @@ def walk(
                 listen(network.get_submodule(path), _suspend(path, after), after)
 
         watch(model, after=True)
-        runs = [[_Run(model) for _ in batches]]
+        rows = [[_Run(model, batch) for batch in batches]]
         if changed is not None:
             watch(changed, after=False)
-            runs.append([_Run(changed) for _ in batches])
-        stack.callback(_kill, runs)
-        sent: Sequence[Tensor] | None = batches
+            rows.append([_Run(changed, batch) for batch in batches])
+        stack.callback(_kill, rows)
         while True:
-            # subtle: grad mode belongs to the thread, so it is set here and not across a yield
-            with torch.no_grad():
-                states = [_advance(row, sent) for row in runs]
-            running = not runs[0][0].dead
-            if any(run.dead is running for row in runs for run in row):
+            reached = [[run.advance() for run in row] for row in rows]
+            first = reached[0][0]
+            if any((halt is None) is not (first is None) for row in reached for halt in row):
                 raise ConversionError("the network takes another way through its layers per batch")
-            if not running:
-                last = states[-1]
-                yield Stop(None, list(zip(last, states[0], strict=True)), [])
+            if first is None:
+                outputs = [[run.output for run in row] for row in (rows[-1], rows[0])]
+                yield Stop(None, list(zip(*outputs, strict=True)), [])
                 return
-            reached = {state[0] for row in states for state in row}
-            if len(reached) > 1:
+            paths_reached = {halt.path for row in reached for halt in row}
+            if len(paths_reached) > 1:
                 raise ConversionError(
                     "batches take different ways through the network",
-                    where=", ".join(sorted(reached)),
+                    where=", ".join(sorted(paths_reached)),
                 )
+            path = first.path
             pairs = [
-                (read[1], written[2]) for read, written in zip(states[-1], states[0], strict=True)
+                (changing.read, original.written)
+                for changing, original in zip(reached[-1], reached[0], strict=True)
             ]
-            path = reached.pop()
             kept = [
-                (read.kept.pop(path, None), written.kept.pop(path, None))
-                for read, written in zip(runs[-1], runs[0], strict=True)
+                (changing.kept.pop(path, None), original.kept.pop(path, None))
+                for changing, original in zip(rows[-1], rows[0], strict=True)
                 if path in taps
             ]
-            del states
+            del reached, first
             yield Stop(path, pairs, kept)
             del pairs, kept
-            sent = None
+
+
+@dataclass(frozen=True)
+class _Halt:
+    """Where a run is suspended: at which site, what that reads, and what it has written."""
+
+    path: str
+    read: Tensor
+    written: Tensor | None
 
 
 class _Run(greenlet):
-    """One forward pass of one batch, suspended at sites; `kept` holds what taps got, by site."""
+    """One forward pass of one batch, suspended at sites.
 
-    def __init__(self, network: nn.Module):
-        super().__init__(network)
+    Attributes:
+        kept: what taps got, by site.
+        output: of the network, once it has ended.
+    """
+
+    def __init__(self, network: nn.Module, batch: Batch):
+        super().__init__(self._forward)
+        self._network, self._batch = network, batch
+        self._state = replace(ThreadState.taken(), grad=False)
         self.kept: dict[str, Tensor] = {}
+        self.output: object = None
 
+    def advance(self) -> _Halt | None:
+        """Run to the next stop; None at the end."""
+        # subtle: grad mode and the like belong to the thread: every run finds its own again
+        with self._state.active():
+            halt = self.switch()
+        return None if self.dead else halt
 
-def _advance(row: Sequence[_Run], sent: Sequence[Tensor] | None) -> list:
-    """Let every batch run to its next stop; the first time, on a copy of its input."""
-    if sent is None:
-        return [run.switch() for run in row]
-    return [run.switch(batch.clone()) for run, batch in zip(row, sent, strict=True)]
+    def kill(self) -> None:
+        """Unwind the network's forward where it is suspended."""
+        if self and not self.dead:
+            with self._state.active():
+                self.throw(GreenletExit)
+
+    def suspend(self, halt: _Halt) -> None:
+        """Called from within: wait until the caller asks for more."""
+        self._state = ThreadState.taken()
+        self.parent.switch(halt)
+
+    def _forward(self) -> None:
+        self.output = self._batch.run(self._network)
 
 
 def _keep(path: str, written: bool):
@@ -150,20 +179,12 @@ def _suspend(path: str, after: bool):
     def suspend(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None) -> None:
         run = getcurrent()
         if isinstance(run, _Run):
-            read = _read(args, kwargs)
-            device = read.device.type
-            autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-            torch.set_autocast_enabled(device, False)
-            run.parent.switch((path, read, output))
-            # subtle: like grad mode, autocast belongs to the thread; give it back to this run
-            torch.set_autocast_enabled(device, autocast[0])
-            torch.set_autocast_dtype(device, autocast[1])
+            run.suspend(_Halt(path, _read(args, kwargs), output))
 
     return suspend
 
 
-def _kill(runs: list[list[_Run]]) -> None:
-    for row in runs:
+def _kill(rows: list[list[_Run]]) -> None:
+    for row in rows:
         for run in row:
-            if run and not run.dead:
-                run.throw(GreenletExit)
+            run.kill()

@@ -11,18 +11,20 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .calls import example_of
 from .copies import dry_copy
 
 
-def in_flight_bytes(model: nn.Module, input_size: Sequence[int]) -> int:
-    """The most that one image of `(channels, height, width)` holds during a forward pass.
+def in_flight_bytes(model: nn.Module, input_size: Sequence[int] | object) -> int:
+    """The most that one sample (an image of `(channels, height, width)`, or the first of a
+    batch) holds during a forward pass.
 
     While layers are fitted, every calibration image is in flight, in the original and in the
     converted network: together they hold at most twice this for each.
     """
-    duplicate, image = dry_copy(model, input_size)
+    duplicate, example = dry_copy(model, example_of(model, input_size))
     with _Live([*duplicate.parameters(), *duplicate.buffers()]) as live:
-        duplicate(image.clone())
+        example.run(duplicate)
     return live.peak
 
 

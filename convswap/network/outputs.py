@@ -7,42 +7,54 @@ than the mean output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from ..errors import ModelError
 from ..plans import Kind
-from .copies import first_tensor
+from .calls import Batch
 
 
 def tensors(output: object) -> list[Tensor]:
-    """The floating-point tensors of any tree of outputs, in order."""
-    return [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+    """The floating-point tensors of any tree of outputs, in order: tuples, lists, mappings and
+    dataclasses in one another."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    if isinstance(output, Mapping):
+        parts = output.values()
+    elif is_dataclass(output) and not isinstance(output, type):
+        parts = [getattr(output, field.name) for field in fields(output)]
+    else:
+        parts = output if isinstance(output, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
 
 
 @torch.no_grad()
-def output_kind(model: nn.Module, batches: Sequence[object]) -> Kind:
+def output_kind(model: nn.Module, batches: Sequence[Batch]) -> Kind:
     """`logits` if the network is known to classify, else `values`.
 
     It is known where the output is `[n, classes]` and the network declares as many
     `num_classes` (all of timm), or the labels that come with the batches run up to the last
     class, or the network is one of torchvision's classifiers.
+
+    Raises:
+        ModelError: it puts out nothing that could be compared.
     """
-    leaves = tensors(model(first_tensor(batches[0]).clone()))
+    leaves = tensors(batches[0].run(model))
+    if not leaves:
+        raise ModelError(f"{type(model).__name__} puts out no floating-point tensor")
     if len(leaves) != 1 or leaves[0].dim() != 2:
         return "values"
     classes = leaves[0].shape[1]
     declared = getattr(model, "num_classes", None)
     if declared is not None:
         return "logits" if declared == classes else "values"
-    labels = [batch[1] for batch in batches if isinstance(batch, (tuple, list)) and len(batch) > 1]
-    if labels and all(
-        isinstance(part, Tensor) and part.dim() == 1 and not part.is_floating_point()
-        for part in labels
-    ):
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    if labels:
         seen = torch.cat(labels)
         return "logits" if seen.min() >= 0 and seen.max() == classes - 1 else "values"
     return "logits" if type(model).__module__.startswith("torchvision.models.") else "values"
@@ -86,7 +98,7 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def held_back(batches: Sequence[Tensor]) -> Sequence[Tensor]:
+def held_back(batches: Sequence[Batch]) -> Sequence[Batch]:
     """The last batches, with an eighth of all images and at least two: one alone has no spread."""
     wanted, held = max(2, sum(map(len, batches)) / 8), 1
     while held < len(batches) and sum(map(len, batches[-held:])) < wanted:
@@ -98,20 +110,21 @@ class Reference:
     """A network's outputs on a few batches, to measure others against."""
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module, images: Sequence[Tensor], kind: Kind):
-        self._images, self._kind = images, kind
-        self._outputs = [model(batch.clone()) for batch in images]
+    def __init__(self, model: nn.Module, batches: Sequence[Batch], kind: Kind):
+        self._batches, self._kind = batches, kind
+        self._outputs = [batch.run(model) for batch in batches]
+        if not all(t.isfinite().all() for output in self._outputs for t in tensors(output)):
+            raise ModelError(f"{type(model).__name__} puts out NaN or infinity")
         self.scale = energy(self._outputs) if kind == "values" else []
 
     @torch.no_grad()
     def distance(self, network: nn.Module) -> float:
         """Mean `divergence` of another network's outputs, over images."""
-        pairs = zip(self._images, self._outputs, strict=True)
         total = sum(
-            divergence(network(batch.clone()), output, self._kind, self.scale).item() * len(batch)
-            for batch, output in pairs
+            divergence(batch.run(network), output, self._kind, self.scale).item() * len(batch)
+            for batch, output in zip(self._batches, self._outputs, strict=True)
         )
-        return total / sum(map(len, self._images))
+        return total / sum(map(len, self._batches))
 
 
 def probe(output: object, kind: Kind, scale: Sequence[float], random: torch.Generator) -> Tensor:

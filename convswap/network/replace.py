@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import PlanError
-from ..forms import FORMS, Kernel, build, check_rank
+from ..forms import FORMS, Kernel, become_, build, check_rank
 from ..plans import Plan
 from .copies import deep_copy
 
@@ -27,12 +27,7 @@ def install_(model: nn.Module, plan: Plan) -> nn.Module:
         kernel = Kernel(*conv.weight.shape)
         check_rank(choice.form, kernel, choice.rank)
         bias = conv.bias is not None or plan.fit != "weight"
-        layers = build(FORMS[choice.form].layers(kernel, choice.rank), conv, bias)
-        layers.train(model.training)
-        places = [n for n, m in model.named_modules(remove_duplicate=False) if m is conv]
-        for place in places:
-            parent, _, name = place.rpartition(".")
-            setattr(model.get_submodule(parent), name, layers)
+        become_(conv, build(FORMS[choice.form].layers(kernel, choice.rank), conv, bias))
     return model
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, replace
+from dataclasses import astuple, dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +20,9 @@ from ..timing import LatencyTable
 from .candidates import Candidate, snap
 from .knapsack import solve
 from .stopwatch import Stopwatch
-from .surveying import Survey
+
+if TYPE_CHECKING:
+    from .surveying import Survey
 
 FASTER = 0.95  # of a layer's time is the most a replacement may take to be a candidate
 NEAR = 0.03  # of the budget is near enough: measured times are not more certain
@@ -64,29 +67,8 @@ def meet_latency(
             f"no layer has a faster replacement on {target.name}: {_closest(survey, table)}",
             do="try another target, batch size or number of threads",
         )
-    stopwatch = Stopwatch(target, survey, batch)
-    whole, kept = stopwatch.dense(), 1.0
-    best: Plan | None = None
-    at_limit = False
-    for attempt in range(TRIES):
-        try:
-            plan = survey.plan_of(_choose(survey, budget, table, whole, kept), budget)
-        except BudgetError:  # by the times of single layers: see what the network says
-            plan = survey.plan_of(_fastest(survey, table), budget)
-            if at_limit or not _counts_met(plan, survey):
-                if best is None:
-                    raise
-                break
-            at_limit = True
-        progress("compose", attempt, TRIES)
-        plan = stopwatch.timed(plan, table, whole, kept)
-        best = min(best or plan, plan, key=lambda p: _beside(p, budget))
-        if (1 - NEAR) * budget.latency <= _ratio(plan) <= budget.latency or not plan.choices:
-            break
-        promised = 1 - plan.latency.ms_predicted / plan.latency.ms_dense
-        kept *= float(np.clip((1 - _ratio(plan)) / promised, 1 / 3, 3))
-    progress("compose", TRIES, TRIES)
-    best = _without_idle(best, survey, stopwatch, table, whole, kept)
+    search = _Search(survey, budget, table, Stopwatch(target, survey, batch))
+    best = _without_idle(_best_of(search, progress), search)
     if best.latency.ms >= best.latency.ms_dense or not best.choices:
         raise ConversionError(
             f"the network does not get faster on {target.name}: {best.latency.ms_dense:.3g} ms "
@@ -100,6 +82,76 @@ def meet_latency(
         )
     latency = best.latency.model_copy(update={"problems": tuple(table.problems)})
     return best.model_copy(update={"latency": latency})
+
+
+@dataclass
+class _Search:
+    """A search for a plan that takes the time asked.
+
+    Attributes:
+        whole: milliseconds of the original network.
+        kept: the part of what layers save by themselves that the network is said to save.
+    """
+
+    survey: Survey
+    budget: Budget
+    table: LatencyTable
+    stopwatch: Stopwatch
+    whole: float = field(init=False)
+    kept: float = 1.0
+
+    def __post_init__(self):
+        self.whole = self.stopwatch.dense()
+
+    def choose(self) -> Plan:
+        """The best plan by what is known of times so far.
+
+        Raises:
+            BudgetError: by that, none meets the budget.
+        """
+        chosen = _choose(self.survey, self.budget, self.table, self.whole, self.kept)
+        return self.survey.plan_of(chosen, self.budget)
+
+    def fastest(self) -> Plan:
+        """The plan that takes the least time by the times of single layers."""
+        return self.survey.plan_of(_fastest(self.survey, self.table), self.budget)
+
+    def timed(self, plan: Plan) -> Plan:
+        """The plan with the time that its network takes."""
+        return self.stopwatch.timed(plan, self.table, self.whole, self.kept)
+
+    def learn(self, plan: Plan) -> None:
+        """Scale what layers promise by what the network has saved."""
+        promised = 1 - plan.latency.ms_predicted / plan.latency.ms_dense
+        self.kept *= float(np.clip((1 - _ratio(plan)) / promised, 1 / 3, 3))
+
+    def is_met(self, plan: Plan) -> bool:
+        """Whether a plan takes the time asked, and hardly less."""
+        return (1 - NEAR) * self.budget.latency <= _ratio(plan) <= self.budget.latency
+
+
+def _best_of(search: _Search, progress: Progress) -> Plan:
+    """The plan nearest to the budget, of a few that are composed and measured."""
+    best: Plan | None = None
+    at_limit = False
+    for attempt in range(TRIES):
+        try:
+            plan = search.choose()
+        except BudgetError:  # by the times of single layers: see what the network says
+            plan = search.fastest()
+            if at_limit or not _counts_met(plan, search.survey):
+                if best is None:
+                    raise
+                break
+            at_limit = True
+        progress("compose", attempt, TRIES)
+        plan = search.timed(plan)
+        best = min(best or plan, plan, key=lambda p: _beside(p, search.budget))
+        if search.is_met(plan) or not plan.choices:
+            break
+        search.learn(plan)
+    progress("compose", TRIES, TRIES)
+    return best
 
 
 def _rows(survey: Survey, site: Site) -> dict[str, list[Candidate]]:
@@ -195,9 +247,7 @@ def _fastest(survey: Survey, table: LatencyTable) -> list[Candidate | None]:
     return [min(row, key=lambda c: c.cost.latency, default=None) for row in timed]
 
 
-def _without_idle(
-    plan: Plan, survey: Survey, stopwatch: Stopwatch, table: LatencyTable, whole: float, kept: float
-) -> Plan:
+def _without_idle(plan: Plan, search: _Search) -> Plan:
     """The plan without the choices from which the whole network gains no time.
 
     Tried in groups, those that promise least first; a group that cannot go is halved, down to
@@ -209,9 +259,10 @@ def _without_idle(
         order = sorted(plan.choices, key=lambda c: c.ms_dense - c.ms)
         idle = {choice.site for choice in order[:group]}
         fewer = tuple(choice for choice in plan.choices if choice.site not in idle)
-        trial = price(plan.model_copy(update={"choices": fewer}), survey.sites, survey.dense)
-        if _counts_met(trial, survey):
-            trial = stopwatch.timed(trial, table, whole, kept)
+        trial = plan.model_copy(update={"choices": fewer})
+        trial = price(trial, search.survey.sites, search.survey.dense)
+        if _counts_met(trial, search.survey):
+            trial = search.timed(trial)
             if _ratio(trial) <= _ratio(plan):
                 plan = trial
                 continue

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from ..forms import FORMS, Form, Kernel, Rank, ranks
 from ..forms.least_squares import LeastSquares
-from ..network.outputs import Reference, energy, held_back, probe
+from ..network.calls import Batch
+from ..network.outputs import Reference, held_back
 from ..network.sites import Site, replacement_cost
 from ..plans import Cost, Kind
+from ..statistics.curvature import output_curvature
 from ..statistics.moments import gather, weight_problem
 from ..support.progress import Progress
 from .damage import Trial, damage_scale, is_tried
@@ -22,7 +24,6 @@ from .damage import Trial, damage_scale, is_tried
 RANKS = 16  # per form
 STARTED = 0, 3, 7, 11, 15  # ranks that are fitted in closed form; damage is interpolated between
 REFINED = 3, 7  # ranks that are refined as well
-CURVATURE_IMAGES = 128  # seen one small batch at a time: every position of each is a sample
 
 
 @dataclass(frozen=True)
@@ -87,23 +88,27 @@ def snap(site: Site, row: Sequence[Candidate], multiple: int, bias: bool) -> lis
 def find_candidates(
     model: nn.Module,
     sites: Sequence[Site],
-    batches: Sequence[Tensor],
+    batches: Sequence[Batch],
     kind: Kind,
     seed: int,
     progress: Progress,
-) -> dict[str, list[Candidate]]:
+) -> tuple[dict[str, list[Candidate]], list[str]]:
     """Candidates of every site, from one walk over the images and one backward pass of some.
 
     Damage is 1/2 tr(G dW S dW^T), the second-order change of the output (see `outputs`),
     with S the second moment of the site's input patches and G that of the output gradients,
     summed over positions: Kronecker-factored curvature (Grosse & Martens 2016). It is scaled
     by what a few candidates do when they are put in and measured on the last images.
+
+    Returns:
+        By path, the candidates; and the sites that no gradient reaches, whose damage is that to
+        their own output.
     """
     curvature = output_curvature(model, sites, batches, kind, seed, progress)
     found: dict[str, list[Candidate]] = {}
     trials: list[Trial] = []
     for site, moments in gather(model, sites, batches, seed):
-        conv, gain = model.get_submodule(site.path), curvature[site.path]
+        conv, gain = model.get_submodule(site.path), curvature[site.path].gain
         problem = moments.problem(conv.weight.detach())
         row = site_candidates(site, problem, gain, bias=True)
         if row and is_tried(len(found), len(sites)):
@@ -112,7 +117,10 @@ def find_candidates(
         progress("candidates", len(found), len(sites))
     reference = Reference(model, held_back(batches), kind)
     scale = damage_scale(model, trials, reference, progress)
-    return {path: [replace(c, damage=c.damage * scale) for c in row] for path, row in found.items()}
+    scaled = {
+        path: [replace(c, damage=c.damage * scale) for c in row] for path, row in found.items()
+    }
+    return scaled, [path for path in found if not curvature[path].arrived]
 
 
 def _trial(
@@ -189,55 +197,3 @@ def site_candidates(
             for rank, log in zip(wanted, logs, strict=True)
         ]
     return found
-
-
-def output_curvature(
-    model: nn.Module,
-    sites: Sequence[Site],
-    batches: Sequence[Tensor],
-    kind: Kind,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Tensor]:
-    """G per site, `[out, out]`: second moment of the probe's gradient, summed over positions."""
-    images = torch.cat([b[: -(-CURVATURE_IMAGES // len(batches))] for b in batches])
-    chunks = images[:CURVATURE_IMAGES].split(8)
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        scale = energy([model(chunk.clone()) for chunk in chunks]) if kind == "values" else []
-    outputs: list[tuple[str, Tensor]] = []
-
-    def keep(path: str):
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-            outputs.append((path, output))
-            return output.clone()  # subtle: an in-place activation may follow
-
-        return hook
-
-    handles = [model.get_submodule(s.path).register_forward_hook(keep(s.path)) for s in sites]
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    total: dict[str, Tensor] = {}
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        for index, chunk in enumerate(chunks):
-            with torch.enable_grad():
-                images_in = chunk.clone().requires_grad_()
-                scalar = probe(model(images_in.clone()), kind, scale, random)
-            gradients = torch.autograd.grad(scalar, [y for _, y in outputs], allow_unused=True)
-            for (path, y), gradient in zip(outputs, gradients, strict=True):
-                if path not in total:
-                    total[path] = torch.zeros(
-                        y.shape[1], y.shape[1], dtype=torch.float64, device=y.device
-                    )
-                if gradient is not None:
-                    rows = gradient.transpose(0, 1).flatten(1).float()
-                    total[path] += (rows @ rows.T).double() / len(images)
-            outputs.clear()
-            progress("curvature", index + 1, len(chunks))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-    return total

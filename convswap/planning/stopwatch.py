@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from ..errors import TargetError
@@ -10,8 +11,10 @@ from ..network.replace import blank
 from ..plans import Latency, Plan
 from ..runtimes import Runner, Target, running
 from ..timing import LatencyTable, Timing
-from ..timing.turns import fastest, sensible, take_turns
-from .surveying import Survey
+from ..timing.turns import fastest, sensible, take_turns, timed_input
+
+if TYPE_CHECKING:
+    from .surveying import Survey
 
 SECONDS = 3.0  # at most, to time one network in one memory layout
 ROUNDS = 10  # at least
@@ -21,13 +24,15 @@ class Stopwatch:
     """Times whole networks beside the original on a target.
 
     Args:
-        batch: images per forward pass.
+        batch: samples per forward pass.
+
+    Raises:
+        TargetError: the network takes more than one tensor.
     """
 
     def __init__(self, target: Target, survey: Survey, batch: int):
         self._target, self._survey, self._batch = target, survey, batch
-        random = torch.Generator().manual_seed(0)
-        self._x = torch.randn(batch, *survey.input_size, generator=random)
+        self._x = timed_input(survey.seen.example, batch)
         self._dense = self._runners(survey.model, "dense")
 
     def dense(self) -> float:

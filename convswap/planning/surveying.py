@@ -1,50 +1,79 @@
-"""Look at every layer once: all that plans are made from."""
+"""Look at every layer once, and choose: every plan for a network comes from its survey."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ConversionError, PlanError
-from ..network.copies import check_finite, first_tensor
-from ..network.cost import count
+from ..network.calls import Call, read_batches
+from ..network.copies import check_finite, unwrapped
+from ..network.observe import Observation, observe
 from ..network.outputs import output_kind
 from ..network.price import price
-from ..network.sites import Site, find_sites
+from ..network.sites import Site
 from ..plans import Budget, Choice, Cost, Fit, Kind, Plan
+from ..runtimes import Target, target_of
 from ..support.progress import Progress, silent
+from .by_time import meet_latency
 from .candidates import Candidate, costs_of, find_candidates, weight_candidates
 from .knapsack import check_reachable, solve
 
 
 @dataclass(frozen=True)
 class Survey:
-    """All that is known about a network's layers; every plan for it comes from here.
+    """All that is known about a network's layers.
 
     Attributes:
-        sites: the convolutions that can be replaced, in execution order.
+        seen: what is in the network.
         options: per module path, the candidates to choose from.
-        dense: cost of the whole network as it is.
         output: what damage is of, where it is of outputs.
+        notes: what a person should know of how it was made, a line each.
     """
 
     model: nn.Module
-    sites: list[Site]
+    seen: Observation
     options: dict[str, list[Candidate]]
-    dense: Cost
-    input_size: tuple[int, int, int]
     fit: Fit
     seed: int
     output: Kind | None = None
+    notes: tuple[str, ...] = ()
 
-    def plan(self, budget: Budget) -> Plan:
+    @property
+    def sites(self) -> list[Site]:
+        """The convolutions that can be replaced, in execution order."""
+        return self.seen.replaceable
+
+    @property
+    def dense(self) -> Cost:
+        """Cost of the whole network as it is."""
+        return self.seen.dense
+
+    def plan(
+        self,
+        budget: Budget,
+        *,
+        target: Target | None = None,
+        batch: int = 1,
+        progress: Progress = silent,
+    ) -> Plan:
         """The choice with the least summed damage within a budget.
+
+        Args:
+            target: where a budget of latency counts; default: PyTorch eager, where and in what
+                type the network is.
+            batch: samples per forward pass, for latency.
 
         Raises:
             BudgetError: the budget cannot be met; the message says the least reachable.
+            ConversionError: it is one of latency, and nothing makes the network faster.
+            TargetError: the target cannot run the network.
         """
+        if budget.latency is not None:
+            target = target or target_of(self.model)
+            return meet_latency(self, budget, target, batch=batch, progress=progress)
         chosen = solve(
             [self.options[site.path] for site in self.sites],
             [site.cost for site in self.sites],
@@ -59,20 +88,64 @@ class Survey:
             Choice(site=c.site, form=c.form, rank=c.rank, damage=c.damage) for c in chosen if c
         )
         plan = Plan(
-            input_size=self.input_size, fit=self.fit, output=self.output, seed=self.seed,
-            budget=budget, dense=self.dense, planned=self.dense, choices=choices,
+            inputs=self.seen.example.inputs, fit=self.fit, output=self.output, seed=self.seed,
+            budget=budget, dense=self.dense, planned=self.dense, notes=self.notes,
+            choices=choices,
         )  # fmt: skip
         return price(plan, self.sites, self.dense)
 
 
+def plan(
+    model: nn.Module,
+    batches: Iterable[object] = (),
+    budget: Budget | None = None,
+    *,
+    fit: Fit = "corrected",
+    input_size: tuple[int, int, int] | None = None,
+    output: Kind | None = None,
+    call: Call | None = None,
+    target: Target | None = None,
+    batch: int = 1,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Plan:
+    """Choose a form and rank per convolution so that the network meets a budget.
+
+    Args:
+        model: any network; it is put into eval mode and otherwise not changed.
+        batches: calibration inputs: tensors `[n, ...]`, tuples or dicts of them; labels are not
+            needed. May be empty for `fit="weight"`.
+        budget: `Budget(macs=0.5)` and the like.
+        input_size: `(channels, height, width)` of an image, or a batch of whatever the network
+            takes; needed only without batches.
+        output: `logits` (judge by KL divergence) or `values` (by relative squared error);
+            found out from the network where not given.
+        call: how a batch is passed, `lambda model, batch: model(batch["image"])`, where the
+            signature of `forward` does not tell.
+        target, batch: for a budget of latency; see `Survey.plan`.
+
+    Raises:
+        ConversionError: no convolution can be replaced; the reasons are in the message.
+        BudgetError: the budget cannot be met; the message says the least reachable.
+    """
+    if budget is None or not budget.model_dump(exclude_none=True):
+        raise PlanError("no budget given", do="say Budget(macs=0.5) or another fraction to keep")
+    seen = survey(
+        model, batches, budgets=[budget], fit=fit, input_size=input_size, output=output,
+        call=call, seed=seed, progress=progress,
+    )  # fmt: skip
+    return seen.plan(budget, target=target, batch=batch, progress=progress)
+
+
 def survey(
     model: nn.Module,
-    batches: Iterable[Tensor | tuple] = (),
+    batches: Iterable[object] = (),
     *,
     budgets: Iterable[Budget] = (),
     fit: Fit = "corrected",
     input_size: tuple[int, int, int] | None = None,
     output: Kind | None = None,
+    call: Call | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Survey:
@@ -80,40 +153,37 @@ def survey(
 
     Args:
         budgets: refused at once where they cannot be met.
-        model, batches, fit, input_size, output: as for `plan`.
+        model, batches, fit, input_size, output, call: as for `plan`.
 
     Raises:
         ConversionError, BudgetError: as for `plan`.
     """
-    batches = list(batches)
-    images = [first_tensor(batch) for batch in batches]
-    if not images and fit != "weight":
+    model = unwrapped(model).eval()
+    check_finite(model)
+    batches = read_batches(model, batches, call)
+    if not batches and fit != "weight":
         raise PlanError(f"fit {fit!r} needs images", do='give batches, or say fit="weight"')
-    if not images and input_size is None:
+    if not batches and input_size is None:
         raise PlanError("without images a plan needs an input_size", do="say (3, 224, 224) or so")
-    input_size = input_size or tuple(images[0].shape[1:])
-    check_finite(model.eval())
-    sites, dense = replaceable_sites(model, input_size), count(model, input_size)
-    costs = [list(costs_of(site, bias=fit != "weight").values()) for site in sites]
-    for budget in budgets:
-        check_reachable(costs, [site.cost for site in sites], dense, budget.bounds(dense))
-    if fit == "weight":
-        options = weight_candidates(model, sites, progress)
-    else:
-        output = output or output_kind(model, batches)
-        options = find_candidates(model, sites, images, output, seed, progress)
-    return Survey(model, sites, options, dense, input_size, fit, seed, output)
-
-
-def replaceable_sites(model: nn.Module, input_size: tuple[int, int, int]) -> list[Site]:
-    """The sites that can be replaced.
-
-    Raises:
-        ConversionError: there are none; the message gives every reason.
-    """
-    sites, _ = find_sites(model, input_size)
-    found = [site for site in sites if not site.reason]
-    if not found:
-        reasons = [f"{site.path}: {site.reason}" for site in sites] or ["it has no convolution"]
+    seen = observe(model, input_size if input_size is not None else batches[0])
+    sites, bias = seen.replaceable, fit != "weight"
+    if not sites:
+        reasons = [f"{s.path}: {s.reason}" for s in seen.sites] or ["it has no convolution"]
         raise ConversionError(f"nothing to convert in {type(model).__name__}: {'; '.join(reasons)}")
-    return found
+    costs = [list(costs_of(site, bias).values()) for site in sites]
+    for budget in budgets:
+        bounds = budget.bounds(seen.dense)
+        check_reachable(costs, [site.cost for site in sites], seen.dense, bounds)
+    if fit == "weight":
+        return Survey(model, seen, weight_candidates(model, sites, progress), fit, seed, output)
+    output = output or output_kind(model, batches)
+    options, cut_off = find_candidates(model, sites, batches, output, seed, progress)
+    notes = (_of_cut_off(cut_off),) if cut_off else ()
+    return Survey(model, seen, options, fit, seed, output, notes)
+
+
+def _of_cut_off(paths: list[str]) -> str:
+    shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    return (
+        f"no gradient of the output reaches {shown}: judged by what the layers themselves put out"
+    )

@@ -16,7 +16,8 @@ from timm.task import TrainingTask
 from torch import Tensor, nn
 
 from ..errors import ConvswapError, DataError
-from ..network.copies import deep_copy, first_tensor
+from ..network.calls import Batch, read_batch
+from ..network.copies import deep_copy
 from ..network.outputs import Reference, divergence, kl, output_kind, tensors
 from ..plans import Kind
 from ..record import record_of
@@ -46,7 +47,7 @@ class RecoveryTask(TrainingTask):
         self.sites, self.kind, self.scale = list(sites), kind, scale
         self.temperature, self.hint = temperature, hint
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Batch) -> dict[str, Tensor]:
         ours, theirs = {}, {}
         with ExitStack() as stack:
             if self.hint:
@@ -55,8 +56,8 @@ class RecoveryTask(TrainingTask):
                         hook = network.get_submodule(site).register_forward_hook(_keep(site, kept))
                         stack.callback(hook.remove)
             with torch.no_grad():
-                target = self.teacher(images)
-            output = self.trainable_module(images)
+                target = images.run(self.teacher)
+            output = images.run(self.trainable_module)
         if self.kind == "logits":
             student, teacher = tensors(output)[0], tensors(target)[0]
             loss = self.temperature**2 * kl(student, teacher, self.temperature)
@@ -111,11 +112,10 @@ def distill(
     device = next(student.parameters()).device
     teacher = deep_copy(teacher).eval().to(device)
     batches = batches if hasattr(batches, "__len__") else list(batches)
-    judges = [_to(batch, device) for batch in [*judges] or islice(batches, JUDGES)]
+    judges = [read_batch(teacher, batch) for batch in [*judges] or islice(batches, JUDGES)]
     if not judges:
         raise DataError("no images to distil on")
     kind = output or output_kind(teacher, judges)
-    judges = [first_tensor(batch) for batch in judges]
     reference = Reference(teacher, judges, kind)
     sites = [choice.site for plan in record_of(student).plans[-1:] for choice in plan.choices]
     task = RecoveryTask(
@@ -148,7 +148,7 @@ def distill(
         student.train()
         for step, batch in enumerate(batches):
             scheduler.step_update(epoch * steps + step)
-            losses = task(first_tensor(batch).to(device))
+            losses = task(read_batch(teacher, batch))
             if not math.isfinite(losses["loss"].item()):
                 raise ConvswapError("the loss became NaN or infinite", do="lower the learning rate")
             optimizer.zero_grad()
@@ -180,9 +180,3 @@ def _gap(ours: Tensor, theirs: Tensor) -> Tensor:
     dims = (0, *range(2, theirs.dim()))
     variance = (theirs - theirs.mean(dims, keepdim=True)).pow(2).mean()
     return (ours - theirs).pow(2).mean() / variance.clamp_min(1e-12)
-
-
-def _to(batch: object, device: torch.device) -> object:
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    return tuple(item.to(device) if isinstance(item, Tensor) else item for item in batch)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from ..inputs.images import Images
-from ..network.copies import first_tensor
+from ..network.calls import read_batch
 from ..network.outputs import kl, output_kind, tensors
 from ..plans import Kind
 from ..support.progress import Progress, silent
@@ -23,7 +23,7 @@ def quality(
     batches = images.batches(128)
     if images.classes:
         return accuracy(model, batches, progress)
-    kind = output_kind(reference, [next(iter(batches))])
+    kind = output_kind(reference, [read_batch(reference, next(iter(batches)))])
     return fidelity(model, reference, batches, kind, progress)
 
 
@@ -73,13 +73,12 @@ def fidelity(
         and `agreement`, the percentage of images with the same class.
     """
     model.eval(), reference.eval()
-    device = next(model.parameters()).device
     error = total_square = kl_sum = same = 0.0
     total_sum: Tensor | None = None
     images = values = 0
     for done, batch in enumerate(batches):
-        x = first_tensor(batch).to(device)
-        pairs = list(zip(tensors(model(x)), tensors(reference(x)), strict=True))
+        batch = read_batch(reference, batch)
+        pairs = list(zip(tensors(batch.run(model)), tensors(batch.run(reference)), strict=True))
         ours = torch.cat([a.flatten(1).double() for a, _ in pairs], 1)
         theirs = torch.cat([b.flatten(1).double() for _, b in pairs], 1)
         error += (ours - theirs).pow(2).sum().item()
@@ -87,9 +86,9 @@ def fidelity(
         batch_sum = theirs.sum(0)
         total_sum = batch_sum if total_sum is None else total_sum + batch_sum
         if kind == "logits":
-            kl_sum += kl(*pairs[0]).item() * len(x)
+            kl_sum += kl(*pairs[0]).item() * len(batch)
             same += (pairs[0][0].argmax(1) == pairs[0][1].argmax(1)).sum().item()
-        images += len(x)
+        images += len(batch)
         values += theirs.numel()
         progress("compare", done + 1, len(batches) if hasattr(batches, "__len__") else 0)
     if not images:

@@ -82,11 +82,12 @@ def sweep(
     if not plans:
         raise BudgetError("none of the budgets can be met", do="ask for more to be kept")
     target = target or target_of(survey.model)
-    taken = measure(networks, survey.input_size, seconds=1.0, target=target)
+    example = survey.seen.example
+    taken = measure(networks, example, seconds=1.0, target=target)
     points = []
     for name, network in networks.items():
         figures, ms = quality(network), taken[name].ms
-        kept = count(network, survey.input_size).macs / survey.dense.macs
+        kept = count(network, example).macs / survey.dense.macs
         points.append(Point(kept, score(figures), ms, target.name, figures, plans.get(name)))
     return sorted(points, key=lambda point: -point.macs_kept)
 

@@ -9,6 +9,7 @@ import torch
 from timm.layers import Conv2dSame, get_same_padding
 from torch import Tensor, nn
 
+from ..forms import FactorizedConv2d
 from ..network.copies import deep_copy
 from .export import onnx_graph, tidy
 
@@ -79,7 +80,7 @@ def _rows(network: nn.Module, module: nn.Module) -> dict[str, nn.Sequential] | N
     rows = {
         path: there[path]
         for path, layer in here.items()
-        if isinstance(layer, nn.Conv2d) and type(there.get(path)) is nn.Sequential
+        if isinstance(layer, nn.Conv2d) and isinstance(there.get(path), FactorizedConv2d)
     }
 
     def rest(named: Mapping[str, Value]) -> dict[str, Value]:
@@ -106,7 +107,7 @@ def _rows(network: nn.Module, module: nn.Module) -> dict[str, nn.Sequential] | N
 
 
 def _in_a_row(module: nn.Module) -> Iterator[nn.Module]:
-    if type(module) is not nn.Sequential:
+    if type(module) not in (nn.Sequential, FactorizedConv2d):
         yield module
         return
     for child in module:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ConversionError
 from ..forms.least_squares import LeastSquares, cholesky, working_dtype
+from ..network.calls import Batch
 from ..network.lockstep import walk
 from ..network.sites import Site
 from ..network.sums import undo_norms
@@ -25,7 +26,7 @@ POSITIONS = 1024  # sampled per image at most; neighbouring patches are nearly c
 def gather(
     model: nn.Module,
     sites: Sequence[Site],
-    batches: Sequence[Tensor],
+    batches: Sequence[Batch],
     seed: int,
     changed: nn.Module | None = None,
 ) -> Iterator[tuple[Site, Moments]]:
@@ -64,7 +65,7 @@ def gather(
             yield site, moments.pop(site.path)
     if waiting:
         raise ConversionError(
-            f"no image runs through {', '.join(sorted(waiting))} as a blank one does",
+            f"not all images run through {', '.join(sorted(waiting))} as the first one does",
             do="give images that do, or a plan without these layers",
         )
 

@@ -130,7 +130,7 @@ class LatencyTable:
             raise TargetError(f"target {self.target.name} has no time of {what}") from None
 
     def _measure(self, name: str, signature: Signature, ways: Sequence[Way]) -> None:
-        images = signature.images(self.batch)
+        images = signature.inputs(self.batch)
         runners: dict[tuple[Way, str], Runner] = {}
         for way in dict.fromkeys(ways):
             module = signature.network(*way)

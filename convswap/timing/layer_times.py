@@ -10,11 +10,12 @@ from torch import nn
 
 from ..errors import ConvswapError
 from ..forms import Rank
+from ..network.calls import stand_in
 from ..network.copies import deep_copy
-from ..network.cost import count
+from ..network.observe import observe
 from ..network.price import price
 from ..network.replace import install_
-from ..network.sites import Site, find_sites
+from ..network.sites import Site
 from ..plans import Plan
 from ..support.files import new_file
 from ..support.progress import Progress, silent
@@ -55,9 +56,9 @@ def layer_times(
     """
     network, chosen = deep_copy(dense), []
     for plan in plans:
-        found, _ = find_sites(network, plan.input_size)
-        sites: dict[str, Site] = {site.path: site for site in found}
-        plan = price(plan, found, count(network, plan.input_size))
+        seen = observe(network, stand_in(network, plan.inputs))
+        sites: dict[str, Site] = {site.path: site for site in seen.sites}
+        plan = price(plan, seen.sites, seen.dense)
         chosen += [(sites[choice.site], choice) for choice in plan.choices]
         install_(network, plan)
     table.measure([(site, choice.form, choice.rank) for site, choice in chosen], progress)

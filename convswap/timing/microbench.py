@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..forms import FORMS, Kernel, Rank, build, check_rank
+from ..network.calls import noise
 from ..network.cost import Size
 from ..network.sites import Site
 
@@ -22,6 +23,7 @@ class Signature:
     Attributes:
         height, width: of the input.
         norm, act: whether a batch norm, an activation follow.
+        images: in one call, for one sample.
     """
 
     kernel: Kernel
@@ -33,6 +35,7 @@ class Signature:
     bias: bool
     norm: bool
     act: bool
+    images: int = 1
 
     def __str__(self) -> str:
         """All of it in one line, the same in every process."""
@@ -42,13 +45,12 @@ class Signature:
             self.padding if isinstance(self.padding, str) else "x".join(map(str, self.padding))
         )
         words = [f"{kernel} on {size} stride {stride} padding {padding} dilation {dilation}"]
+        words += [f"images {self.images}"] * (self.images > 1)
         return " ".join(words + [w for w in ("bias", "norm", "act") if getattr(self, w)])
 
-    def images(self, batch: int) -> Tensor:
-        """Random inputs `[batch, in, height, width]`."""
-        random = torch.Generator().manual_seed(0)
-        size = (batch, self.kernel.in_channels, self.height, self.width)
-        return torch.randn(size, generator=random)
+    def inputs(self, batch: int) -> Tensor:
+        """Random inputs for so many samples, `[batch * images, in, height, width]`."""
+        return noise((batch * self.images, self.kernel.in_channels, self.height, self.width))
 
     def network(self, form: str | None = None, rank: Rank | None = None) -> nn.Sequential:
         """ReLU, then the dense convolution or its replacement, then the batch norm and
@@ -78,6 +80,7 @@ def signatures(site: Site) -> list[Signature]:
         Signature(
             Kernel(*site.kernel), site.stride, _padding(site, size), site.dilation,
             size.in_height, size.in_width, site.bias, site.norm is not None, site.act is not None,
+            size.images,
         )
         for size in site.sizes
     ]  # fmt: skip

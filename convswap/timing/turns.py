@@ -9,9 +9,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..errors import TargetError
+from ..network.calls import Batch, example_of
 from ..runtimes import Runner, Target, running, target_of
 from ..support.progress import Progress, silent
 
@@ -45,7 +46,7 @@ class Timing:
 
 def measure(
     models: Mapping[str, nn.Module],
-    input_size: Sequence[int],
+    input_size: Sequence[int] | object,
     *,
     batch: int = 1,
     seconds: float = 2.0,
@@ -55,7 +56,9 @@ def measure(
     """Time of one forward pass of each network, taking turns, each in its faster layout.
 
     Args:
-        input_size: `(channels, height, width)`.
+        input_size: `(channels, height, width)` of an image, or a batch of whatever the networks
+            take.
+        batch: samples per forward pass.
         seconds: at most, per network; it takes less if the medians are certain to 2 %, and
             more if that is too short for five rounds.
         target: what runs them; default: PyTorch eager, where and in what type the first one is.
@@ -63,8 +66,9 @@ def measure(
     Raises:
         ConvswapError: the target cannot run a network.
     """
-    target = target or target_of(next(iter(models.values())))
-    x = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0))
+    first = next(iter(models.values()))
+    target = target or target_of(first)
+    x = timed_input(example_of(first, input_size), batch)
     runners: dict[tuple[str, str], Runner] = {}
     for index, (name, model) in enumerate(models.items()):
         with running(target, name):
@@ -75,6 +79,18 @@ def measure(
         found = fastest(take_turns(runners, seconds * len(models)))
     progress("time", 1, 1)
     return found
+
+
+def timed_input(example: Batch, batch: int) -> Tensor:
+    """What networks are timed on: an example, so many times over.
+
+    Raises:
+        TargetError: they take more than one tensor.
+    """
+    tensors = example.tensors
+    if len(tensors) != 1:
+        raise TargetError(f"only networks of one input can be timed; this has {len(tensors)}")
+    return tensors[0].repeat(batch, *[1] * (tensors[0].dim() - 1))
 
 
 def take_turns(

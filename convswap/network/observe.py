@@ -1,0 +1,217 @@
+"""Look at a network once: its convolutions, and for each one left alone, the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from timm.layers import Conv2dSame, get_notrace_functions, get_notrace_modules
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torchvision.models.feature_extraction import NodePathTracer
+
+from ..errors import ConversionError
+from ..forms import FORMS, Kernel, Layer
+from ..plans import Cost, Plan
+from .calls import Batch, example_of
+from .copies import dry_copy, first_line, meta_copy, unwrapped
+from .cost import Counter, weigh
+from .sites import Site
+from .stand_ins import what_breaks
+from .watch import Watcher, watch
+
+_ACTIVATIONS = tuple(
+    getattr(nn, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is in a network.
+
+    Attributes:
+        sites: every convolution, in execution order; the ones that never run come last.
+        dense: cost of the whole network.
+        example: the one sample it was observed on.
+        dry: whether it ran without computing anything.
+        note: empty, or why the graph could not be traced (then what follows each convolution
+            is unknown; everything else is the same).
+    """
+
+    sites: tuple[Site, ...]
+    dense: Cost
+    example: Batch
+    dry: bool
+    note: str
+
+    @property
+    def replaceable(self) -> list[Site]:
+        """The sites that can be replaced."""
+        return [site for site in self.sites if not site.reason]
+
+
+def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation:
+    """Run a network once without computing anything, and trace it, to see what is in it.
+
+    A second such run, with stand-ins that are no `nn.Conv2d`, tells which convolutions the
+    network's own code cannot do without.
+
+    Args:
+        input_size: `(channels, height, width)` of an image, or a batch of whatever the network
+            takes, of which the first sample is used.
+
+    Raises:
+        ModelError: the network fails on that.
+    """
+    model = unwrapped(model)
+    paths: dict[nn.Module, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, _ConvNd):
+            paths.setdefault(module, []).append(path)
+    example = example_of(model, input_size)
+    duplicate, placed = dry_copy(model, example)
+    with Counter() as counter:
+        seen = watch(duplicate, placed, [names[0] for names in paths.values()])
+    dry = any(tensor.is_meta for tensor in placed.tensors)
+    graph, note = _trace(model)
+    sites = [_site(model, module, names, seen, graph) for module, names in paths.items()]
+    broken = what_breaks(duplicate, placed, [s.path for s in sites if not s.reason], seen)
+    sites = [replace(s, reason=broken[s.path]) if s.path in broken else s for s in sites]
+    rank = {path: i for i, path in enumerate(seen.sizes)}
+    sites.sort(key=lambda site: rank.get(site.path, len(rank)))
+    return Observation(tuple(sites), weigh(model, counter.macs), example, dry, note)
+
+
+def check_planned(small: nn.Module, plan: Plan, seen: Observation) -> None:
+    """Run a network with the planned layers in place without computing anything.
+
+    Raises:
+        ConversionError: it fails, or executes other multiply-adds than planned.
+    """
+    if not seen.dry:  # its control flow depends on values, and it has none yet
+        return
+    duplicate, example = meta_copy(small).eval(), seen.example.to("meta")
+    try:
+        with torch.no_grad(), Counter() as counter:
+            example.run(duplicate)
+    except Exception as error:
+        raise ConversionError(
+            f"{type(small).__name__} fails with the planned layers: {first_line(error)}"
+        ) from error
+    if counter.macs != plan.planned.macs:
+        raise ConversionError(
+            f"{type(small).__name__} runs {counter.macs} multiply-adds with the planned layers, "
+            f"{plan.planned.macs} were planned: it keeps a convolution that is not a submodule",
+            do="leave the layers out of the plan that forward reaches in another way",
+        )
+
+
+def find_sites(model: nn.Module, input_size: Sequence[int] | object) -> tuple[list[Site], str]:
+    """The sites and the note of `observe`."""
+    seen = observe(model, input_size)
+    return list(seen.sites), seen.note
+
+
+def _trace(model: nn.Module) -> tuple[fx.Graph | None, str]:
+    """The symbolic graph of a network with its convolutions as leaves, or one line saying why
+    it cannot be traced."""
+    tracer = NodePathTracer(
+        autowrap_functions=tuple(get_notrace_functions()),
+        leaf_modules=list(get_notrace_modules()),
+    )
+    try:
+        return tracer.trace(meta_copy(model).eval()), ""
+    except Exception as error:  # tracing runs the user's code
+        return None, f"torch.fx cannot trace {type(model).__name__}: {first_line(error)}"
+
+
+def _site(
+    model: nn.Module, conv: _ConvNd, paths: list[str], seen: Watcher, graph: fx.Graph | None
+) -> Site:
+    norm, act = _followers(model, paths, graph)
+    return Site(
+        path=paths[0],
+        paths=tuple(paths),
+        kernel=tuple(conv.weight.shape),
+        stride=conv.stride,
+        padding=conv.padding,
+        padding_mode=conv.padding_mode,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        bias=conv.bias is not None,
+        itemsize=conv.weight.element_size(),
+        out_channels=conv.out_channels,
+        sizes=tuple(seen.sizes.get(paths[0], ())),
+        positions=seen.positions.get(paths[0], 0),
+        norm=norm,
+        act=act,
+        sum=seen.sums.get(paths[0]),
+        reason=_reason(model, conv, paths[0], seen),
+    )
+
+
+def _reason(model: nn.Module, conv: _ConvNd, path: str, seen: Watcher) -> str | None:
+    """Why this convolution is left alone; None if nothing speaks against replacing it."""
+    kind = type(conv)
+    if not isinstance(conv, nn.Conv2d):
+        return f"{kind.__name__}: only Conv2d is replaced"
+    own = kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
+    if not (own or kind is Conv2dSame):
+        return f"{kind.__name__} computes its weight or output in its own way"
+    if path not in seen.sizes:
+        return "never run by forward, or run without calling the module"
+    if not seen.sizes[path]:
+        return "its input is not a batch of images"
+    if conv.groups > 1:
+        return "already depthwise" if conv.groups == conv.in_channels else "already grouped"
+    if not conv.weight.is_floating_point():
+        return f"its weight is {conv.weight.dtype}"
+    if hasattr(conv, "parametrizations") or conv._forward_pre_hooks or conv._forward_hooks:
+        return "its weight is parametrized, or hooks run with it"
+    if twin := _twin(model, conv):
+        return f"shares its weight with {twin}"
+    if path in seen.read:
+        return "its weight is read directly by forward"
+    dense = Layer("dense", conv.in_channels, conv.out_channels, conv.kernel_size).weights
+    kernel = Kernel(*conv.weight.shape)
+    least = min(
+        sum(layer.weights for layer in form.layers(kernel, (1, 1) if name == "tucker" else 1))
+        for name, form in FORMS.items()
+        if form.applies(kernel)
+    )
+    return None if least < dense else "too small: no form is cheaper"
+
+
+def _twin(model: nn.Module, conv: nn.Conv2d) -> str | None:
+    for path, module in model.named_modules():
+        if module is not conv and any(p is conv.weight for p in module._parameters.values()):
+            return path
+    return None
+
+
+def _followers(
+    model: nn.Module, paths: list[str], graph: fx.Graph | None
+) -> tuple[str | None, str | None]:
+    """The normalisation and activation right after a convolution, as class names."""
+    if graph is None:
+        return None, None
+    node = next((n for n in graph.nodes if n.op == "call_module" and n.target in paths), None)
+    norm = act = None
+    while node is not None and len(node.users) == 1:
+        node = next(iter(node.users))
+        if node.op == "call_module":
+            module = model.get_submodule(node.target)
+            name = type(module).__name__
+            if isinstance(module, _NormBase) and norm is None and act is None:
+                norm = name
+                continue
+            if isinstance(module, _ACTIVATIONS):
+                act = name
+        elif node.op in ("call_function", "call_method"):
+            name = node.target if isinstance(node.target, str) else node.target.__name__
+            names = {activation.__name__.lower() for activation in _ACTIVATIONS}
+            act = name if name.replace("_", "") in names else None
+        break
+    return norm, act

@@ -1,0 +1,57 @@
+"""Which convolutions a network's own code cannot do without: each is replaced by a stand-in that
+computes the same and is no `nn.Conv2d`, and the network has to run as before."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..forms import FactorizedConv2d, become_
+from .calls import Batch
+from .copies import deep_copy, first_line
+from .watch import Watcher, watch
+
+
+def what_breaks(
+    network: nn.Module, example: Batch, paths: Sequence[str], before: Watcher
+) -> dict[str, str]:
+    """By path, what goes wrong where a convolution is replaced; empty if nothing does.
+
+    Args:
+        network: a copy that runs on `example`; it is not changed.
+        paths: of the convolutions.
+        before: what was seen of the network as it is.
+    """
+    problem = _problem(network, example, paths, before) if paths else None
+    if problem is None:
+        return {}
+    if len(paths) == 1:
+        return {paths[0]: problem}
+    middle = len(paths) // 2
+    halves = [
+        what_breaks(network, example, half, before) for half in (paths[:middle], paths[middle:])
+    ]
+    # where both halves run by themselves, it is the two together that do not
+    return halves[0] | halves[1] or dict.fromkeys(paths, problem)
+
+
+def _problem(
+    network: nn.Module, example: Batch, paths: Sequence[str], before: Watcher
+) -> str | None:
+    """What goes wrong where all these convolutions are replaced."""
+    changed = deep_copy(network)
+    for path in paths:
+        conv = changed.get_submodule(path)
+        become_(conv, FactorizedConv2d(OrderedDict(itself=copy.copy(conv)), conv))
+    try:
+        after = watch(changed, example, before.paths)
+    except Exception as error:
+        return f"forward fails without it: {first_line(error)}"
+    if read := sorted(path for path in paths if path in after.read):
+        return f"forward reads its weight: {read[0]}"
+    if after.trail != before.trail or after.calls != before.calls:
+        return "forward goes another way where it is no nn.Conv2d"
+    return None

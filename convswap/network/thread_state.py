@@ -1,0 +1,98 @@
+"""What PyTorch keeps per thread, for code that takes turns in one thread, and for code that may
+fail in the middle of changing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import _pop_mode as pop_mode
+from torch.overrides import _push_mode as push_mode
+
+_AUTOCAST = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class ThreadState:
+    """Gradients, inference mode, autocast, and function modes (the default device among them)."""
+
+    grad: bool
+    inference: bool
+    autocast: tuple[tuple[str, bool, torch.dtype], ...]
+    modes: tuple[TorchFunctionMode, ...]
+
+    @classmethod
+    def taken(cls) -> ThreadState:
+        """As it is now."""
+        return cls(
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            tuple(
+                (d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _AUTOCAST
+            ),
+            tuple(_get_current_function_mode_stack()),
+        )
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """This state inside; afterwards that of before, whatever was left behind."""
+        before = ThreadState.taken()
+        try:
+            with torch.inference_mode(self.inference):  # subtle: it also sets the grad mode
+                self._set()
+                yield
+        finally:
+            before._set()
+
+    def _set(self) -> None:
+        torch.set_grad_enabled(self.grad)
+        for device, enabled, dtype in self.autocast:
+            torch.set_autocast_enabled(device, enabled)
+            torch.set_autocast_dtype(device, dtype)
+        for _ in _get_current_function_mode_stack():
+            pop_mode()
+        for mode in self.modes:
+            push_mode(mode)
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """The state of the thread is the same afterwards, whatever happens inside."""
+    with ThreadState.taken().active():
+        yield
+
+
+@contextmanager
+def gradients_flow() -> Iterator[None]:
+    """Gradients are computed inside, whatever the code that runs says: many networks hold a
+    frozen trunk under `torch.no_grad()`, or run under `torch.inference_mode()`."""
+    guard = torch._C._InferenceMode
+    with torch.inference_mode(False), torch.enable_grad(), _KeepGradients():
+        torch._C._InferenceMode = _NoGuard  # subtle: what `torch.inference_mode` enters
+        try:
+            yield
+        finally:
+            torch._C._InferenceMode = guard
+
+
+class _NoGuard:
+    def __init__(self, mode: bool):
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+class _KeepGradients(TorchFunctionMode):
+    """Nobody switches gradients off."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch._C._set_grad_enabled:
+            return None
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,208 @@
+"""Watch a network run once: what its convolutions read and write, and what happens around them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from .calls import Batch
+from .cost import Size
+from .lockstep import Tap
+from .sums import Sum
+
+_ADDITIONS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
+
+
+def watch(network: nn.Module, example: Batch, paths: Sequence[str]) -> Watcher:
+    """Run a network once and return what was seen of the modules at `paths`.
+
+    Args:
+        network: in eval mode. Tensors may be on the meta device.
+        paths: of the convolutions, or of what stands there.
+    """
+    watcher = Watcher(network, paths)
+    handles = []
+    for path, module in network.named_modules():
+        enter, leave = watcher.hooks(path)
+        handles += [
+            module.register_forward_pre_hook(enter, with_kwargs=True),
+            module.register_forward_hook(leave, with_kwargs=True),
+        ]
+    try:
+        with torch.no_grad(), watcher:
+            example.run(network)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return watcher
+
+
+class Watcher(TorchFunctionMode):
+    """Follows what convolutions write, up to a sum, while a network runs.
+
+    Attributes:
+        sizes: by site, one for each call, in order of execution.
+        positions: by site, how often its kernel is applied, over all calls.
+        read: sites whose weight or bias something else computes with.
+        trail: every function that ran outside of the sites, with the shapes of its results.
+    """
+
+    def __init__(self, network: nn.Module, paths: Sequence[str]):
+        super().__init__()
+        self.sizes: dict[str, list[Size]] = {}
+        self.positions: dict[str, int] = {}
+        self.read: set[str] = set()
+        self.trail: list[tuple] = []
+        self._owner = {
+            id(parameter): path
+            for path in paths
+            for parameter in network.get_submodule(path).parameters()
+        }
+        self.paths = list(paths)
+        self._inside: list[str] = []
+        self._alive: list[Tensor] = []  # subtle: so that no two tensors share an id
+        self._uses: Counter[int] = Counter()
+        self._calls: Counter[str] = Counter()  # of every module
+        self._taps: list[tuple[int, Tap]] = []  # with the tensor's id, in order of execution
+        self._before: dict[str, int] = {}  # by site, how many taps came before it ran
+        self._written: dict[int, _Written] = {}
+        self._added: list[_Added] = []
+
+    def __torch_function__(
+        self, func: Callable, types: object, args: tuple = (), kwargs: Mapping | None = None
+    ) -> object:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        versions = [_version(tensor) for tensor in tensors]
+        result = func(*args, **(kwargs or {}))
+        handed_on = any(  # what dropout does in eval mode
+            result is tensor and _version(tensor) == version
+            for tensor, version in zip(tensors, versions, strict=True)
+        )
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if not made or handed_on:  # without a tensor: somebody asked for a shape
+            return result
+        self._alive += tensors
+        self._uses.update({id(tensor) for tensor in tensors})
+        if not self._inside:
+            self.read.update(self._owner[id(t)] for t in tensors if id(t) in self._owner)
+            self.trail.append(
+                (getattr(func, "__name__", str(func)), *(tuple(tensor.shape) for tensor in made))
+            )
+        if func.__name__ in _ADDITIONS and len(args) == len(tensors) == 2 and not kwargs:
+            for mine, other in (args, args[::-1]):
+                if id(mine) in self._written and mine.shape == other.shape:
+                    written = self._written[id(mine)]
+                    self._added.append(_Added(written, id(other), result is mine))
+        return result
+
+    def hooks(self, path: str) -> tuple[Callable, Callable]:
+        """A pre-hook and a hook for one module."""
+
+        def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            self._calls[path] += 1
+            if path in self.paths:
+                self._inside.append(path)
+                self._before[path] = len(self._taps)
+            if (read := _first(args, kwargs)) is not None:
+                self._tap(read, Tap(path, written=False))
+
+        def leave(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+            read = _first(args, kwargs)
+            if path in self.paths:
+                self._inside.remove(path)
+                self._see(path, getattr(module, "transposed", False), read, output)
+            if not isinstance(output, Tensor):
+                return
+            self._tap(output, Tap(path, written=True))
+            mine = self._written.get(id(read))
+            if path in self.paths:
+                self._written[id(output)] = _Written(path, (), (id(output),))
+            elif mine and _is_plain_norm(module):
+                norms, tensors = (*mine.norms, path), (*mine.tensors, id(output))
+                self._written[id(output)] = _Written(mine.site, norms, tensors)
+
+        return enter, leave
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """By site, how often it ran."""
+        return {path: self._calls[path] for path in self.paths}
+
+    @property
+    def sums(self) -> dict[str, Sum]:
+        """By site, the sum it feeds through nothing but batch norms; only where nobody else
+        reads what the site writes."""
+        found = {}
+        for mine, other, spent in self._added:
+            on_the_way = mine.tensors[:-1] if spent else mine.tensors
+            once = self._calls[mine.site] == 1 and all(self._uses[i] == 1 for i in on_the_way)
+            taps = [
+                tap
+                for tensor, tap in self._taps[: self._before[mine.site]]
+                if tensor == other and self._calls[tap.path] == 1
+            ]
+            if once and taps:  # the last, by when what changes it in place has run
+                found[mine.site] = Sum(taps[-1], mine.norms)
+        return found
+
+    def _see(self, path: str, transposed: bool, read: Tensor | None, written: object) -> None:
+        sizes = self.sizes.setdefault(path, [])
+        if read is None or not isinstance(written, Tensor):
+            return
+        grid = read if transposed else written
+        batched = grid.dim() > 2
+        images = len(written) if batched else 1
+        spots = math.prod(grid.shape[2:]) if batched else math.prod(grid.shape[1:])
+        self.positions[path] = self.positions.get(path, 0) + images * spots
+        if read.dim() == written.dim() == 4:
+            sizes.append(Size(*read.shape[-2:], *written.shape[-2:], images))
+
+    def _tap(self, tensor: Tensor, tap: Tap) -> None:
+        self._alive.append(tensor)
+        self._taps.append((id(tensor), tap))
+
+
+class _Written(NamedTuple):
+    """What a tensor is: the output of a site, after some batch norms.
+
+    Attributes:
+        tensors: ids of the tensors it has been on the way, this one last.
+    """
+
+    site: str
+    norms: tuple[str, ...]
+    tensors: tuple[int, ...]
+
+
+class _Added(NamedTuple):
+    """An addition that was seen; `spent` says that it overwrote its first addend."""
+
+    mine: _Written
+    other: int
+    spent: bool
+
+
+def _first(args: tuple, kwargs: dict) -> Tensor | None:
+    """The first argument of a module's call, if it is a tensor."""
+    value = args[0] if args else next(iter(kwargs.values()), None)
+    return value if isinstance(value, Tensor) else None
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor has been changed in place, where PyTorch counts that."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _is_plain_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm with fixed statistics, and nothing else."""
+    if isinstance(module, BatchNormAct2d):
+        return isinstance(module.act, nn.Identity) and module.running_var is not None
+    return type(module) is nn.BatchNorm2d and module.running_var is not None

@@ -1,0 +1,160 @@
+"""How much the output minds a change at a layer: second moments of output gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..network.calls import Batch
+from ..network.outputs import energy, probe
+from ..network.sites import Site
+from ..network.thread_state import gradients_flow
+from ..plans import Kind
+from ..support.progress import Progress
+
+IMAGES = 128  # seen one small batch at a time: every position of each is a sample
+CHUNK = 8
+
+
+@dataclass
+class Curvature:
+    """What is known of the output's gradient at one site, summed over the samples seen.
+
+    Attributes:
+        samples: inputs of the network.
+        gradients: `[out, out]`, sum over samples and positions of g g^T.
+        arrived: whether there was a gradient, be it zero.
+        power: sum over samples and positions of the output's squared distance from its mean.
+        positions: of all samples together.
+    """
+
+    gradients: Tensor
+    samples: int = 0
+    arrived: bool = False
+    power: float = 0.0
+    positions: int = 0
+
+    @property
+    def gain(self) -> Tensor:
+        """G `[out, out]`: a change d of the layer's output, the same at every position, costs
+        1/2 d^T G d.
+
+        Where no gradient arrives (a part of the network that is cut off from it), the relative
+        squared error of the layer's own output stands in for that of the network's.
+        """
+        if self.arrived:
+            return self.gradients / self.samples
+        return torch.eye(len(self.gradients)).to(self.gradients) * self._relative
+
+    @property
+    def _relative(self) -> float:
+        return 2 * self.positions / max(self.power, 1e-30)
+
+
+def output_curvature(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    kind: Kind,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Curvature]:
+    """The curvature of every site, from one backward pass of some of the samples."""
+    each = -(-IMAGES // len(batches))
+    chunks = [chunk for batch in batches for chunk in batch.take(slice(each)).split(CHUNK)]
+    chunks = chunks[: -(-IMAGES // CHUNK)]
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        scale = energy([chunk.run(model) for chunk in chunks]) if kind == "values" else []
+    found: dict[str, Curvature] = {}
+    with _recorded(model, sites) as outputs, _frozen(model):
+        for index, chunk in enumerate(chunks):
+            outputs.start()
+            with gradients_flow():
+                scalar = probe(chunk.run(model), kind, scale, random)
+            seen = outputs.stop()
+            gradients = _gradients(scalar, [output for _, output in seen])
+            for (path, output), gradient in zip(seen, gradients, strict=True):
+                _add(found, path, output.detach(), gradient)
+            for path in {path for path, _ in seen}:
+                found[path].samples += len(chunk)
+            progress("curvature", index + 1, len(chunks))
+    return found
+
+
+def _gradients(scalar: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    try:
+        return torch.autograd.grad(scalar, outputs, allow_unused=True)
+    except RuntimeError:  # nothing that led to the scalar can be differentiated
+        return [None] * len(outputs)
+
+
+def _add(found: dict[str, Curvature], path: str, output: Tensor, gradient: Tensor | None) -> None:
+    width = output.shape[1]
+    if path not in found:
+        zero = torch.zeros(width, width, dtype=torch.float64, device=output.device)
+        found[path] = Curvature(zero)
+    here = found[path]
+    if gradient is not None:
+        rows = gradient.transpose(0, 1).flatten(1).float()
+        here.gradients += (rows @ rows.T).double()
+        here.arrived = True
+    rows = output.transpose(0, 1).flatten(1).float()
+    here.power += (rows - rows.mean(1, keepdim=True)).square().sum().item()
+    here.positions += rows.shape[1]
+
+
+@dataclass
+class _Outputs:
+    """What sites wrote in one forward pass, in order, with their paths."""
+
+    recording: bool = False
+    written: list[tuple[str, Tensor]] = field(default_factory=list)
+
+    def start(self) -> None:
+        self.recording = True
+
+    def stop(self) -> list[tuple[str, Tensor]]:
+        """Subtle: checkpointed code runs again in the backward pass, and is not recorded then."""
+        self.recording = False
+        written, self.written = self.written, []
+        return written
+
+
+@contextmanager
+def _recorded(model: nn.Module, sites: Sequence[Site]) -> Iterator[_Outputs]:
+    outputs = _Outputs()
+
+    def keep(path: str):
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            if not output.requires_grad and torch.is_grad_enabled():
+                output = output.detach().requires_grad_()
+            if outputs.recording:
+                outputs.written.append((path, output))
+            return output.clone()  # subtle: an in-place activation may follow
+
+        return hook
+
+    handles = [model.get_submodule(s.path).register_forward_hook(keep(s.path)) for s in sites]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Gradients of parameters are not wanted, and would take memory."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
