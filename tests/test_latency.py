@@ -68,7 +68,7 @@ def test_layers_stand_in_the_context_they_have(clock):
     LatencyTable(target, batch=4, cache=None).measure([(stem, "channel", 2)])
     (dense, x), (small, _) = target.seen
     assert [type(m).__name__ for m in dense] == ["ReLU", "Conv2d", "BatchNorm2d", "ReLU"]
-    assert [type(m).__name__ for m in small] == ["ReLU", "Sequential", "BatchNorm2d", "ReLU"]
+    assert [type(m).__name__ for m in small] == ["ReLU", "FactorizedConv2d", "BatchNorm2d", "ReLU"]
     assert x.shape == (4, 3, 8, 8)
     for module in (dense, small):
         values = module(x)
@@ -335,7 +335,7 @@ def test_every_convolution_and_form_has_the_output_size_of_the_site(name):
     (site,), _ = find_sites(model, x.shape[1:])
     (signature,) = signatures(site)
     wanted = conv(x.float()).shape
-    images = signature.images(len(x))
+    images = signature.inputs(len(x))
     assert signature.network()(images).shape == wanted
     for form in site.forms:
         rank = ranks(form, signature.kernel, 3)[0]

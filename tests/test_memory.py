@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,3 +97,45 @@ def test_weights_and_the_largest_maps_are_in_the_peak(name: str):
 def test_where_the_system_does_not_say_there_is_no_figure(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert peak_bytes(open_target("eager"), nn.Conv2d(3, 3, 1), torch.zeros(1, 3, 4, 4)) is None
+
+
+# limits of control groups
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "free"),
+    [
+        ("0::/job/step\n", {"job/step/memory.max": "max", "job/step/memory.current": "5"}, 10_240),
+        (
+            "0::/job/step\n",
+            {
+                "job/step/memory.max": "max", "job/step/memory.current": "5",
+                "job/memory.max": "3000", "job/memory.current": "1000",
+            },
+            2000,
+        ),
+        ("0::/\n", {"memory.max": "900", "memory.current": "1000"}, 0),
+        ("0::/\n", {"memory.max": "99000", "memory.current": "0"}, 10_240),
+        (
+            "5:cpu:/a\n4:memory:/a\n",
+            {"memory/a/memory.limit_in_bytes": "700", "memory/a/memory.usage_in_bytes": "300"},
+            400,
+        ),
+        ("0::/\n", {"memory.max": "nonsense"}, 10_240),
+        ("", {}, 10_240),
+    ],
+    ids=["none", "above", "spent", "larger than the machine", "version 1", "damaged", "no groups"],
+)  # fmt: skip
+def test_free_memory_is_the_least_that_any_group_leaves(
+    lines: str, files: dict[str, str], free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "meminfo").write_text("MemTotal: 20 kB\nMemAvailable: 10 kB\n")
+    (tmp_path / "cgroup").write_text(lines)
+    for name, content in files.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    monkeypatch.setattr("convswap.network.memory._MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr("convswap.network.memory._GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr("convswap.network.memory._GROUP_FOLDER", tmp_path / "groups")
+    assert free_bytes(torch.device("cpu")) == free

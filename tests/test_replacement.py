@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from helpers import CONVOLUTIONS, TOLERANCE, convolution, image_batches, plan_for, tiny
 from torch import Tensor, nn
 
-from convswap import Budget, convert, count, find_sites, plan
+from convswap import Budget, convert, count, find_sites, plan, record_of
 from convswap.errors import ConversionError
 from convswap.forms import FORMS, FactorizedConv2d, Kernel, become_, build, ranks
 
@@ -218,3 +218,26 @@ def test_a_network_that_would_not_run_as_planned_is_refused_before_it_is_fitted(
     with pytest.raises(ConversionError, match="multiply-adds with the planned layers"):
         convert(Notices(), made, image_batches((3, 8, 8)), progress=lambda *p: steps.append(p))
     assert not steps
+
+
+class Louder(Notices):
+    """Computes something else, at the same cost, where a convolution has been replaced."""
+
+    def __init__(self, gain: float):
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(torch.tanh(self.first(x)))
+        return self.gain * x if hasattr(self.first, "expand") else x
+
+
+@pytest.mark.parametrize("gain", [1, 3])
+def test_damage_far_above_the_prediction_is_said_aloud(gain: int):
+    model, batches = Louder(gain).eval(), image_batches((3, 8, 8))
+    made = plan_for(model, (3, 8, 8), {"first": ("channel", 7)})
+    [choice] = made.choices
+    expected = choice.model_copy(update={"damage": 0.1})
+    made = made.model_copy(update={"choices": (expected,)})
+    notes = record_of(convert(model, made, batches)).plans[-1].notes
+    assert [note.startswith("the outputs changed ") for note in notes] == [True] * (gain == 3)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import DataError
+from ..network.calls import read_batch
 from ..network.cost import count
 from ..network.outputs import output_kind
 from ..results.evaluation import accuracy, fidelity
@@ -62,7 +63,7 @@ def evaluate(
                     against, architecture=architecture, model_arg=model_arg, device=device,
                     weights=weights if artifact else None,
                 )  # fmt: skip
-            kind = output_kind(other, [next(iter(batches))])
+            kind = output_kind(other, [read_batch(other, next(iter(batches)))])
             found = fidelity(network, other, batches, kind, progress)
         else:
             if source.classes is None:

@@ -128,6 +128,7 @@ def plan_summary(plan: Plan) -> str:
     lines = [f"{len(plan.choices)} {many} converted: {', '.join(kept)}"]
     if plan.damage_measured is not None:
         lines.append(f"damage {plan.damage:.2g} predicted, {plan.damage_measured:.2g} measured")
+    lines += [f"note: {note}" for note in plan.notes]
     if time := plan.latency:
         where = [time.target, time.layout, f"threads {time.threads}", f"batch {time.batch}"]
         lines.append(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,10 @@ from torch.utils._pytree import tree_leaves
 
 from .calls import example_of
 from .copies import dry_copy
+
+_MEMINFO = Path("/proc/meminfo")
+_GROUPS = Path("/proc/self/cgroup")
+_GROUP_FOLDER = Path("/sys/fs/cgroup")
 
 
 def in_flight_bytes(model: nn.Module, input_size: Sequence[int] | object) -> int:
@@ -29,14 +33,46 @@ def in_flight_bytes(model: nn.Module, input_size: Sequence[int] | object) -> int
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a device; None where the system does not say."""
+    """Memory that is free on a device, for this process; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    known = [free for free in (_of_the_machine(), *_of_the_groups()) if free is not None]
+    return min(known, default=None)
+
+
+def _of_the_machine() -> int | None:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = _MEMINFO.read_text(encoding="utf-8").splitlines()
         return int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
+
+
+def _of_the_groups() -> Iterator[int | None]:
+    """What control groups (of containers, of batch systems) leave this process, on Linux: the
+    limit less what is used, of versions 1 and 2, of its own group and of all above it."""
+    try:
+        lines = _GROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, own = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        root = _GROUP_FOLDER / "memory" if kinds else _GROUP_FOLDER
+        limit, used = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            if kinds
+            else ("memory.max", "memory.current")
+        )
+        group = PurePosixPath(own.strip().lstrip("/"))
+        for folder in (group, *group.parents):
+            try:
+                most = (root / folder / limit).read_text(encoding="utf-8")
+                taken = (root / folder / used).read_text(encoding="utf-8")
+                yield max(int(most) - int(taken), 0)
+            except (OSError, ValueError):  # not there, or "max"
+                continue
 
 
 class _Live(TorchDispatchMode):

@@ -22,6 +22,7 @@ from .sites import Site
 from .stand_ins import what_breaks
 from .watch import Watcher, watch
 
+MOST_READ = 8192  # their second moments take 1 GiB, and what is computed from them several
 _ACTIVATIONS = tuple(
     getattr(nn, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"
 )  # fmt: skip
@@ -103,8 +104,8 @@ def check_planned(small: nn.Module, plan: Plan, seen: Observation) -> None:
     if counter.macs != plan.planned.macs:
         raise ConversionError(
             f"{type(small).__name__} runs {counter.macs} multiply-adds with the planned layers, "
-            f"{plan.planned.macs} were planned: it keeps a convolution that is not a submodule",
-            do="leave the layers out of the plan that forward reaches in another way",
+            f"{plan.planned.macs} were planned: forward does something else with them",
+            do="leave out of the plan what it asks for by class or name",
         )
 
 
@@ -164,6 +165,8 @@ def _reason(model: nn.Module, conv: _ConvNd, path: str, seen: Watcher) -> str | 
         return "never run by forward, or run without calling the module"
     if not seen.sizes[path]:
         return "its input is not a batch of images"
+    if conv.weight[0].numel() > MOST_READ:
+        return f"it reads {conv.weight[0].numel()} numbers at each position: too many to fit"
     if conv.groups > 1:
         return "already depthwise" if conv.groups == conv.in_channels else "already grouped"
     if not conv.weight.is_floating_point():

@@ -14,6 +14,9 @@ from ..plans import Cost
 from ..support.quiet import silent_stdout
 from .candidates import Candidate
 
+SECONDS = 60  # at most, for one run of the solver
+OUT_OF_TIME = 1  # its status then
+
 
 def solve(
     options: Sequence[Sequence[Candidate]],
@@ -80,7 +83,11 @@ def _solve(
                 ],
                 integrality=np.ones(len(flat)),
                 bounds=Bounds(0, 1),
-                options={"mip_rel_gap": 1e-4, "time_limit": 60},
+                options={"mip_rel_gap": 1e-4, "time_limit": SECONDS},
+            )
+        if result.x is None and result.status == OUT_OF_TIME:
+            raise BudgetError(
+                f"no choice was found within {SECONDS} s", do="ask for a little more or less"
             )
         if result.x is None:
             break

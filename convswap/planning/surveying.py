@@ -184,6 +184,4 @@ def survey(
 
 def _of_cut_off(paths: list[str]) -> str:
     shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-    return (
-        f"no gradient of the output reaches {shown}: judged by what the layers themselves put out"
-    )
+    return f"no gradient of the output reaches {shown}: judged by what these put out themselves"

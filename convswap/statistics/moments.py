@@ -20,6 +20,7 @@ from ..network.sums import undo_norms
 
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # tried for the correction, of the mean variance
+PATCH_BYTES = 1 << 27  # of unfolded patches at a time
 POSITIONS = 1024  # sampled per image at most; neighbouring patches are nearly copies
 
 
@@ -127,7 +128,14 @@ class Moments:
         step = min(step, height), min(step, width)
         offset = tuple(torch.randint(s, (), generator=self._random).item() for s in step)
         y = y[..., offset[0] :: step[0], offset[1] :: step[1]].flatten(2).mT.float()
-        x = patches(self.conv, x, step, offset).reshape(*y.shape[:2], -1).float()
+        row = 4 * self.conv.weight[0].numel() * y.shape[1]
+        some = max(PATCH_BYTES // row, 1)
+        for inputs, outputs in zip(x.split(some), y.split(some), strict=True):
+            rows = patches(self.conv, inputs, step, offset).reshape(*outputs.shape[:2], -1).float()
+            self._add(rows, outputs)
+
+    def _add(self, x: Tensor, y: Tensor) -> None:
+        """Patches `[n, positions, D]` and outputs `[n, positions, out]` of some images."""
         if not self._images:  # subtle: far from zero, uncentred float32 sums would cancel
             self._origin_x, self._origin_y = x.mean((0, 1)), y.mean((0, 1))
         for half in (0, 1):

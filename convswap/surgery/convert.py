@@ -22,6 +22,8 @@ from ..support.progress import Progress, silent
 from .batch_norm import settle_batch_norm_
 
 STEPS = 100  # of refinement for the fit that is kept
+FAR = 10  # times the damage predicted: more than fits that interact explain
+SMALL = 0.01  # nats, or relative squared error: below it nobody minds
 
 
 def convert(
@@ -63,8 +65,19 @@ def convert(
         held = held_back(batches)
         reference = Reference(model, held, plan.output or output_kind(model, batches))
         settle_batch_norm_(small, batches[: -len(held)], reference)
-        plan = plan.model_copy(update={"damage_measured": reference.distance(small)})
+        plan = _judged(plan, reference.distance(small))
     return remember(small, plans=(*record_of(model).plans, plan))
+
+
+def _judged(plan: Plan, measured: float) -> Plan:
+    """The plan with the damage that was measured, and a note if it is far from the prediction."""
+    notes = plan.notes
+    if measured > max(FAR * plan.damage, SMALL) and plan.damage > 0:
+        notes += (
+            f"the outputs changed {measured / plan.damage:.0f} times as much as predicted: does "
+            "forward ask for the class of a layer, or for its name?",
+        )
+    return plan.model_copy(update={"damage_measured": measured, "notes": notes})
 
 
 def _fit_to_weights(model: nn.Module, small: nn.Module, plan: Plan, progress: Progress) -> None:
