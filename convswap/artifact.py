@@ -75,7 +75,7 @@ def save(
         # subtle: safetensors' own writer makes files that only their owner can read
         (temporary / WEIGHTS).write_bytes(to_bytes(state, metadata={"format": "pt"}))
         text = json.dumps(description.model_dump(mode="json"), indent=1)
-        (temporary / DESCRIPTION).write_text(text + "\n")
+        (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
     return folder
 
 
@@ -136,7 +136,7 @@ def read_description(folder: str | Path) -> _Description:
     """
     path = Path(folder) / DESCRIPTION
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"not an artifact folder: cannot read {path} ({error})") from None
     if isinstance(content, dict) and content.get("format") != FORMAT:

@@ -15,6 +15,7 @@ from .support.files import new_file
 
 Fit = Literal["weight", "moments", "corrected"]
 Kind = Literal["logits", "values"]
+TargetName = Literal["eager", "compile", "onnxruntime", "openvino"]
 Rank = int | tuple[int, int]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -181,7 +182,7 @@ class Plan(_Data):
             PlanError: it is missing, not JSON, or not a plan; all problems in one message.
         """
         try:
-            return cls.model_validate_json(Path(path).read_text())
+            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -192,4 +193,4 @@ class Plan(_Data):
     def save(self, path: str | Path) -> None:
         """Write the plan as indented JSON."""
         with new_file(path) as temporary:
-            temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
+            temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")

@@ -21,14 +21,14 @@ Name = Annotated[str, typer.Argument(metavar="RECIPE", help="a shipped name, or 
 def list_() -> None:
     """Names of the recipes that come with convswap, and what each does."""
     for name, path in recipe.shipped().items():
-        first = path.read_text().splitlines()[0].removeprefix("#").strip()
+        first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
         report.out.print(f"{name:<18}{first}", soft_wrap=True)
 
 
 @app.command(epilog="Example: `convswap recipes show digits`")
 def show(name: Name) -> None:
     """Print a recipe."""
-    text = recipe.find(name).read_text()
+    text = recipe.find(name).read_text(encoding="utf-8")
     report.out.print(Syntax(text, "yaml") if report.out.is_terminal else text, soft_wrap=True)
 
 

@@ -78,5 +78,5 @@ def run(
         if name != "dense":
             rows[name]["bytes"] = (folder / name / WEIGHTS).stat().st_size
     with new_file(folder / "report.json") as temporary:
-        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+        temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return rows

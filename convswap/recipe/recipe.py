@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import RecipeError, problem
-from ..plans import Budget, Fit
-from ..runtimes import TARGETS
+from ..plans import Budget, Fit, Kind, TargetName
 
 _PATHS = (
     ("model", "weights"),
@@ -50,16 +49,10 @@ class DataSection(_Section):
     std: tuple[float, ...] | None = None
 
 
-def _known_target(name: str) -> str:
-    if name not in TARGETS:
-        raise ValueError(f"must be one of {', '.join(TARGETS)}")
-    return name
-
-
 class TargetSection(_Section):
     """Where a budget of latency counts, and where times are measured."""
 
-    name: Annotated[str, AfterValidator(_known_target)] = "eager"
+    name: TargetName = "eager"
     threads: _Count | None = None
     batch: _Count = 1
 
@@ -73,7 +66,11 @@ class DistillSection(_Section):
 
 
 class Recipe(_Section):
-    """What `convswap run` does, in the order it does it."""
+    """What `convswap run` does, in the order it does it.
+
+    Attributes:
+        output: what the network puts out, `logits` or `values`; default: found out from it.
+    """
 
     version: Literal[1]
     model: ModelSection
@@ -81,6 +78,7 @@ class Recipe(_Section):
     budget: Budget
     target: TargetSection = TargetSection()
     fit: Fit = "corrected"
+    output: Kind | None = None
     distill: DistillSection | None = None
     seed: int = 0
 
@@ -127,7 +125,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

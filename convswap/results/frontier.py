@@ -19,6 +19,7 @@ from ..support.files import new_file
 from ..support.progress import Progress, silent
 from ..surgery.convert import convert
 from ..timing import measure
+from . import pictures
 
 Quality = Callable[[nn.Module], dict[str, float]]
 
@@ -155,31 +156,5 @@ def save_frontier(points: Sequence[Point], folder: str | Path) -> None:
         for point in points
     ]
     with new_file(Path(folder) / "frontier.json") as temporary:
-        temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    _draw(points, Path(folder) / "frontier.png")
-
-
-def _draw(points: Sequence[Point], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    best = knee(points)
-    left.plot([100 * p.macs_kept for p in points], [p.score for p in points], "-")
-    for axes, name, value in (
-        (left, "multiply-adds kept, %", lambda p: 100 * p.macs_kept),
-        (right, f"milliseconds per image ({best.target})", lambda p: p.ms),
-    ):
-        axes.plot([value(p) for p in points], [p.score for p in points], "o", color="C0")
-        axes.plot(value(best), best.score, "o", markersize=12, fillstyle="none", color="black")
-        axes.set_xlabel(name)
-        axes.grid(alpha=0.3)
-    for point in points:  # more multiply-adds need not be more time: no line, but which is which
-        right.annotate(
-            f"{point.macs_kept:.0%}", (point.ms, point.score),
-            xytext=(0, 9), textcoords="offset points", ha="center", fontsize="small",
-        )  # fmt: skip
-    right.set_title("labels: multiply-adds kept", fontsize="small")
-    left.set_ylabel("top-1, %" if "top1" in points[0].figures else "variance kept, %")
-    with new_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    pictures.draw_frontier(points, knee(points), Path(folder) / "frontier.png")

@@ -160,7 +160,7 @@ class LatencyTable:
     def _read(self) -> dict[str, float]:
         """Times in the file; none if there is none, or it is damaged."""
         try:
-            document = json.loads(self._file.read_text()) if self._file else {}
+            document = json.loads(self._file.read_text(encoding="utf-8")) if self._file else {}
             if document["fingerprint"] == self._fingerprint:
                 return {key: ms for key, ms in document["ms"].items() if sensible(ms)}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -175,7 +175,7 @@ class LatencyTable:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with new_file(self._file) as temporary:
-                temporary.write_text(json.dumps(document, indent=1) + "\n")
+                temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             note = f"measured times are not kept in {self._file}: {error.strerror}"
             if note not in self.problems:

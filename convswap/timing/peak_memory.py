@@ -77,11 +77,11 @@ class _Resident:
 
     def start(self) -> None:
         self.now()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is what is resident now
 
     def peak(self) -> int:
         return self._field("VmHWM")
 
     def _field(self, name: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(dict(line.split(":", 1) for line in lines)[name].split()[0]) * 1024
