@@ -193,4 +193,18 @@ class Plan(_Data):
     def save(self, path: str | Path) -> None:
         """Write the plan as indented JSON."""
         with new_file(path) as temporary:
-            temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(
+                json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8"
+            )
+
+
+@dataclass(frozen=True)
+class Drop:
+    """As few multiply-adds as lose at most `points` percent points of quality on the images of
+    `judge`, a source as for `open_images`."""
+
+    points: float
+    judge: str
+
+
+Goal = Budget | Drop | Plan

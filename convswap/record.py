@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from .plans import Plan
+from .plans import Kind, Plan
 
 Positive = Annotated[int, Field(gt=0, le=1 << 20)]
 
@@ -61,6 +61,12 @@ class Record(BaseModel):
 def record_of(model: nn.Module) -> Record:
     """What is known about a network; an empty record if nothing is."""
     return vars(model).get("_convswap", Record())
+
+
+def planned_output(model: nn.Module) -> Kind | None:
+    """What a converted network's last plan says it puts out; None if nothing is said."""
+    plans = record_of(model).plans
+    return plans[-1].output if plans else None
 
 
 def remember(model: nn.Module, **changes: object) -> nn.Module:

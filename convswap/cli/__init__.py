@@ -1,34 +1,45 @@
-"""The command line: parse, call the library, print. No logic of its own."""
+"""The command line: parse, call the library, print. No logic of its own.
+
+A verb imports what it runs when it runs: help, versions and recipes come without PyTorch.
+"""
 
 from __future__ import annotations
 
 import sys
 
-import typer
+from cyclopts import App, CycloptsError, Parameter
 
+from .. import __version__
 from ..errors import ConvswapError
 from . import bench, convert, distill, evaluate, export, inspect, plan, recipes, run, sweep
-from .report import note
+from .console import note
 
-app = typer.Typer(
+
+def _shown(default: object) -> str | None:
+    """A default as help shows it: figures and names; that nothing is given goes without saying."""
+    return None if default is None or default is False or default == () else str(default)
+
+
+app = App(
     name="convswap",
     help="Make pretrained convolutional networks smaller and faster: convolutions are swapped "
     "for separable ones fitted to what each layer really sees.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    version=__version__,
+    default_parameter=Parameter(negative=(), show_default=_shown),
 )
 for verb in (inspect, plan, convert, sweep, distill, evaluate, bench, export, run):
     name = verb.__name__.rpartition(".")[2]
-    app.command(name, epilog=f"Example: `{verb.EXAMPLE}`")(getattr(verb, name))
-app.add_typer(recipes.app, name="recipes")
+    app.command(getattr(verb, name), name=name, help_epilogue=f"Example: {verb.EXAMPLE}")
+app.command(recipes.app)
 
 
 def main() -> None:
     """The console script: expected failures are one line on stderr and an exit code."""
     try:
-        app()
+        app(exit_on_error=False, print_error=False)
     except ConvswapError as error:
         note(f"error: {error}")
         sys.exit(error.exit_code)
+    except CycloptsError as error:
+        note(f"error: {' '.join(str(error).split())}")
+        sys.exit(2)

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
 from ..errors import DataError
-from ..network.calls import read_batch
-from ..network.cost import count
-from ..network.outputs import output_kind
-from ..results.evaluation import accuracy, fidelity
-from . import opening, report
+from . import console
 from . import options as o
 
 EXAMPLE = "convswap evaluate r18-half --data val/ --json"
+Against = Annotated[
+    str | None,
+    Parameter(metavar="MODEL", help="a network to compare outputs with; no labels needed"),
+]
 
 
 def evaluate(
     model: o.Model,
+    /,
+    *,
     data: o.Data,
-    against: Annotated[
-        str | None,
-        typer.Option("--against", help="a MODEL to compare outputs with; no labels needed"),
-    ] = None,
-    images: Annotated[int | None, typer.Option("--images", help="at most so many", min=1)] = None,
-    architecture: o.Architecture = None,
-    weights: o.Weights = None,
-    random_weights: o.RandomWeights = False,
-    model_arg: o.ModelArg = None,
-    input_size: o.InputSize = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
+    against: Against = None,
+    images: Annotated[o.Count | None, Parameter(help="at most so many")] = None,
     batch_size: o.BatchSize = 128,
+    network: o.Network = o.Network(),
+    reading: o.Reading = o.Reading(),
     seed: o.Seed = 0,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
-    quiet: o.Quiet = False,
+    run: o.Run = o.Run(),
     as_json: o.Json = False,
 ) -> None:
     """Measure top-1 and top-5 (percent) on labelled images, or --against another network.
@@ -46,35 +38,37 @@ def evaluate(
     network of an artifact, its weights are found where they were at conversion; --weights are
     others.
     """
-    artifact = opening.is_artifact(model)
-    network = opening.open_network(
-        model, architecture=architecture, model_arg=model_arg, device=device, threads=threads,
-        seed=seed, weights=None if artifact else weights, random_weights=random_weights,
-    )  # fmt: skip
-    preprocess = opening.settle_preprocess(network, data, input_size, mean, std)
-    source = opening.source_images(network, data, held_out=True)
+    from ..inputs.preprocess import settle_preprocess
+    from ..network.cost import count
+    from ..network.outputs import output_kind
+    from ..record import planned_output
+    from ..results.evaluation import accuracy, fidelity, open_judges
+    from . import opening, tables
+
+    theirs = replace(network, random_weights=False)
+    if opening.is_artifact(model):  # it has its own weights: those given are of the other
+        network = replace(network, weights=None)
+    else:
+        theirs = replace(theirs, weights=None)
+    opened = opening.open_network(model, network, run, seed)
+    size = settle_preprocess(opened, data, **vars(reading), note=console.note).input_size
+    source = open_judges(opened, data, console.note)
     batches = source.batches(batch_size, count=images, seed=seed)
-    with report.progress(quiet) as progress:
+    if source.classes is None and not against:
+        raise DataError(
+            f"{data} has no labels", do="use class folders, or compare --against a MODEL"
+        )
+    with console.progress(run.quiet) as progress:
         if against:
-            if artifact and opening.is_original(network, against):
-                other = opening.open_original(network, against, weights, model_arg, device)
-            else:
-                other = opening.open_network(
-                    against, architecture=architecture, model_arg=model_arg, device=device,
-                    weights=weights if artifact else None,
-                )  # fmt: skip
-            kind = output_kind(other, [read_batch(other, next(iter(batches)))])
-            found = fidelity(network, other, batches, kind, progress)
+            other = opening.open_other(opened, against, theirs, run)
+            kind = planned_output(opened) or output_kind(other, [next(iter(batches))])
+            found = fidelity(opened, other, batches, kind, progress)
         else:
-            if source.classes is None:
-                raise DataError(
-                    f"{data} has no labels", do="use class folders, or compare --against a MODEL"
-                )
-            found = accuracy(network, batches, progress)
-    found |= vars(count(network, preprocess.input_size)) | {"skipped": source.skipped}
+            found = accuracy(opened, batches, progress)
+    found |= vars(count(opened, size)) | {"skipped": source.skipped}
     if as_json:
-        print(json.dumps(found))
+        console.document(found)
         return
-    report.out.print(report.comparison_table({model: found}))
+    console.out.print(tables.comparison_table({model: found}))
     if source.skipped:
-        report.note(f"skipped {source.skipped} unreadable images of {data}")
+        console.note(f"skipped {source.skipped} unreadable images of {data}")

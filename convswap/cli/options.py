@@ -1,83 +1,254 @@
-"""Arguments and options that several verbs share."""
+"""Arguments and options that verbs share, in groups: parsed and checked here, once.
+
+Nothing here imports PyTorch: help is quick.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
-import typer
+import yaml
+from cyclopts import Parameter, Token, validators
+from pydantic import ValidationError
 
-from ..runtimes import TARGETS
+from .. import plans
+from ..errors import ConvswapError, problems
+from ..plans import Budget, Drop, Goal, Plan
 
-MODEL_HELP = "timm:NAME, torchvision:NAME, path/to/file.py:factory, or an artifact folder"
-DATA_HELP = "images: a folder (class folders, or flat), a .tar of class folders, or `digits`"
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-Artifact = Annotated[str, typer.Argument(metavar="DIR", help="an artifact folder")]
-Architecture = Annotated[
-    str | None,
-    typer.Option("--model", help="file.py:factory of an artifact made from your own code"),
-]
-Weights = Annotated[
-    str | None, typer.Option("--weights", help="weights file (.safetensors, or a state_dict)")
-]
-RandomWeights = Annotated[
-    bool, typer.Option("--random-weights", help="random weights, for timing and trials")
-]
-ModelArg = Annotated[
-    list[str] | None,
-    typer.Option("--model-arg", metavar="KEY=VALUE", help="argument of the model's factory"),
-]
-Data = Annotated[str, typer.Option("--data", metavar="SRC", help=DATA_HELP)]
-InputSize = Annotated[
-    str | None, typer.Option("--input-size", metavar="C,H,W", help="default: the model's own")
-]
-Mean = Annotated[str | None, typer.Option("--mean", help="per channel, of values 0..1")]
-Std = Annotated[str | None, typer.Option("--std", help="per channel, of values 0..1")]
-Macs = Annotated[
-    float | None, typer.Option("--macs", help="fraction of the multiply-adds to keep, 0..1")
-]
-Params = Annotated[
-    float | None, typer.Option("--params", help="fraction of the parameters to keep, 0..1")
-]
-Latency = Annotated[
-    float | None,
-    typer.Option("--latency", help="fraction of the time on --target to keep, 0..1; measured"),
-]
-Batch = Annotated[int, typer.Option("--batch", help="images per pass when time is measured", min=1)]
-Dtype = Annotated[
+def _numbers(kind: type, text: str) -> tuple:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"takes numbers separated by commas, not {text!r}") from None
+
+
+def _size(kind: object, tokens: Sequence[Token]) -> tuple[int, ...]:
+    size = _numbers(int, tokens[0].value)
+    if len(size) != 3:
+        raise ValueError(f"takes channels, height, width, not {tokens[0].value!r}")
+    return size
+
+
+def _floats(kind: object, tokens: Sequence[Token]) -> tuple[float, ...]:
+    return _numbers(float, tokens[0].value)
+
+
+def _at_least(least: float) -> validators.Number:
+    return validators.Number(gte=least)
+
+
+Count = Annotated[int, Parameter(validator=_at_least(1))]
+Model = Annotated[
     str,
-    typer.Option("--dtype", help="to measure in; with eager and compile also float16, bfloat16"),
+    Parameter(help="timm:NAME, torchvision:NAME, path/to/file.py:factory, or an artifact folder"),
 ]
-FitOption = Annotated[
+Artifact = Annotated[str, Parameter(name="DIR", help="an artifact folder")]
+Recipe = Annotated[str, Parameter(name="RECIPE", help="a shipped name, or a file")]
+Folder = Annotated[str, Parameter(name="--out", help="artifact folder to write")]
+Data = Annotated[
+    str,
+    Parameter(
+        name="--data",
+        metavar="SRC",
+        help="images: a folder (class folders, or flat), a .tar of class folders, or `digits`",
+    ),
+]
+Judges = Annotated[
     str | None,
-    typer.Option(
-        "--fit",
-        help="weight (no images), moments, or corrected; default corrected with images",
+    Parameter(
+        name="--val",
+        metavar="SRC",
+        help="images to judge by: labelled, or closeness to the original",
     ),
 ]
-Val = Annotated[
-    str | None,
-    typer.Option(
-        "--val", metavar="SRC", help="images to judge by: labelled, or closeness to the original"
+InputSize = Annotated[
+    tuple[int, int, int] | None,
+    Parameter(
+        converter=_size, n_tokens=1, accepts_keys=False, metavar="C,H,W",
+        help="default: the model's own",
     ),
+]  # fmt: skip
+_PerChannel = Annotated[
+    tuple[float, ...] | None,
+    Parameter(converter=_floats, n_tokens=1, accepts_keys=False, metavar="NUMBERS"),
 ]
-ImagesOption = Annotated[int, typer.Option("--images", help="calibration images", min=1)]
-Memory = Annotated[
-    float | None,
-    typer.Option(
-        "--memory",
-        metavar="GIB",
-        min=0.01,
-        help="most to hold images in flight, fewer if need be; default: half of what is free",
-    ),
+Fit = Annotated[
+    plans.Fit | None,
+    Parameter(help="weight needs no images; default: corrected with images, weight without"),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="images per forward pass")]
-Seed = Annotated[int, typer.Option("--seed", help="decides every random choice")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads")]
-TargetName = Annotated[
-    str, typer.Option("--target", help=f"what runs the network: {', '.join(TARGETS)}")
+Output = Annotated[
+    plans.Kind | None,
+    Parameter(help="what the network puts out; default: as planned, else found out from it"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
-Force = Annotated[bool, typer.Option("--force", help="overwrite the output")]
+Seed = Annotated[int, Parameter(help="decides every random choice")]
+BatchSize = Annotated[Count, Parameter(help="images per forward pass")]
+Settings = Annotated[
+    tuple[str, ...],
+    Parameter(name="--set", metavar="KEY=VALUE", help="change an entry: budget.macs=0.3"),
+]
+Force = Annotated[bool, Parameter(help="overwrite the output")]
+Json = Annotated[bool, Parameter(name="--json", help="print one JSON document on stdout")]
+
+
+@Parameter(name="*", group="Network")
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """How the network is built."""
+
+    architecture: Annotated[str | None, Parameter(name="--model")] = None
+    """file.py:factory of an artifact made from your own code"""
+
+    model_arg: Annotated[tuple[str, ...], Parameter(metavar="KEY=VALUE")] = ()
+    """argument of the model's factory"""
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Arguments of the factory, their values read as YAML."""
+        if bad := [pair for pair in self.model_arg if "=" not in pair]:
+            raise ConvswapError(f"--model-arg takes KEY=VALUE, not {bad[0]!r}")
+        pairs = (pair.partition("=") for pair in self.model_arg)
+        try:
+            return {key: yaml.safe_load(value) for key, _, value in pairs}
+        except yaml.YAMLError:
+            said = " ".join(self.model_arg)
+            raise ConvswapError(f"--model-arg takes KEY=VALUE in YAML, not {said}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Code):
+    """How the network is built, and its weights."""
+
+    weights: str | None = None
+    """weights file (.safetensors, or a state_dict)"""
+
+    random_weights: bool = False
+    """random weights, for timing and trials"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Original(Code):
+    """How the network is built, and the weights it had before."""
+
+    teacher_weights: str | None = None
+    """of the original network; default: as converted"""
+
+
+@Parameter(name="*", group="Images")
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How images become inputs."""
+
+    input_size: InputSize = None
+    mean: _PerChannel = None
+    """per channel, of values 0..1"""
+
+    std: _PerChannel = None
+    """per channel, of values 0..1"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(Reading):
+    """How many images are used to fit layers, and how they become inputs."""
+
+    images: Count = 1000
+    """calibration images"""
+
+    batch_size: BatchSize = 64
+    memory: Annotated[float | None, Parameter(metavar="GIB", validator=_at_least(0.01))] = None
+    """most to hold images in flight, fewer if need be; default: half of what is free"""
+
+
+@Parameter(name="*", group="Time")
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Where time is measured."""
+
+    target: plans.TargetName = "eager"
+    """what runs the network"""
+
+    batch: Count = 1
+    """images per pass when time is measured"""
+
+    dtype: str = "float32"
+    """to measure in; with eager and compile also float16, bfloat16"""
+
+
+@Parameter(name="*", group="Goal")
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions:
+    """Fractions to keep."""
+
+    macs: float | None = None
+    """fraction of the multiply-adds to keep, 0..1"""
+
+    params: float | None = None
+    """fraction of the parameters to keep, 0..1"""
+
+    latency: float | None = None
+    """fraction of the time on --target to keep, 0..1; measured"""
+
+    @property
+    def goal(self) -> Goal:
+        """The budget these options spell.
+
+        Raises:
+            ConvswapError: none is given, or one is out of range.
+        """
+        try:
+            budget = Budget(macs=self.macs, params=self.params, latency=self.latency)
+        except ValidationError as error:
+            raise ConvswapError(f"budget out of range: {problems(error)}") from None
+        if budget == Budget():
+            raise ConvswapError(
+                "no budget given", do="say --macs 0.5, --params 0.5, --latency 0.5, or --plan FILE"
+            )
+        return budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoalOptions(BudgetOptions):
+    """One of three: fractions to keep, the most quality to lose, a plan."""
+
+    max_drop: float | None = None
+    """in place of a budget: most points to lose on --val"""
+
+    val: Judges = None
+    plan: Path | None = None
+    """a plan file, in place of a budget"""
+
+    @property
+    def goal(self) -> Goal:
+        """The one goal these options spell.
+
+        Raises:
+            ConvswapError, PlanError: none or more than one is given, or one cannot be.
+        """
+        if (self.max_drop is None) != (self.val is None):
+            raise ConvswapError("--max-drop and --val go together")
+        budget = any(value is not None for value in (self.macs, self.params, self.latency))
+        if budget + (self.max_drop is not None) + (self.plan is not None) > 1:
+            raise ConvswapError(
+                "give one of a budget (--macs, --params, --latency), --max-drop and --plan"
+            )
+        if self.plan is not None:
+            return Plan.load(self.plan)
+        return super().goal if self.max_drop is None else Drop(self.max_drop, self.val)
+
+
+@Parameter(name="*", group="Run")
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where and how a verb runs."""
+
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+
+    threads: Count | None = None
+    """CPU threads"""
+
+    quiet: bool = False
+    """no progress"""

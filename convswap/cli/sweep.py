@@ -5,74 +5,63 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import typer
+from cyclopts import Parameter, validators
 
-from ..planning import survey
-from ..plans import Budget
-from ..results import frontier
-from ..runtimes import open_target
+from .. import plans
 from ..support.files import check_new
-from . import opening, report
+from . import console
 from . import options as o
 
 EXAMPLE = "convswap sweep timm:resnet18 --data photos/ --val val/ --points 6 --out frontier"
+Points = Annotated[int, Parameter(help="budgets to try", validator=validators.Number(gte=2))]
+Least = Annotated[
+    float,
+    Parameter(
+        help="smallest fraction of MACs to try", validator=validators.Number(gte=0.02, lte=0.9)
+    ),
+]
 
 
 def sweep(
     model: o.Model,
+    /,
+    *,
     data: o.Data,
-    out: Annotated[str, typer.Option("--out", help="folder to write")],
-    val: o.Val = None,
-    points: Annotated[int, typer.Option("--points", help="budgets to try", min=2)] = 8,
-    least: Annotated[
-        float, typer.Option("--least", help="smallest fraction of MACs to try", min=0.02, max=0.9)
-    ] = 0.15,
-    target: o.TargetName = "eager",
-    images: o.ImagesOption = 1000,
-    memory: o.Memory = None,
+    out: Annotated[str, Parameter(help="folder to write")],
+    val: o.Judges = None,
+    points: Points = 8,
+    least: Least = 0.15,
+    target: Annotated[plans.TargetName, Parameter(help="what runs the networks")] = "eager",
+    output: o.Output = None,
+    network: o.Network = o.Network(),
+    images: o.Calibration = o.Calibration(),
     seed: o.Seed = 0,
-    architecture: o.Architecture = None,
-    weights: o.Weights = None,
-    random_weights: o.RandomWeights = False,
-    model_arg: o.ModelArg = None,
-    input_size: o.InputSize = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    batch_size: o.BatchSize = 64,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
+    run: o.Run = o.Run(),
     force: o.Force = False,
-    quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
     """Convert at several budgets from one look at the layers; a table, a file and a picture."""
+    from ..planning import survey
+    from ..results import frontier
+    from ..runtimes import device_for, open_target
+    from . import opening, tables
+
     check_new(out, force, folder=True)
-    runtime = open_target(target, threads=threads, device=opening.device_for(target, device))
-    network = opening.open_network(
-        model, architecture=architecture, weights=weights, random_weights=random_weights,
-        seed=seed, model_arg=model_arg, device=device, threads=threads,
-    )  # fmt: skip
-    opening.settle_preprocess(network, data, input_size, mean, std)
-    fit, batches = opening.fit_and_batches(network, data, None, images, memory, batch_size, seed)
-    quality = opening.quality(network, val or data)
-    budgets = [Budget(macs=float(share)) for share in np.geomspace(0.9, least, points)]
-    with report.progress(quiet) as progress:
-        seen = survey(network, batches, fit=fit, seed=seed, progress=progress)
-        found = frontier.sweep(seen, batches, budgets, quality, target=runtime, progress=progress)
+    device = device_for(target, run.device)
+    runtime = open_target(target, threads=run.threads, device=device)
+    dense, batches = opening.open_calibrated(model, network, data, images, run, seed)
+    judge = opening.quality(dense, val or data, output)
+    with console.progress(run.quiet) as progress:
+        seen = survey(dense, batches, output=output, seed=seed, progress=progress)
+        found = frontier.sweep(
+            seen, batches, frontier.budgets(points, least), judge, target=runtime,
+            progress=progress,
+        )  # fmt: skip
     Path(out).mkdir(exist_ok=True)
-    frontier.save_frontier(found, out)
+    document = frontier.save_frontier(found, out)
     if as_json:
-        print((Path(out) / "frontier.json").read_text(), end="")
+        console.document(document)
     else:
-        rows = {
-            "dense" if point.plan is None else f"macs {point.macs_kept:.3f}": point.figures
-            | {"ms": point.ms, "macs": point.macs_kept * seen.dense.macs}
-            for point in found
-        }
-        report.out.print(report.comparison_table(rows))
-        best = frontier.knee(found)
-        report.out.print(
-            f"knee: {best.macs_kept:.1%} of the MACs keep {best.score:.2f} of {found[0].score:.2f}"
-        )
-    report.wrote(f"{out}/ (frontier.json, frontier.png)")
+        console.out.print(tables.frontier_table(found, seen.dense))
+        console.out.print(tables.frontier_summary(found))
+    console.wrote(f"{out}/ (frontier.json, frontier.png)")

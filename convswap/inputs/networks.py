@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..network.copies import check_finite
 from ..record import Base, Preprocess, remember
+from .hub import hub
 
 _NAME = re.compile(r"[\w.\-]+")
 _REFUSED = {"checkpoint_path", "cache_dir", "scriptable", "exportable", "weights", "progress"}
@@ -182,7 +184,8 @@ def _build(name: str, kwargs: Mapping[str, Any], pretrained: bool) -> nn.Module:
     source, _, rest = name.partition(":")
     try:
         if source == "timm":
-            return timm.create_model(rest, pretrained=pretrained, **kwargs)
+            with hub() if pretrained else nullcontext():
+                return timm.create_model(rest, pretrained=pretrained, **kwargs)
         if source == "torchvision":
             weights = "DEFAULT" if pretrained else None
             return torchvision.models.get_model(rest, weights=weights, **kwargs)

@@ -8,51 +8,58 @@ from pathlib import Path
 from torch import nn
 
 from ..artifact import WEIGHTS, save
-from ..inputs.images import open_images, training_batches
+from ..inputs.calibration import calibration_batches
+from ..inputs.images import training_batches
+from ..inputs.preprocess import settle_preprocess
 from ..network.cost import count
 from ..planning import plan
-from ..record import record_of
 from ..recovery.distill import distill
-from ..results.evaluation import quality
-from ..runtimes import TARGETS, open_target
+from ..results.evaluation import open_judges, quality
+from ..runtimes import device_for, open_target
 from ..support.files import new_file
-from ..support.progress import Progress, silent
+from ..support.progress import Note, Progress, silent, unheard
 from ..surgery.convert import convert
 from ..timing import measure
 from .recipe import Recipe
 
 
 def run(
-    recipe: Recipe, dense: nn.Module, folder: Path, *, progress: Progress = silent
+    recipe: Recipe,
+    dense: nn.Module,
+    folder: Path,
+    *,
+    progress: Progress = silent,
+    note: Note = unheard,
 ) -> dict[str, dict[str, float]]:
     """Do what a recipe says to a network, and measure every stage.
 
     Writes `plan.json`, the artifacts `converted` and `recovered`, and `report.json`.
 
     Args:
-        dense: the network, opened, with its preprocessing settled (`record_of`).
+        dense: the network, opened.
         folder: written to; created if need be.
+        note: told what had to be assumed, and about images that were left out.
 
     Returns:
         For `dense`, `converted` and (with a `distill` section) `recovered`: quality on the test
         images, MACs, parameters, bytes (of the weights file, for what was written),
         milliseconds per image on the recipe's target.
     """
-    preprocess, sources, seed = record_of(dense).preprocess, recipe.data, recipe.seed
-    device = next(dense.parameters()).device
-    calibration = open_images(sources.calibration, preprocess)
-    batches = [
-        tuple(item.to(device) for item in batch)
-        for batch in calibration.batches(sources.batch_size, count=sources.images, seed=seed)
-    ]
-    networks = {"dense": dense}
-    target = open_target(
-        recipe.target.name, threads=recipe.target.threads,
-        device="cpu" if TARGETS[recipe.target.name].cpu_only else str(device),
+    sources, seed = recipe.data, recipe.seed
+    device = device_for(recipe.target.name, str(next(dense.parameters()).device))
+    target = open_target(recipe.target.name, threads=recipe.target.threads, device=device)
+    preprocess = settle_preprocess(
+        dense, sources.calibration, input_size=sources.input_size, mean=sources.mean,
+        std=sources.std, note=note,
     )  # fmt: skip
+    batches = calibration_batches(
+        dense, sources.calibration, count=sources.images, batch_size=sources.batch_size,
+        seed=seed, note=note,
+    )  # fmt: skip
+    networks = {"dense": dense}
     chosen = plan(
-        dense, batches, recipe.budget, fit=recipe.fit, target=target, batch=recipe.target.batch,
-        seed=seed, progress=progress,
+        dense, batches, recipe.budget, fit=recipe.fit, output=recipe.output, target=target,
+        batch=recipe.target.batch, seed=seed, progress=progress,
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     chosen.save(folder / "plan.json")
@@ -69,8 +76,11 @@ def run(
         )  # fmt: skip
         save(networks["recovered"], folder / "recovered", force=True)
         checkpoint.unlink(missing_ok=True)
-    test = open_images(sources.test or sources.calibration, preprocess, held_out=True)
-    rows = {name: quality(network, dense, test, progress) for name, network in networks.items()}
+    test = open_judges(dense, sources.test or sources.calibration, note)
+    rows = {
+        name: quality(network, dense, test, chosen.output, progress)
+        for name, network in networks.items()
+    }
     batch = recipe.target.batch
     times = measure(networks, preprocess.input_size, batch=batch, target=target, progress=progress)
     for name, network in networks.items():

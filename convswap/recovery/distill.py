@@ -20,7 +20,7 @@ from ..network.calls import Batch, read_batch
 from ..network.copies import deep_copy
 from ..network.outputs import Reference, divergence, kl, output_kind, tensors
 from ..plans import Kind
-from ..record import record_of
+from ..record import planned_output, record_of
 from ..support.files import new_file
 from ..support.progress import Progress, silent
 
@@ -101,6 +101,7 @@ def distill(
         lr: of AdamW; the first twentieth of the steps warms up to it.
         temperature: of the softmax, for classifiers.
         hint: weight of the squared error at replaced layers, beside the loss on the output.
+        output: `logits` or `values`; default: what the plan says, else found out from the teacher.
         judges: batches to judge every epoch by, better not among those trained on; default:
             the first few of `batches`.
         checkpoint: file to keep the state in after every epoch, and to resume from.
@@ -115,7 +116,7 @@ def distill(
     judges = [read_batch(teacher, batch) for batch in [*judges] or islice(batches, JUDGES)]
     if not judges:
         raise DataError("no images to distil on")
-    kind = output or output_kind(teacher, judges)
+    kind = output or planned_output(student) or output_kind(teacher, judges)
     reference = Reference(teacher, judges, kind)
     sites = [choice.site for plan in record_of(student).plans[-1:] for choice in plan.choices]
     task = RecoveryTask(

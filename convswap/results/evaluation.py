@@ -9,21 +9,47 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..inputs.images import Images
+from ..inputs.images import Images, open_images
 from ..network.calls import read_batch
 from ..network.outputs import kl, output_kind, tensors
 from ..plans import Kind
-from ..support.progress import Progress, silent
+from ..record import record_of
+from ..support.progress import Note, Progress, silent, unheard
+
+
+def open_judges(model: nn.Module, source: str, note: Note = unheard) -> Images:
+    """Images to judge a network by, never used to train or fit where the source keeps such apart.
+
+    Args:
+        model: with its preprocessing settled.
+        source: as for `open_images`.
+        note: told if there are fewer classes of images than the network has.
+    """
+    images = open_images(source, record_of(model).preprocess, held_out=True)
+    folders, classes = len(images.classes or ()), getattr(model, "num_classes", None)
+    if isinstance(classes, int) and 0 < folders < classes:
+        note(
+            f"{source} has {folders} classes, the network {classes}: taken for its first {folders}"
+        )
+    return images
 
 
 def quality(
-    model: nn.Module, reference: nn.Module, images: Images, progress: Progress = silent
+    model: nn.Module,
+    reference: nn.Module,
+    images: Images,
+    output: Kind | None = None,
+    progress: Progress = silent,
 ) -> dict[str, float]:
-    """`accuracy` where images are labelled, else `fidelity` to the reference."""
+    """`accuracy` where images are labelled, else `fidelity` to the reference.
+
+    Args:
+        output: what the networks put out; found out from the reference where not given.
+    """
     batches = images.batches(128)
     if images.classes:
         return accuracy(model, batches, progress)
-    kind = output_kind(reference, [read_batch(reference, next(iter(batches)))])
+    kind = output or output_kind(reference, [read_batch(reference, next(iter(batches)))])
     return fidelity(model, reference, batches, kind, progress)
 
 

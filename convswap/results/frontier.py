@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor, nn
 
 from ..errors import BudgetError, ConvswapError
@@ -149,8 +150,13 @@ def knee(points: Sequence[Point]) -> Point:
     return max(points, key=above)
 
 
-def save_frontier(points: Sequence[Point], folder: str | Path) -> None:
-    """Write `frontier.json` and the picture `frontier.png` into a folder."""
+def budgets(points: int, least: float) -> list[Budget]:
+    """So many budgets of multiply-adds, evenly apart as ratios, from 0.9 down to `least`."""
+    return [Budget(macs=float(share)) for share in np.geomspace(0.9, least, points)]
+
+
+def save_frontier(points: Sequence[Point], folder: str | Path) -> list[dict[str, object]]:
+    """Write `frontier.json` and the picture `frontier.png` into a folder; what the first holds."""
     rows = [
         asdict(point) | {"plan": point.plan and point.plan.model_dump(mode="json")}
         for point in points
@@ -158,3 +164,4 @@ def save_frontier(points: Sequence[Point], folder: str | Path) -> None:
     with new_file(Path(folder) / "frontier.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     pictures.draw_frontier(points, knee(points), Path(folder) / "frontier.png")
+    return rows

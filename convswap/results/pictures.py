@@ -13,6 +13,7 @@ from ..errors import ConvswapError
 from ..support.files import new_file
 
 if TYPE_CHECKING:
+    from ..timing.layer_times import LayerTime
     from .frontier import Point
 
 
@@ -47,15 +48,25 @@ def draw_frontier(points: Sequence[Point], knee: Point, path: str | Path) -> Non
         figure.savefig(temporary, dpi=120)
 
 
-def draw_times(
-    bars: Mapping[str, Sequence[float]], groups: Sequence[str], path: str | Path
+def draw_comparison(
+    rows: Mapping[str, Mapping[str, float]],
+    layers: Sequence[LayerTime],
+    target: str,
+    path: str | Path,
 ) -> None:
-    """Write a picture of times side by side.
+    """Write a picture of times side by side: of the layers, where they were measured, else of
+    the networks.
 
     Args:
-        bars: what is compared -> milliseconds, one per group.
-        groups: names below the bars.
+        rows: the original network and the converted one, as `compare` gives them.
+        target: name of what ran them.
     """
+    dense, small = rows
+    if layers:
+        groups = [layer.site for layer in layers]
+        bars = {dense: [t.ms_dense for t in layers], small: [t.ms for t in layers]}
+    else:
+        groups, bars = [target], {name: [row["ms"]] for name, row in rows.items()}
     figure = Figure(figsize=(max(4, 0.35 * len(groups) * len(bars)), 4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(bars)

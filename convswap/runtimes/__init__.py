@@ -20,7 +20,7 @@ from .onnx_runtime import OnnxRuntime
 from .openvino import OpenVino
 from .target import Runner, Target
 
-__all__ = ["TARGETS", "Runner", "Target", "open_target", "running", "target_of"]
+__all__ = ["TARGETS", "Runner", "Target", "device_for", "open_target", "running", "target_of"]
 
 TARGETS: dict[str, type[Target]] = {
     target.name: target for target in (Eager, Compiled, OnnxRuntime, OpenVino)
@@ -46,6 +46,11 @@ def open_target(
             f"{dtype} is not a floating-point type", do="say float32, float16 or bfloat16"
         )
     return TARGETS[name](threads or torch.get_num_threads(), device, dtype)
+
+
+def device_for(name: str, device: str) -> str:
+    """Where a target runs what is fitted on a device."""
+    return "cpu" if name in TARGETS and TARGETS[name].cpu_only else device
 
 
 def target_of(model: nn.Module) -> Target:

@@ -1,4 +1,4 @@
-"""How long steps report: a plain callback, so that only the command line draws."""
+"""How long steps report: plain callbacks, so that only the command line draws and prints."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from collections.abc import Callable
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
 
+Note = Callable[[str], None]
+"""Called with one line that the person should know, such as what had to be assumed."""
+
 
 def silent(what: str, done: int, total: int) -> None:
     """Report nothing."""
+
+
+def unheard(text: str) -> None:
+    """Tell nobody."""

@@ -77,7 +77,8 @@ class _Resident:
 
     def start(self) -> None:
         self.now()
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is what is resident now
+        # what is resident now becomes the peak
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
     def peak(self) -> int:
         return self._field("VmHWM")

@@ -1,69 +1,18 @@
-"""What people see: tables and progress. Results go to stdout, everything else to stderr."""
+"""Tables of what was found, for people; they name layers, figures and units."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from ..forms import FORMS
 from ..network.sites import Site
 from ..plans import Cost, Plan
-from ..support.progress import Progress as Callback
-from ..support.progress import silent
+from ..results.frontier import Point, knee
+from ..runtimes import Target
 from ..timing.layer_times import LayerTime
-
-out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True, highlight=False, markup=False)
-
-
-@contextmanager
-def progress(quiet: bool = False) -> Iterator[Callback]:
-    """A progress callback that draws one bar per step, with an estimate of the time left."""
-    if quiet:
-        yield silent
-        return
-    if not err.is_terminal:
-        yield _line_per_step
-        return
-    bars = Progress(
-        TextColumn("{task.description:>11}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-    )
-    with bars:
-        tasks: dict[str, int] = {}
-
-        def callback(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total or None)
-            bars.update(tasks[what], completed=done, total=total or None)
-
-        yield callback
-
-
-def _line_per_step(what: str, done: int, total: int) -> None:
-    """Progress for a log: one line for each quarter of a step."""
-    if done == total or (done and total and 4 * done // total > 4 * (done - 1) // total):
-        note(f"{what}: {done} of {total} done")
-
-
-def note(text: str) -> None:
-    """One line for the person, on stderr."""
-    err.print(text, soft_wrap=True)
-
-
-def wrote(path: object) -> None:
-    """Say what was written and where."""
-    note(f"wrote {path}")
 
 
 def sites_table(sites: Sequence[Site], total: Cost) -> Table:
@@ -88,6 +37,17 @@ def sites_table(sites: Sequence[Site], total: Cost) -> Table:
             else " ".join(site.forms),
         )
     return table
+
+
+def sites_summary(sites: Sequence[Site], total: Cost, size: tuple[int, int, int]) -> str:
+    """How much of the network can be replaced."""
+    replaceable = [site for site in sites if not site.reason]
+    share = sum(site.cost.macs for site in replaceable) / max(total.macs, 1)
+    return (
+        f"{len(replaceable)} of {len(sites)} convolutions can be replaced, {share:.1%} of "
+        f"{quantity(total.macs)} MACs at {'x'.join(map(str, size))}; "
+        f"{quantity(total.params)} parameters"
+    )
 
 
 def plan_table(plan: Plan) -> Table:
@@ -163,7 +123,7 @@ def layer_times_table(times: Sequence[LayerTime]) -> Table:
     return table
 
 
-def comparison_table(rows: dict[str, dict[str, float]]) -> Table:
+def comparison_table(rows: Mapping[str, Mapping[str, float]]) -> Table:
     """Networks side by side: one row each, one column per figure that any of them has."""
     columns = {
         "top1": ("top-1 %", lambda v: f"{v:.2f}"),
@@ -189,6 +149,32 @@ def comparison_table(rows: dict[str, dict[str, float]]) -> Table:
             *(columns[key][1](row[key]) if row.get(key) is not None else "-" for key in shown),
         )
     return table
+
+
+def speed_summary(rows: Mapping[str, Mapping[str, float]], target: Target, batch: int) -> str:
+    """How the second of two networks compares with the first."""
+    dense, small = (row["ms"] for row in rows.values())
+    return (
+        f"{small / dense:.3f} of the time, {dense / small:.2f}x the speed "
+        f"({target.name}, threads {target.threads}, batch {batch}, {target.dtype})"
+    )
+
+
+def frontier_table(points: Sequence[Point], dense: Cost) -> Table:
+    """The networks of a frontier, the dense one first."""
+    return comparison_table(
+        {
+            "dense" if point.plan is None else f"macs {point.macs_kept:.3f}": point.figures
+            | {"ms": point.ms, "macs": point.macs_kept * dense.macs}
+            for point in points
+        }
+    )
+
+
+def frontier_summary(points: Sequence[Point]) -> str:
+    """Where the frontier bends."""
+    best = knee(points)
+    return f"knee: {best.macs_kept:.1%} of the MACs keep {best.score:.2f} of {points[0].score:.2f}"
 
 
 def quantity(count: float) -> str:

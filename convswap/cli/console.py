@@ -1,0 +1,66 @@
+"""Where words go: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..support.progress import Progress as Callback
+from ..support.progress import silent
+
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
+err = Console(stderr=True, highlight=False, markup=False)
+
+
+def note(text: str) -> None:
+    """One line for the person, on stderr."""
+    err.print(text, soft_wrap=True)
+
+
+def wrote(path: object) -> None:
+    """Say what was written and where."""
+    note(f"wrote {path}")
+
+
+def document(content: object) -> None:
+    """One JSON document, on stdout."""
+    print(json.dumps(content))
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Callback]:
+    """A progress callback that draws one bar per step, with an estimate of the time left."""
+    if quiet:
+        yield silent
+        return
+    if not err.is_terminal:
+        yield _line_per_step
+        return
+    bars = Progress(
+        TextColumn("{task.description:>11}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+    with bars:
+        tasks: dict[str, int] = {}
+
+        def callback(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total or None)
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        yield callback
+
+
+def _line_per_step(what: str, done: int, total: int) -> None:
+    """Progress for a log: one line for each quarter of a step."""
+    if done == total or (done and total and 4 * done // total > 4 * (done - 1) // total):
+        note(f"{what}: {done} of {total} done")

@@ -1,0 +1,84 @@
+"""The images that layers are fitted to: how many there is memory for, and the batches of them."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..errors import ConvswapError
+from ..network.memory import free_bytes, in_flight_bytes
+from ..plans import Fit
+from ..record import record_of
+from ..support.progress import Note, unheard
+from .images import open_images
+
+
+def calibration_batches(
+    model: nn.Module,
+    source: str | None,
+    *,
+    count: int = 1000,
+    batch_size: int = 64,
+    memory: float | None = None,
+    seed: int = 0,
+    note: Note = unheard,
+) -> list[tuple[Tensor, ...]]:
+    """Batches to fit a network's layers to, on its device; none without a source.
+
+    Args:
+        model: with its preprocessing settled.
+        source: as for `open_images`.
+        count: how many images to draw, by `seed`; fewer where there is no memory for so many.
+        memory: GiB that images in flight may take; default: half of what is free.
+        note: told about images that were left out.
+
+    Raises:
+        DataError: the images cannot be read.
+        ConvswapError: there is no memory for one image.
+    """
+    if source is None:
+        return []
+    images = open_images(source, record_of(model).preprocess)
+    count = within_memory(model, min(count, len(images)), memory, note)
+    device = next(model.parameters()).device
+    batches = [
+        tuple(item.to(device) for item in batch)
+        for batch in images.batches(batch_size, count=count, seed=seed)
+    ]
+    if images.skipped:
+        note(f"skipped {images.skipped} unreadable images of {source}")
+    return batches
+
+
+def settle_fit(asked: Fit | None, source: str | None) -> Fit:
+    """How to fit: as asked, else as well as it can be done with the images there are.
+
+    Raises:
+        ConvswapError: what was asked needs images, and there are none.
+    """
+    fit = asked or ("corrected" if source else "weight")
+    if source is None and fit != "weight":
+        raise ConvswapError(f"--fit {fit} needs images", do="add --data, or --fit weight")
+    return fit
+
+
+def within_memory(
+    model: nn.Module, count: int, memory: float | None = None, note: Note = unheard
+) -> int:
+    """As many of `count` images as can be in flight at once; arguments as above."""
+    each = 2 * in_flight_bytes(model, record_of(model).preprocess.input_size)
+    free = free_bytes(next(model.parameters()).device)
+    if memory is None and free is None:
+        return count
+    limit = free / 2 if memory is None else memory * 2**30
+    fits = int(limit // each)
+    if not fits:
+        raise ConvswapError(
+            f"--memory {limit / 2**30:.2g} is too little: one image takes {each / 2**30:.2g} GiB",
+            do="allow more, or use a smaller --input-size",
+        )
+    if fits < count:
+        note(
+            f"{fits} images in place of {count}: more would hold over {limit / 2**30:.3g} GiB "
+            "(--memory)"
+        )
+    return min(fits, count)

@@ -1,0 +1,82 @@
+"""How images become inputs of a network: settled once, before anything runs."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+from torch import nn
+
+from ..errors import ConvswapError, problems
+from ..record import Preprocess, record_of, remember
+from ..support.progress import Note, unheard
+from .images import native_size
+from .networks import input_channels
+
+
+def settle_preprocess(
+    model: nn.Module,
+    source: str | None = None,
+    *,
+    input_size: tuple[int, ...] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    note: Note = unheard,
+) -> Preprocess:
+    """What is said, else what the network says, else what fits; the network remembers it.
+
+    Args:
+        source: the images that will be read, whose own size is taken where nothing is known.
+        input_size: `(channels, height, width)`.
+        mean, std: one number, or one per channel.
+        note: told what had to be assumed.
+
+    Raises:
+        ConvswapError: what was said does not fit the network, or no input can be like that.
+    """
+    channels = input_channels(model)
+    if input_size and input_size[0] != channels:
+        raise ConvswapError(
+            f"the input size {','.join(map(str, input_size))} has {input_size[0]} channels, "
+            f"the network takes {channels}"
+        )
+    known = record_of(model).preprocess or _assumed(
+        model, source, input_size=input_size, mean=mean, std=std, note=note
+    )
+    said: dict[str, object] = {"input_size": input_size} if input_size else {}
+    channels = (input_size or known.input_size)[0]
+    for name, values in (("mean", mean), ("std", std)):
+        if values:
+            said[name] = _per_channel(name, values, channels)
+    try:
+        preprocess = Preprocess.model_validate(known.model_dump() | said)
+    except ValidationError as error:
+        raise ConvswapError(f"impossible input: {problems(error)}") from None
+    remember(model, preprocess=preprocess)
+    return preprocess
+
+
+def _assumed(
+    model: nn.Module, source: str | None, *, note: Note, **said: tuple[float, ...] | None
+) -> Preprocess:
+    """Preprocessing of a network that says nothing of it: what was not `said` is noted."""
+    channels, plans = input_channels(model), record_of(model).plans
+    sure = said["input_size"] or plans
+    native = native_size(source, channels) if source and not sure else None
+    size = plans[-1].input_size if plans else native or (channels, 224, 224)
+    gray = {"mean": (0.5,), "std": (0.5,)} if channels == 1 else {}
+    assumed = Preprocess(input_size=size, **gray)
+    parts = [] if sure else [f"input size {'x'.join(map(str, size))}"]
+    if source:
+        parts += [f"{name} {getattr(assumed, name)}" for name in ("mean", "std") if not said[name]]
+    if parts:
+        options = "--input-size, --mean, --std" if source else "--input-size"
+        note(f"assumed {', '.join(parts)}: say otherwise with {options}")
+    return assumed
+
+
+def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(values) not in (1, channels):
+        raise ConvswapError(
+            f"{name} takes one number, or {channels}, one per channel, "
+            f"not {','.join(f'{value:g}' for value in values)}"
+        )
+    return values * channels if len(values) == 1 else values

@@ -1,0 +1,55 @@
+"""What to reach, whichever way it was said: a budget, the most quality to lose, or a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from ..planning import plan, survey
+from ..plans import Budget, Drop, Fit, Goal, Kind
+from ..runtimes import Target
+from ..support.progress import Progress, silent
+from ..surgery.convert import convert
+from .frontier import Quality, smallest_within
+
+
+def reach(
+    model: nn.Module,
+    goal: Goal,
+    batches: Iterable[Tensor | tuple],
+    *,
+    fit: Fit,
+    output: Kind | None = None,
+    input_size: tuple[int, int, int] | None = None,
+    target: Target | None = None,
+    batch: int = 1,
+    quality: Quality | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> nn.Module:
+    """A converted copy of a network that reaches a goal; its record holds the plan.
+
+    Args:
+        quality: what a `Drop` is judged by; not needed for other goals.
+        batches, fit, output, input_size, target, batch, seed: as for `plan`.
+
+    Raises:
+        BudgetError, ConversionError, PlanError: as for `plan` and `convert`.
+        ConvswapError: every conversion loses more than is allowed.
+    """
+    if isinstance(goal, Drop):
+        seen = survey(
+            model, batches, fit=fit, output=output, input_size=input_size, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+        small, _ = smallest_within(seen, batches, goal.points, quality, progress=progress)
+        return small
+    if isinstance(goal, Budget):
+        chosen = plan(
+            model, batches, goal, fit=fit, output=output, input_size=input_size, target=target,
+            batch=batch, seed=seed, progress=progress,
+        )  # fmt: skip
+    else:
+        chosen = goal.model_copy(update={"fit": fit, "output": output or goal.output})
+    return convert(model, chosen, batches, progress=progress)
