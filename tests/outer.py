@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-import typer
+from cyclopts import App
 from helpers import plan_for
 from PIL import Image
 from safetensors.torch import save_file
@@ -29,6 +29,17 @@ BENCH = REPOSITORY.parent / "shared" / "bench"
 CLASSES = ("ant", "bee", "cat", "dog")
 SIZE = 16  # pixels of the images below
 NARROW = {"channels": [8, 8, 16, 16], "stem_width": 8, "num_classes": 4}  # for timm:resnet18
+
+USER = ("model.py:build", "--weights", "weights.safetensors")
+RECIPE = """# A tiny job.
+version: 1
+model: {weights: weights.safetensors}
+data: {calibration: data, images: 24, batch_size: 8, input_size: [3, 16, 16]}
+budget: {macs: 0.5}
+distill: {epochs: 1, batch_size: 8}
+"""
+WIDE = ("model.py:build", "--model-arg", "width=128", "--input-size", "3,32,32", "--fit", "weight",
+        "--threads", 1, "--latency", "0.8", "--target", "eager")  # fmt: skip
 
 SOURCE = '''"""What a user might have: plain code in a plain file."""
 
@@ -134,18 +145,27 @@ def fail(*arguments: object, code: int = 2) -> str:
     return last
 
 
-def commands() -> dict[str, Any]:
+def commands(app: App = cli.app, words: tuple[str, ...] = ()) -> dict[str, App]:
     """Every command of the live table, by the words that call it."""
-    found = {}
+    children = {name: app[name] for name in app if not name.startswith("-")}
+    if not children:
+        return {" ".join(words): app}
+    return {
+        called: command
+        for name, child in children.items()
+        for called, command in commands(child, (*words, name)).items()
+    }
 
-    def visit(words: tuple[str, ...], command: Any) -> None:
-        for name, child in getattr(command, "commands", {}).items():
-            visit((*words, name), child)
-        if words and not hasattr(command, "commands"):
-            found[" ".join(words)] = command
 
-    visit((), typer.main.get_command(cli.app))
-    return found
+def options(command: App) -> set[str]:
+    """Every option of a command."""
+    names = [name for option in command.assemble_argument_collection() for name in option.names]
+    return {name for name in names if name.startswith("--")}
+
+
+def parsed(arguments: Sequence[str]) -> object:
+    """The function that a command line, all of it understood, would call."""
+    return cli.app.parse_args(arguments, exit_on_error=False, print_error=False)[0]
 
 
 def write_images(
@@ -212,6 +232,14 @@ def narrow_resnet() -> nn.Module:
     """A small ResNet of timm's, opened by name."""
     model = open_model("timm:resnet18", random_weights=True, kwargs=NARROW)
     return remember(model, preprocess=Preprocess(input_size=(3, 32, 32)))
+
+
+def write_plan(site: str, form: str, rank: int) -> str:
+    """A plan with one choice, made of the `plan.json` in the working directory; its file."""
+    plan = json.loads(Path("plan.json").read_text())
+    plan["choices"] = [{"site": site, "form": form, "rank": rank}]
+    Path("written.json").write_text(json.dumps(plan))
+    return "written.json"
 
 
 def tree(folder: Path) -> dict[str, bytes]:

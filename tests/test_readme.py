@@ -6,11 +6,11 @@ import re
 import shlex
 
 import pytest
-from outer import REPOSITORY, commands, succeed, write_images
+from outer import REPOSITORY, commands, options, parsed, succeed, write_images
 
 from convswap.recipe import recipe
 
-README = (REPOSITORY / "README.md").read_text()
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 
 
@@ -44,12 +44,11 @@ def test_every_command_line_parses():
         arguments = shlex.split(line)[1:]
         words = next((n for n in (2, 1) if " ".join(arguments[:n]) in table), None)
         assert words, f"no such command: {line}"
-        command = table[" ".join(arguments[:words])]
-        command.make_context(line, arguments[words:])
+        assert parsed(arguments) is table[" ".join(arguments[:words])].default_command
 
 
 def test_every_option_named_is_one_of_some_command():
-    known = {name for command in commands().values() for p in command.params for name in p.opts}
+    known = {name for command in commands().values() for name in options(command)}
     prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     named = set(re.findall(r"`(--[a-z][a-z0-9-]+)", prose))
     assert named <= known | {"--help"}

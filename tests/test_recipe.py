@@ -122,7 +122,7 @@ def test_an_override_that_makes_no_sense_is_refused(override, minimal):
     (("macs: 0.5", "latency: 0"), "budget.latency"),
     (("macs: 0.5", "latency: 1.5"), "budget.latency"),
     (("version: 1", "target: {name: gpu}\nversion: 1"),
-     "target.name: must be one of eager, compile"),
+     "target.name: input should be 'eager', 'compile'"),
     (("version: 1", "target: {nmae: eager}\nversion: 1"),
      "unknown key target.nmae (did you mean name?)"),
     (("version: 1", "target: {batch: 0}\nversion: 1"), "target.batch"),

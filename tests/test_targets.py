@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from collections import Counter
+from typing import get_args
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from convswap import ConvswapError, open_target
 from convswap.errors import TargetError
 from convswap.network.outputs import tensors
 from convswap.network.replace import blank
-from convswap.runtimes import TARGETS, running
+from convswap.plans import TargetName
+from convswap.runtimes import TARGETS, device_for, running
 from convswap.runtimes.export import onnx_graph
 from convswap.runtimes.onnx_graphs import OnnxGraphs
 
@@ -338,3 +340,14 @@ def test_what_a_runtime_raises_names_the_target_and_what_it_ran():
     wanted = r"^target eager cannot run layer stem: no such kernel$"
     with pytest.raises(TargetError, match=wanted), running(open_target("eager"), "layer stem"):
         raise RuntimeError("no such kernel\nand a long trace")
+
+
+@pytest.mark.parametrize(("target", "device"), [
+    ("eager", "cuda"), ("compile", "cuda"), ("onnxruntime", "cpu"), ("openvino", "cpu"),
+])  # fmt: skip
+def test_what_is_fitted_on_a_gpu_is_timed_where_the_target_runs(target, device):
+    assert device_for(target, "cuda") == device
+
+
+def test_the_names_in_help_are_those_of_the_targets():
+    assert get_args(TargetName) == tuple(TARGETS)

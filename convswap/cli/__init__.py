@@ -36,7 +36,7 @@ app.command(recipes.app)
 def main() -> None:
     """The console script: expected failures are one line on stderr and an exit code."""
     try:
-        app(exit_on_error=False, print_error=False)
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
     except ConvswapError as error:
         note(f"error: {error}")
         sys.exit(error.exit_code)

@@ -8,13 +8,13 @@ from rich.console import Console
 from torch import nn
 
 from convswap import count, find_sites
-from convswap.cli import report
+from convswap.cli import console, tables
 
 
 def text_of(table: object, width: int = 120) -> str:
-    console = Console(width=width, record=True, force_terminal=False)
-    with console.capture() as capture:
-        console.print(table)
+    paper = Console(width=width, record=True, force_terminal=False)
+    with paper.capture() as capture:
+        paper.print(table)
     return capture.get()
 
 
@@ -23,12 +23,12 @@ def text_of(table: object, width: int = 120) -> str:
     (999_999, "1.00 M"), (999_600_000, "1.00 G"), (1234, "1.23 k"),
 ])  # fmt: skip
 def test_quantity_has_three_digits_and_a_suffix(number, text):
-    assert report.quantity(number) == text
+    assert tables.quantity(number) == text
 
 
 def test_results_go_to_stdout_and_notes_to_stderr(capsys):
-    report.out.print("a result")
-    report.note("a note")
+    console.out.print("a result")
+    console.note("a note")
     captured = capsys.readouterr()
     assert captured.out == "a result\n"
     assert captured.err == "a note\n"
@@ -36,24 +36,24 @@ def test_results_go_to_stdout_and_notes_to_stderr(capsys):
 
 @pytest.mark.parametrize("text", ["pip install 'convswap[onnx]'", "[bold]", "[/]", "a [1, 2] b"])
 def test_brackets_in_a_note_are_text(text, capsys):
-    report.note(text)
+    console.note(text)
     assert capsys.readouterr().err == f"{text}\n"
 
 
 def test_a_note_is_one_line_however_long(capsys):
-    report.note("word " * 60)
+    console.note("word " * 60)
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_quiet_progress_writes_nothing(capsys):
-    with report.progress(quiet=True) as progress:
+    with console.progress(quiet=True) as progress:
         progress("fit", 1, 2)
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
 
 
 def test_a_log_has_a_line_for_each_quarter_of_a_step(capsys):
-    with report.progress() as progress:
+    with console.progress() as progress:
         for done in range(41):
             progress("fit", done, 40)
         progress("evaluate", 3, 0)
@@ -62,7 +62,7 @@ def test_a_log_has_a_line_for_each_quarter_of_a_step(capsys):
 
 
 def test_progress_never_writes_to_stdout(capsys):
-    with report.progress() as progress:
+    with console.progress() as progress:
         progress("fit", 1, 2)
         progress("fit", 2, 2)
         progress("evaluate", 3, 0)
@@ -72,7 +72,7 @@ def test_progress_never_writes_to_stdout(capsys):
 def test_comparison_has_a_row_per_network_and_a_column_per_figure():
     rows = {"dense": {"top1": 91.25, "macs": 40_600_000, "bytes": 1_234_567},
             "small": {"top1": 90.5, "macs": 20_300_000, "bytes": 654_321, "ms": 1.5}}  # fmt: skip
-    header, dense, small = text_of(report.comparison_table(rows)).splitlines()
+    header, dense, small = text_of(tables.comparison_table(rows)).splitlines()
     assert header.split() == ["top-1", "%", "MACs", "size", "ms", "/", "image"]
     assert dense.split() == ["dense", "91.25", "40.6", "M", "1.23", "MB", "-"]
     assert small.split() == ["small", "90.50", "20.3", "M", "0.65", "MB", "1.50"]
@@ -81,22 +81,22 @@ def test_comparison_has_a_row_per_network_and_a_column_per_figure():
 def test_comparison_of_outputs_fits_a_terminal_and_keeps_the_names():
     figures = {"r2": 0.5, "psnr": 30.0, "kl": 0.1, "agreement": 99.0, "macs": 20_300_000,
                "params": 1_000_000, "bytes": 4_000_000, "images": 5000}  # fmt: skip
-    assert "r18-half" in text_of(report.comparison_table({"r18-half": figures}), width=80)
+    assert "r18-half" in text_of(tables.comparison_table({"r18-half": figures}), width=80)
 
 
 def test_comparison_shows_equal_outputs():
-    row = text_of(report.comparison_table({"same": {"r2": 1.0, "psnr": float("inf")}}))
+    row = text_of(tables.comparison_table({"same": {"r2": 1.0, "psnr": float("inf")}}))
     assert row.split()[-3:] == ["same", "1.0000", "inf"]
 
 
 def test_brackets_in_the_name_of_a_network_are_text():
-    assert "out[dim]" in text_of(report.comparison_table({"out[dim]": {"top1": 1.0}}))
+    assert "out[dim]" in text_of(tables.comparison_table({"out[dim]": {"top1": 1.0}}))
 
 
 def test_sites_are_listed_with_a_reason_or_with_their_forms():
     model, size = tiny("grouped")
     sites, _ = find_sites(model, size)
-    text = text_of(report.sites_table(sites, count(model, size)))
+    text = text_of(tables.sites_table(sites, count(model, size)))
     lines = {line.split()[0]: line for line in text.splitlines()[1:]}
     assert "all" in lines["stem"].split()
     assert "already grouped" in lines["grouped"]
@@ -108,7 +108,7 @@ def test_layer_names_of_real_depth_are_readable_in_a_terminal():
     sites, _ = find_sites(model, size)
     deep = [type(s)(**vars(s) | {"path": f"layer{i}.0.downsample.conv{i}"})
             for i, s in enumerate(sites)]  # fmt: skip
-    text = text_of(report.sites_table(deep, count(model, size)), width=80)
+    text = text_of(tables.sites_table(deep, count(model, size)), width=80)
     assert all(site.path in text for site in deep)
 
 
@@ -116,20 +116,20 @@ def test_a_plan_is_shown_choice_by_choice():
     model, size = tiny("residual")
     plan = plan_for(model, size, {"first": ("tucker", (2, 3)), "second": ("channel", 2)})
     plan = priced(plan, model, size)
-    lines = text_of(report.plan_table(plan)).splitlines()
+    lines = text_of(tables.plan_table(plan)).splitlines()
     assert lines[1].split()[:4] == ["first", "tucker", "2,", "3"]
     assert lines[2].split()[:3] == ["second", "channel", "2"]
-    assert report.plan_summary(plan).startswith("2 layers converted: MACs ")
+    assert tables.plan_summary(plan).startswith("2 layers converted: MACs ")
 
 
 def test_a_plan_of_one_layer_is_spelled_in_the_singular():
     model, size = tiny("residual")
     plan = plan_for(model, size, {"second": ("channel", 2)})
-    assert report.plan_summary(plan).startswith("1 layer converted")
+    assert tables.plan_summary(plan).startswith("1 layer converted")
 
 
 @pytest.mark.parametrize(("stride", "shown"), [(1, "8x3x3x3 "), (2, "3x3 /2 "), ((2, 1), "/2x1 ")])
 def test_strides_are_shown_along_both_axes_where_they_differ(stride, shown):
     model = nn.Sequential(nn.Conv2d(3, 8, 3, stride, padding=1)).eval()
     sites, _ = find_sites(model, (3, 8, 8))
-    assert shown in text_of(report.sites_table(sites, count(model, (3, 8, 8))))
+    assert shown in text_of(tables.sites_table(sites, count(model, (3, 8, 8))))

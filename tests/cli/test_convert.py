@@ -1,0 +1,98 @@
+"""convswap convert."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from outer import SIZE, USER, WIDE, fail, names, succeed, tree, write_plan
+
+from convswap import load, open_model, record_of
+
+
+def test_convert_by_a_budget_writes_an_artifact(here):
+    done = succeed("convert", *USER, "--data", "data", "--params", "0.7", "--out", "o")
+    assert "layers converted" in done.out or "layer converted" in done.out
+    assert names("o") == ["convswap.json", "model.safetensors"]
+    small = load("o", open_model("model.py:build"))
+    counted = sum(p.numel() for p in small.parameters())
+    assert counted <= 0.7 * sum(p.numel() for p in open_model("model.py:build").parameters())
+
+
+def test_convert_without_images_fits_to_the_weights(here):
+    done = succeed("convert", *USER, "--macs", "0.5", "--input-size", "3,16,16", "--out", "o",
+                   "--json")  # fmt: skip
+    assert done.document["plan"]["fit"] == "weight"
+
+
+def test_convert_again_with_the_same_seed_gives_the_same_file(here):
+    for out in ("a", "b"):
+        succeed("convert", *USER, "--data", "data", "--macs", "0.5", "--images", "24", "--seed",
+                "3", "--out", out)  # fmt: skip
+    assert tree(here / "a") == tree(here / "b")
+
+
+def test_convert_of_an_artifact_adds_awrite_plan(here):
+    done = succeed("convert", "art", "--model", "model.py:build", "--data", "data", "--macs", "0.9",
+                   "--out", "o", "--json")  # fmt: skip
+    record = json.loads(Path("o/convswap.json").read_text())["record"]
+    assert len(record["plans"]) == 2
+    assert record["plans"][1] == done.document["plan"]
+
+
+def test_convert_of_a_timm_model_needs_no_code_afterwards(here):
+    plan = write_plan("layer1.0.conv1", "spatial", 2)
+    succeed("convert", "timm:resnet18", "--random-weights", "--model-arg", "channels=[8,8,16,16]",
+            "--model-arg", "num_classes=4", "--input-size", "3,32,32", "--plan", plan,
+            "--fit", "weight", "--out", "o")  # fmt: skip
+    done = succeed("evaluate", "o", "--data", "data", "--json").document
+    assert done["images"] == 40
+
+
+def test_a_converted_network_remembers_how_images_are_read(here):
+    succeed("convert", *USER, "--data", "data", "--macs", "0.5", "--mean", "0.1,0.2,0.3", "--std",
+            "0.5", "--out", "o")  # fmt: skip
+    preprocess = record_of(load("o", open_model("model.py:build"))).preprocess
+    assert preprocess.input_size == (3, SIZE, SIZE)
+    assert preprocess.mean == (0.1, 0.2, 0.3)
+    assert preprocess.std == (0.5, 0.5, 0.5)
+
+
+def test_a_network_that_fits_its_budget_already_is_not_written_again(shared):
+    line = fail(*"convert model.py:build --data data --macs 1 --out o".split(), code=3)
+    assert "converts nothing" in line
+
+
+def test_convert_by_time_writes_an_artifact_that_knows_its_time(timed):
+    made = succeed("convert", *WIDE, "--out", "o", "--json").document
+    record = json.loads(Path("o/convswap.json").read_text())["record"]
+    assert record["plans"] == [made["plan"]]
+    assert made["plan"]["latency"]["ms"] < made["plan"]["latency"]["ms_dense"]
+
+
+@pytest.mark.parametrize("given", ["--max-drop 1 --val data", "--plan plan.json"])
+def test_time_and_another_goal_are_refused(given, shared):
+    line = fail(*f"convert model.py:build --data data --latency 0.5 {given} --out o".split())
+    assert "give one of" in line
+    assert "--latency" in line
+
+
+def test_convert_stays_within_a_drop(here):
+    succeed("convert", "model.py:build", "--data", "data", "--max-drop", "100", "--val", "data",
+            "--out", "o")  # fmt: skip
+    assert names("o") == ["convswap.json", "model.safetensors"]
+
+
+def test_a_floor_on_quality_says_what_was_kept(here):
+    done = succeed("convert", *USER, "--data", "data", "--input-size", "3,16,16",
+                   "--max-drop", "90", "--val", "data", "--out", "floor")  # fmt: skip
+    assert "quality " in done.out
+
+
+@pytest.mark.parametrize("given", [
+    "--max-drop 1", "--max-drop 1 --val data --macs 0.5", "--val data --macs 0.5",
+])  # fmt: skip
+def test_a_drop_needs_images_to_judge_by_and_no_budget(given, shared):
+    line = fail(*f"convert model.py:build --data data {given} --out o".split())
+    assert "--max-drop" in line

@@ -1,0 +1,58 @@
+"""convswap distill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from outer import converted, names, succeed
+from safetensors.torch import load_file
+
+from convswap import open_model, save
+from convswap.cli import opening
+from convswap.cli.options import Original
+
+
+def test_distill_writes_a_network_with_other_weights(here):
+    succeed("distill", "art", "--model", "model.py:build", "--data", "flat", "--epochs", "1",
+            "--out", "o")  # fmt: skip
+    before, after = load_file("art/model.safetensors"), load_file("o/model.safetensors")
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["body.expand.weight"], after["body.expand.weight"])
+    assert names("o") == ["convswap.json", "model.safetensors"]
+    assert "o.checkpoint.pt" not in names()
+
+
+def test_distill_says_so_if_nothing_came_of_it(here):
+    done = succeed("distill", "art", "--model", "model.py:build", "--data", "data", "--epochs", "1",
+                   "--lr", "10", "--out", "o")  # fmt: skip
+    assert "the network is kept as it was" in done.err
+    before, after = load_file("art/model.safetensors"), load_file("o/model.safetensors")
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+
+
+def test_distill_of_a_network_built_from_a_seed_finds_that_very_network(here):
+    succeed("convert", "model.py:build", "--random-weights", "--seed", "3", "--data", "data",
+            "--macs", "0.5", "--out", "o")  # fmt: skip
+    dense = open_model("model.py:build", random_weights=True, seed=3)
+    original = Original(architecture="model.py:build")
+    teacher = opening.open_original(opening.open_artifact("o", original), original)
+    assert torch.equal(teacher.stem.weight, dense.stem.weight)
+
+
+def test_an_artifact_of_the_library_is_run_at_the_size_it_was_planned_for(here):
+    model = open_model("model.py:build", weights="weights.safetensors")
+    save(converted(model, (3, 24, 24), body=("channel", 3)), "mine")
+    for words in (
+        "bench mine --seconds 0.1",
+        "export mine --pt2 mine.pt2",
+        "inspect mine",
+        "evaluate mine --data data",
+        "distill mine --data data --epochs 1 --out o",
+    ):
+        extra = ["--teacher-weights", "weights.safetensors"] if words[0] in "bd" else []
+        done = succeed(*words.split(), "--model", "model.py:build", *extra)
+        assert "assumed input size" not in done.err
+    record = json.loads(Path("o/convswap.json").read_text())["record"]
+    assert record["preprocess"]["input_size"] == [3, 24, 24]

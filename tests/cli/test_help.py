@@ -1,0 +1,165 @@
+"""What all verbs have in common: help, usage, what goes to stdout."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from outer import USER, commands, convswap, parsed, squeezed, succeed
+
+from convswap import __version__, cli
+
+
+@pytest.mark.parametrize("words", [*commands()])
+def test_help_of_every_command_says_what_it_does_and_shows_an_example(words):
+    done = succeed(*words.split(), "--help")
+    assert done.err == ""
+    text = squeezed(done.out)
+    assert f"Example: convswap {words}" in text
+    about = commands()[words].help.strip().splitlines()[0]
+    assert about.endswith(".")
+    assert " ".join(about.split())[:40] in text
+
+
+@pytest.mark.parametrize("words", [*commands()])
+def test_every_example_is_a_command_line_that_parses(words):
+    command = commands()[words]
+    called, *arguments = shlex.split(command.help_epilogue.removeprefix("Example: "))
+    assert called == "convswap"
+    assert " ".join(arguments[: len(words.split())]) == words
+    assert parsed(arguments) is command.default_command
+
+
+def test_no_arguments_is_answered_with_the_list_of_commands():
+    done = convswap()
+    assert all(f" {words.split()[0]} " in done.out + done.err for words in commands())
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ("nonsense", ["nonsense", "convert"]),
+    ("recipes nonsense", ["nonsense", "copy"]),
+    ("convert", ["MODEL"]),
+    ("convert timm:resnet18", ["--out"]),
+    ("inspect a b", ["b"]),
+    ("inspect a --nope 1", ["--nope"]),
+    ("inspect a --no-json", ["--no-json"]),
+    ("inspect a --model", ["--model"]),
+    ("distill art --data d --epochs 0 --out o", ["--epochs", "0"]),
+    ("evaluate art --data d --threads 0", ["--threads", "0"]),
+    ("evaluate art --data d --seed x", ["--seed", "x"]),
+    ("plan art --macs a --out o", ["--macs", "a"]),
+    ("bench art --target nowhere", ["--target", "nowhere", "openvino"]),
+    ("bench art --seconds -1", ["--seconds", "-1"]),
+    ("sweep art --data d --out o --points 1", ["--points", "1"]),
+])  # fmt: skip
+def test_a_wrong_call_is_answered_with_one_line(arguments, words, shared):
+    line = convswap(*arguments.split())
+    assert (line.code, line.out) == (2, "")
+    assert line.err.count("\n") == 1
+    assert line.err.startswith("error: ")
+    assert [word for word in words if word not in line.err] == []
+
+
+def test_the_version_is_printed():
+    assert succeed("--version").out.strip() == __version__
+
+
+HEAVY = ("torch", "timm", "torchvision", "scipy", "matplotlib", "onnx", "sklearn")
+QUICK = ["--help", "--version", "recipes list", *(f"{words} --help" for words in commands())]
+
+
+def test_help_versions_and_recipes_come_without_heavy_packages():
+    code = f"""import sys
+from convswap.cli import main
+for arguments in {QUICK}:
+    sys.argv = ["convswap", *arguments.split()]
+    try:
+        main()
+    except SystemExit as stop:
+        print(arguments, stop.code, sorted(set(sys.modules) & {{*{HEAVY}}}), file=sys.stderr)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [f"{arguments} 0 []" for arguments in QUICK]
+
+
+def test_the_package_is_a_command():
+    command = [sys.executable, "-m", "convswap", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, __version__), done.stderr
+
+
+def test_the_console_script_is_installed():
+    script = Path(sys.executable).with_name("convswap")
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "convert" in done.stdout
+
+
+def test_the_command_table_is_the_one_promised():
+    assert set(commands()) >= {
+        "inspect", "plan", "convert", "distill", "evaluate", "bench", "export", "run",
+        "recipes list", "recipes show", "recipes copy", "recipes check",
+    }  # fmt: skip
+    assert cli.app.name[0] == "convswap"
+
+
+@pytest.mark.parametrize("verb", ["plan", "convert"])
+def test_help_names_the_options_of_time(verb):
+    text = squeezed(succeed(verb, "--help").out)
+    for option in ("--latency", "--target", "--batch", "--dtype"):
+        assert option in text
+    assert "eager, compile, onnxruntime, openvino" in text
+
+
+def test_a_pipe_gets_one_json_document_and_nothing_else(shared):
+    script = Path(sys.executable).with_name("convswap")
+    arguments = [script, "evaluate", *USER, "--data", "data", "--json"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 40
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [
+    "inspect model.py:build --json",
+    "plan model.py:build --input-size 3,16,16 --macs 0.5 --out new.json --json",
+    "evaluate model.py:build --data data --json",
+    "export art --model model.py:build --pt2 new.pt2 --json",
+])  # fmt: skip
+def test_json_is_the_only_thing_on_stdout(arguments, here):
+    done = succeed(*arguments.split())
+    assert isinstance(done.document, dict)
+    assert done.out.endswith("\n")
+
+
+@pytest.mark.parametrize("arguments", [
+    "evaluate model.py:build --data data --input-size 3,16,16 --mean 0.5 --std 0.5",
+    "convert model.py:build --data data --input-size 3,16,16 --macs 0.5 --out o",
+])  # fmt: skip
+def test_a_pipe_gets_no_empty_lines_from_the_progress_bar(arguments, here):
+    assert "" not in succeed(*arguments.split()).err.splitlines()
+
+
+def test_an_unexpected_error_is_not_hidden(shared, monkeypatch):
+    def fall_over(*args, **kwargs):
+        raise ZeroDivisionError("a bug of ours")
+
+    monkeypatch.setattr("convswap.network.sites.find_sites", fall_over)
+    with pytest.raises(ZeroDivisionError):
+        convswap("inspect", "model.py:build")
+
+
+def test_threads_are_set(shared):
+    before = torch.get_num_threads()
+    try:
+        succeed("evaluate", *USER, "--data", "data", "--threads", "1")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,47 @@
+"""convswap inspect."""
+
+from __future__ import annotations
+
+from outer import USER, commands, options, succeed, write_plan
+
+
+def test_inspect_lists_every_convolution(shared):
+    done = succeed("inspect", *USER, "--input-size", "3,16,16")
+    assert "stem" in done.out
+    assert "body" in done.out
+    assert "2 of 2 convolutions can be replaced, 100.0%" in done.out
+
+
+def test_inspect_gives_the_reason_for_a_layer_left_alone(here):
+    succeed("convert", *USER, "--data", "data", "--plan", write_plan("body", "bottleneck", 4),
+            "--out", "o")  # fmt: skip
+    sites = succeed("inspect", "o", "--model", "model.py:build", "--json").document["sites"]
+    reasons = {site["path"]: site["reason"] for site in sites}
+    assert "depthwise" in reasons["body.depthwise"]
+    assert reasons["stem"] is None
+
+
+def test_inspect_of_a_timm_model_by_name():
+    done = succeed("inspect", "timm:resnet18", "--random-weights", "--model-arg", "num_classes=7",
+                   "--model-arg", "channels=[8,8,16,16]", "--input-size", "3,32,32",
+                   "--json")  # fmt: skip
+    assert done.document["sites"][0]["path"] == "conv1"
+    assert done.document["sites"][-1]["kernel"] == [16, 16, 3, 3]
+    assert done.document["input_size"] == [3, 32, 32]
+
+
+def test_inspect_of_a_one_channel_model_finds_its_input_size_by_itself():
+    done = succeed("inspect", "timm:resnet18", "--random-weights", "--model-arg", "in_chans=1",
+                   "--json")  # fmt: skip
+    assert done.document["input_size"][0] == 1
+
+
+def test_inspect_shows_no_option_that_it_does_not_have(shared):
+    done = succeed("inspect", *USER)
+    said = {word.strip(",.") for word in done.err.split() if word.startswith("--")}
+    assert said <= options(commands()["inspect"])
+
+
+def test_a_size_that_was_said_is_not_called_assumed(shared):
+    done = succeed("inspect", *USER, "--input-size", "3,16,16")
+    assert "224" not in done.err

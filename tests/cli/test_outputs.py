@@ -1,0 +1,79 @@
+"""What exists stays, unless --force says otherwise."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from outer import USER, fail, succeed, tree
+
+WRITERS = {
+    "plan": "plan model.py:build --data data --macs 0.5 --out taken",
+    "convert": "convert model.py:build --data data --macs 0.5 --out taken",
+    "distill": "distill art --model model.py:build --data data --epochs 1 --out taken",
+    "export onnx": "export art --model model.py:build --onnx taken",
+    "export pt2": "export art --model model.py:build --pt2 taken",
+    "run": "run tiny.yaml --model model.py:build --out taken",
+    "recipes copy": "recipes copy digits taken",
+}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("command", WRITERS.values(), ids=WRITERS.keys())
+def test_an_output_that_exists_is_refused_and_untouched(command, kind, here):
+    if kind == "file":
+        Path("taken").write_text("precious")
+    else:
+        Path("taken").mkdir()
+        Path("taken/file").write_text("precious")
+    before = tree(here)
+    assert fail(*command.split()) == ("error: taken exists - choose another name, or pass --force")
+    assert tree(here) == before
+
+
+@pytest.mark.parametrize("command", WRITERS.values(), ids=WRITERS.keys())
+def test_an_output_in_a_folder_that_does_not_exist_is_refused(command, shared):
+    assert "does not exist" in fail(*command.replace("taken", "no/such/folder").split())
+
+
+@pytest.mark.parametrize("name", ["plan", "export pt2", "recipes copy"])
+def test_force_replaces_a_file(name, here):
+    Path("taken").write_text("old")
+    succeed(*WRITERS[name].split(), "--force")
+    assert Path("taken").read_bytes() != b"old"
+
+
+@pytest.mark.parametrize("name", ["convert", "distill"])
+def test_force_replaces_an_artifact(name, here):
+    shutil.copytree("art", "taken")
+    before = tree(Path("taken"))
+    succeed(*WRITERS[name].split(), "--force")
+    assert tree(Path("taken")) != before
+
+
+@pytest.mark.parametrize("name", ["convert", "distill"])
+def test_force_does_not_replace_a_folder_of_something_else(name, here):
+    Path("taken").mkdir()
+    Path("taken/file").write_text("precious")
+    assert "holds something else" in fail(*WRITERS[name].split(), "--force")
+    assert Path("taken/file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["plan", "export onnx", "export pt2", "recipes copy"])
+def test_force_does_not_turn_a_folder_into_a_file(name, here):
+    Path("taken").mkdir()
+    before = tree(here)
+    assert "taken" in fail(*WRITERS[name].split(), "--force")
+    assert tree(here) == before
+
+
+def test_force_does_not_turn_a_file_into_the_folder_of_a_run(here):
+    Path("taken").write_text("old")
+    before = tree(here)
+    assert "taken" in fail(*WRITERS["run"].split(), "--force")
+    assert tree(here) == before
+
+
+def test_force_does_not_replace_the_working_directory(shared):
+    assert fail("convert", *USER, "--data", "data", "--macs", "0.5", "--out", ".", "--force")

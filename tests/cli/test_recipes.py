@@ -1,0 +1,37 @@
+"""convswap recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from outer import RECIPE, fail, succeed
+
+from convswap.recipe import recipe
+
+
+def test_recipes_list_names_every_recipe():
+    out = succeed("recipes", "list").out
+    assert "digits" in out
+    assert all(len(line.split()) > 3 for line in out.splitlines())
+
+
+def test_recipes_show_prints_the_file_to_the_letter():
+    shown = succeed("recipes", "show", "digits").out
+    assert shown.strip() == recipe.find("digits").read_text().strip()
+
+
+def test_recipes_copy_then_check(here):
+    succeed("recipes", "copy", "digits", "mine.yaml")
+    assert "valid" in succeed("recipes", "check", "mine.yaml").out
+
+
+def test_all_problems_of_a_recipe_come_together_with_the_nearest_keys(here):
+    text = RECIPE
+    for right, wrong in {"calibration": "calibratoin", "epochs": "epoch", "macs: 0.5": "macs: 7",
+                         "version: 1": "version: 2"}.items():  # fmt: skip
+        text = text.replace(right, wrong)
+    Path("r.yaml").write_text(text)
+    line = fail("recipes", "check", "r.yaml")
+    for words in ("data.calibratoin (did you mean calibration?)", "budget.macs", "version",
+                  "distill.epoch (did you mean epochs?)", "r.yaml"):  # fmt: skip
+        assert words in line
