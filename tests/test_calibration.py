@@ -7,7 +7,7 @@ from torch import nn
 
 from convswap import ConvswapError, Preprocess, record_of
 from convswap.inputs import calibration
-from convswap.inputs.calibration import calibration_batches, settle_fit, within_memory
+from convswap.inputs.calibration import calibration_batches, within_memory
 from convswap.inputs.preprocess import settle_preprocess
 from convswap.network.memory import in_flight_bytes
 from convswap.record import remember
@@ -34,14 +34,6 @@ def test_half_of_what_is_free_bounds_the_images(model, monkeypatch):
 
 def test_without_a_source_there_are_no_batches(model):
     assert calibration_batches(model, None) == []
-
-
-@pytest.mark.parametrize(("asked", "source", "fit"), [
-    (None, None, "weight"), (None, "photos", "corrected"), ("moments", "photos", "moments"),
-    ("weight", None, "weight"),
-])  # fmt: skip
-def test_a_fit_is_as_good_as_the_images_allow(asked, source, fit):
-    assert settle_fit(asked, source) == fit
 
 
 def test_a_network_of_a_library_needs_no_assumption(model):

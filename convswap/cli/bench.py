@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
+import convswap
+
 from ..errors import ConvswapError
 from ..support.files import check_new
 from . import console
@@ -40,7 +42,7 @@ def bench(
     picture: Picture = None,
     seconds: Seconds = 5.0,
     original: o.Original = o.Original(),
-    run: o.Run = o.Run(),
+    machine: o.Machine = o.Machine(),
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
@@ -48,15 +50,15 @@ def bench(
     from ..inputs.preprocess import settle_preprocess
     from ..results import pictures
     from ..results.comparison import compare
-    from ..runtimes import open_target
     from . import opening, tables
 
     if layers and against:
         raise ConvswapError("--layers compares with the original network", do="omit --against")
     if picture:
-        check_new(picture, force)
-        pictures.check_picture(picture)
-    target = open_target(timing.target, threads=run.threads, device=run.device, dtype=timing.dtype)
+        pictures.check_picture(check_new(picture, force))
+    target = convswap.open_target(
+        timing.target, threads=machine.threads, device=machine.device, dtype=timing.dtype
+    )
     small = opening.open_artifact(artifact_dir, original)
     size = settle_preprocess(small, note=console.note).input_size
     if against:
@@ -65,35 +67,26 @@ def bench(
     else:
         dense, name = opening.open_original(small, original), "dense"
     networks = {name: dense, artifact_dir if artifact_dir != name else f"./{name}": small}
-    with console.progress(run.quiet) as progress:
-        rows = compare(
-            networks, size, target, batch=timing.batch, seconds=seconds, progress=progress
-        )
+    with console.progress(machine.quiet) as progress:
+        settings = {"batch": timing.batch, "seconds": seconds, "progress": progress}
+        rows = compare(networks, size, target, **settings)
         times = _layer_times(target, timing.batch, dense, small, progress) if layers else []
     if picture:
         pictures.draw_comparison(rows, times, target.name, picture)
         console.wrote(picture)
-    if as_json:
-        console.document(_document(rows, times, target, timing.batch))
-        return
-    if layers:
-        console.out.print(tables.layer_times_table(times))
-    shown = {name: row | {"ms": row["ms"] / timing.batch} for name, row in rows.items()}
-    console.out.print(tables.comparison_table(shown))
-    console.out.print(tables.speed_summary(rows, target, timing.batch))
+    document = _document(rows, times, target, timing.batch)
+    console.answer(as_json, document, *tables.bench_tables(rows, times, target, timing.batch))
 
 
 def _layer_times(
     target: Target, batch: int, dense: nn.Module, small: nn.Module, progress: Progress
 ) -> list[LayerTime]:
     """Times of every converted layer; says so of those that the target cannot run."""
-    from ..record import record_of
-    from ..timing import LatencyTable
     from ..timing.layer_times import layer_times
 
-    table = LatencyTable(target, batch)
+    table = convswap.LatencyTable(target, batch)
     try:
-        return layer_times(table, dense, record_of(small).plans, progress)
+        return layer_times(table, dense, convswap.record_of(small).plans, progress)
     finally:
         for problem in table.problems:
             console.note(problem)

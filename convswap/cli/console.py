@@ -27,9 +27,13 @@ def wrote(path: object) -> None:
     note(f"wrote {path}")
 
 
-def document(content: object) -> None:
-    """One JSON document, on stdout."""
-    print(json.dumps(content))
+def answer(as_json: bool, document: object, *parts: object) -> None:
+    """The result, on stdout: one JSON document for programs, or tables and lines for people."""
+    if as_json:
+        print(json.dumps(document))
+        return
+    for part in parts:
+        out.print(part)
 
 
 @contextmanager

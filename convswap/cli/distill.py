@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter, validators
+
+import convswap
 
 from ..support.files import check_new
 from . import console
@@ -46,7 +48,6 @@ def distill(
     training: Training,
     output: o.Output = None,
     original: o.Original = o.Original(),
-    seed: o.Seed = 0,
     run: o.Run = o.Run(),
     force: o.Force = False,
 ) -> None:
@@ -57,30 +58,26 @@ def distill(
     from .. import artifact
     from ..inputs.images import training_batches
     from ..inputs.preprocess import settle_preprocess
-    from ..recovery import distill as recovery
     from . import opening
 
     check_new(out, force, folder=True)
     student = opening.open_artifact(artifact_dir, original, run)
     teacher = opening.open_original(student, original, run.device)
     preprocess = settle_preprocess(student, data, note=console.note)
-    batches, judges = training_batches(
-        data, preprocess, training.batch_size, seed=seed, workers=training.workers
-    )
+    settings = asdict(training)
+    loading = {"seed": run.seed, "workers": settings.pop("workers")}
+    batches, judges = training_batches(data, preprocess, settings.pop("batch_size"), **loading)
     checkpoint = Path(f"{out}.checkpoint.pt")
     with console.progress(run.quiet) as progress:
-        small = recovery.distill(
-            student, teacher, batches, training.epochs, lr=training.lr,
-            temperature=training.temperature, hint=training.hint, output=output, judges=judges,
+        small = convswap.distill(
+            student, teacher, batches, **settings, output=output, judges=judges,
             checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
     before, after = student.state_dict(), small.state_dict()
     if all(before[name].equal(tensor) for name, tensor in after.items()):
         console.note("no epoch came closer to the original: the network is kept as it was")
-    provenance = artifact.read_description(artifact_dir).provenance
-    settings = {"data": data, "images": len(batches.order), "epochs": training.epochs,
-                "lr": training.lr, "temperature": training.temperature, "hint": training.hint,
-                "seed": seed}  # fmt: skip
-    artifact.save(small, out, provenance=provenance | {"distilled": settings}, force=force)
+    settings |= {"data": data, "images": len(batches.order), "seed": run.seed}
+    provenance = artifact.read_description(artifact_dir).provenance | {"distilled": settings}
+    artifact.save(small, out, provenance=provenance, force=force)
     checkpoint.unlink(missing_ok=True)
     console.wrote(out)

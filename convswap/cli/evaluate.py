@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
+
+import convswap
 
 from ..errors import DataError
 from . import console
@@ -28,7 +29,6 @@ def evaluate(
     batch_size: o.BatchSize = 128,
     network: o.Network = o.Network(),
     reading: o.Reading = o.Reading(),
-    seed: o.Seed = 0,
     run: o.Run = o.Run(),
     as_json: o.Json = False,
 ) -> None:
@@ -39,36 +39,23 @@ def evaluate(
     others.
     """
     from ..inputs.preprocess import settle_preprocess
-    from ..network.cost import count
-    from ..network.outputs import output_kind
-    from ..record import planned_output
-    from ..results.evaluation import accuracy, fidelity, open_judges
+    from ..results import evaluation
     from . import opening, tables
 
-    theirs = replace(network, random_weights=False)
-    if opening.is_artifact(model):  # it has its own weights: those given are of the other
-        network = replace(network, weights=None)
-    else:
-        theirs = replace(theirs, weights=None)
-    opened = opening.open_network(model, network, run, seed)
+    opened, other = opening.open_pair(model, against, network, run)
     size = settle_preprocess(opened, data, **vars(reading), note=console.note).input_size
-    source = open_judges(opened, data, console.note)
-    batches = source.batches(batch_size, count=images, seed=seed)
-    if source.classes is None and not against:
-        raise DataError(
-            f"{data} has no labels", do="use class folders, or compare --against a MODEL"
-        )
+    source = evaluation.open_judges(opened, data, console.note)
+    batches = source.batches(batch_size, count=images, seed=run.seed)
     with console.progress(run.quiet) as progress:
-        if against:
-            other = opening.open_other(opened, against, theirs, run)
-            kind = planned_output(opened) or output_kind(other, [next(iter(batches))])
-            found = fidelity(opened, other, batches, kind, progress)
+        if other:
+            found = evaluation.closeness(opened, other, batches, progress=progress)
+        elif source.classes:
+            found = evaluation.accuracy(opened, batches, progress)
         else:
-            found = accuracy(opened, batches, progress)
-    found |= vars(count(opened, size)) | {"skipped": source.skipped}
-    if as_json:
-        console.document(found)
-        return
-    console.out.print(tables.comparison_table({model: found}))
+            raise DataError(
+                f"{data} has no labels", do="use class folders, or compare --against a MODEL"
+            )
+    found |= vars(convswap.count(opened, size)) | {"skipped": source.skipped}
+    console.answer(as_json, found, tables.comparison_table({model: found}))
     if source.skipped:
         console.note(f"skipped {source.skipped} unreadable images of {data}")

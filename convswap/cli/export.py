@@ -44,8 +44,8 @@ def export(
     preprocess = settle_preprocess(network, data, note=console.note)
     images = opening.example_images(data, preprocess)
     gaps = {kind: write(network, images, path) for kind, (path, write) in wanted.items()}
-    if as_json:
-        console.document({"max_abs_diff": gaps, "images": len(images), "real_images": bool(data)})
+    document = {"max_abs_diff": gaps, "images": len(images), "real_images": bool(data)}
+    console.answer(as_json, document)
     for kind, (path, _) in wanted.items():
         what = "real images" if data else "random inputs (--data SRC checks on real ones)"
         console.note(

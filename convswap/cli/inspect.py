@@ -30,14 +30,10 @@ def inspect(
     size = settle_preprocess(opened, input_size=input_size, note=console.note).input_size
     sites, why_untraced = find_sites(opened, size)
     total = count(opened, size)
-    if as_json:
-        rows = [asdict(s) | {"calls": s.calls, "forms": s.forms, **asdict(s.cost)} for s in sites]
-        console.document(
-            {"model": model, "input_size": size, "note": why_untraced, **asdict(total),
-             "sites": rows}
-        )  # fmt: skip
-        return
-    console.out.print(tables.sites_table(sites, total))
-    console.out.print(tables.sites_summary(sites, total, size))
+    rows = [asdict(s) | {"calls": s.calls, "forms": s.forms, **asdict(s.cost)} for s in sites]
+    document = {"model": model, "input_size": size, "note": why_untraced, **asdict(total),
+                "sites": rows}  # fmt: skip
+    summary = tables.sites_summary(sites, total, size)
+    console.answer(as_json, document, tables.sites_table(sites, total), summary)
     if why_untraced:
         console.note(f"note: {why_untraced}; what follows each convolution is not known")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +27,26 @@ from .console import note
 
 
 def open_calibrated(
-    model: str, network: o.Network, data: str | None, images: o.Calibration, run: o.Run, seed: int
+    model: str, network: o.Network, data: str | None, images: o.Calibration, run: o.Run
 ) -> tuple[nn.Module, list[tuple[Tensor, ...]]]:
     """The network of a MODEL argument, and the batches its layers are fitted to."""
-    dense = open_network(model, network, run, seed)
+    dense = open_network(model, network, run)
     settle_preprocess(
         dense, data, input_size=images.input_size, mean=images.mean, std=images.std, note=note
     )
     batches = calibration_batches(
         dense, data, count=images.images, batch_size=images.batch_size, memory=images.memory,
-        seed=seed, note=note,
+        seed=run.seed, note=note,
     )  # fmt: skip
     return dense, batches
 
 
-def open_network(name: str, network: o.Network, run: o.Run = o.Run(), seed: int = 0) -> nn.Module:
+def open_network(name: str, network: o.Network, run: o.Run = o.Run()) -> nn.Module:
     """The network of a MODEL argument, on its device."""
     if not is_artifact(name):
         return open_named(
-            name, weights=network.weights, random_weights=network.random_weights, seed=seed,
-            kwargs=network.kwargs, run=run,
+            name, weights=network.weights, random_weights=network.random_weights, seed=run.seed,
+            kwargs=network.kwargs, machine=run,
         )  # fmt: skip
     if network.weights or network.random_weights:
         raise ModelError(
@@ -61,27 +62,27 @@ def open_named(
     random_weights: bool,
     seed: int,
     kwargs: Mapping[str, Any],
-    run: o.Run,
+    machine: o.Machine,
 ) -> nn.Module:
     """A network by name or file, on its device; says so if its weights are its factory's."""
-    _use(run)
+    _use(machine)
     model = open_model(
         name, weights=weights, random_weights=random_weights, seed=seed, kwargs=kwargs
     )
     if not weights and not random_weights and record_of(model).base.name == "code":
         note(f"no --weights given: {name} is taken with the weights its factory gives it")
-    return model.to(run.device)
+    return model.to(machine.device)
 
 
-def open_artifact(folder: str, code: o.Code, run: o.Run = o.Run()) -> nn.Module:
+def open_artifact(folder: str, code: o.Code, machine: o.Machine = o.Machine()) -> nn.Module:
     """The network of an artifact folder, on its device."""
     if not is_artifact(folder):
         raise ConvswapError(f"{folder} is not an artifact folder", do="make one with convert")
-    _use(run)
+    _use(machine)
     base = None
     if code.architecture:
         base = open_model(code.architecture, random_weights=True, kwargs=code.kwargs)
-    return artifact.load(folder, base).to(run.device)
+    return artifact.load(folder, base).to(machine.device)
 
 
 def open_original(network: nn.Module, original: o.Original, device: str = "cpu") -> nn.Module:
@@ -93,17 +94,29 @@ def open_original(network: nn.Module, original: o.Original, device: str = "cpu")
     return teacher.to(device)
 
 
-def open_other(network: nn.Module, name: str, other: o.Network, run: o.Run) -> nn.Module:
-    """The network of a MODEL argument to compare an opened one with, on its device: the one it
-    was made from, with the weights it had, where it can be that, by its name or the user's code."""
-    record = record_of(network)
-    base, code = record.base.name, name.rpartition(":")[0].endswith(".py")
-    if record.plans and (name == base or (base == "code" and code)):
+def open_pair(
+    model: str, against: str | None, network: o.Network, run: o.Run
+) -> tuple[nn.Module, nn.Module | None]:
+    """The network of a MODEL argument, and the one it is compared with, if there is one.
+
+    An artifact has its own weights: those given are then the other's. The network an artifact
+    was made from is taken with the weights it had.
+    """
+    if against is None:
+        return open_network(model, network, run), None
+    theirs = replace(network, random_weights=False)
+    if is_artifact(model):
+        network = replace(network, weights=None)
+    else:
+        theirs = replace(theirs, weights=None)
+    opened = open_network(model, network, run)
+    base, code = record_of(opened).base.name, against.rpartition(":")[0].endswith(".py")
+    if is_artifact(model) and (against == base or (base == "code" and code)):
         original = o.Original(
-            architecture=name, model_arg=other.model_arg, teacher_weights=other.weights
+            architecture=against, model_arg=theirs.model_arg, teacher_weights=theirs.weights
         )
-        return open_original(network, original, run.device)
-    return open_network(name, other, run)
+        return opened, open_original(opened, original, run.device)
+    return opened, open_network(against, theirs, run)
 
 
 def is_artifact(name: str) -> bool:
@@ -111,14 +124,19 @@ def is_artifact(name: str) -> bool:
     return Path(name).is_dir()
 
 
-def timing_target(goal: Goal, timing: o.Timing, run: o.Run) -> Target | None:
+def timing_target(goal: Goal, timing: o.Timing, machine: o.Machine) -> Target | None:
     """The target a budget of latency is for; opened early, so that it fails early."""
     if not isinstance(goal, Budget) or goal.latency is None:
         if timing != o.Timing():
             raise ConvswapError("--target, --dtype and --batch go with --latency")
         return None
-    device = device_for(timing.target, run.device)
-    return open_target(timing.target, threads=run.threads, device=device, dtype=timing.dtype)
+    return open_timing(timing, machine)
+
+
+def open_timing(timing: o.Timing, machine: o.Machine) -> Target:
+    """What runs the networks that are fitted on a machine."""
+    device = device_for(timing.target, machine.device)
+    return open_target(timing.target, threads=machine.threads, device=device, dtype=timing.dtype)
 
 
 def quality(
@@ -138,7 +156,7 @@ def example_images(source: str | None, preprocess: Preprocess) -> Tensor:
     return first_tensor(next(iter(images.batches(16, count=16))))
 
 
-def _use(run: o.Run) -> None:
-    check_device(run.device)
-    if run.threads:
-        torch.set_num_threads(run.threads)
+def _use(machine: o.Machine) -> None:
+    check_device(machine.device)
+    if machine.threads:
+        torch.set_num_threads(machine.threads)

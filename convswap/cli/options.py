@@ -76,15 +76,10 @@ _PerChannel = Annotated[
     tuple[float, ...] | None,
     Parameter(converter=_floats, n_tokens=1, accepts_keys=False, metavar="NUMBERS"),
 ]
-Fit = Annotated[
-    plans.Fit | None,
-    Parameter(help="weight needs no images; default: corrected with images, weight without"),
-]
 Output = Annotated[
     plans.Kind | None,
     Parameter(help="what the network puts out; default: as planned, else found out from it"),
 ]
-Seed = Annotated[int, Parameter(help="decides every random choice")]
 BatchSize = Annotated[Count, Parameter(help="images per forward pass")]
 Settings = Annotated[
     tuple[str, ...],
@@ -162,6 +157,27 @@ class Calibration(Reading):
     """most to hold images in flight, fewer if need be; default: half of what is free"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fitting(Calibration):
+    """What layers are fitted to, and how."""
+
+    data: Data | None = None
+    fit: plans.Fit | None = None
+    """weight needs no images; default: corrected with images, weight without"""
+
+    def settled(self, goal: Goal) -> plans.Fit:
+        """How to fit: as asked, as a plan says, else as well as the images allow.
+
+        Raises:
+            ConvswapError: what was asked needs images, and there are none.
+        """
+        planned = goal.fit if isinstance(goal, Plan) else None
+        fit = self.fit or planned or ("corrected" if self.data else "weight")
+        if self.data is None and fit != "weight":
+            raise ConvswapError(f"--fit {fit} needs images", do="add --data, or --fit weight")
+        return fit
+
+
 @Parameter(name="*", group="Time")
 @dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -180,7 +196,7 @@ class Timing:
 @Parameter(name="*", group="Goal")
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions:
-    """Fractions to keep."""
+    """Fractions to keep; of time, where it is measured."""
 
     macs: float | None = None
     """fraction of the multiply-adds to keep, 0..1"""
@@ -190,6 +206,8 @@ class BudgetOptions:
 
     latency: float | None = None
     """fraction of the time on --target to keep, 0..1; measured"""
+
+    timing: Timing = Timing()
 
     @property
     def goal(self) -> Goal:
@@ -241,8 +259,8 @@ class GoalOptions(BudgetOptions):
 
 @Parameter(name="*", group="Run")
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """Where and how a verb runs."""
+class Machine:
+    """Where a verb runs."""
 
     device: str = "cpu"
     """cpu, cuda, ..."""
@@ -252,3 +270,11 @@ class Run:
 
     quiet: bool = False
     """no progress"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Machine):
+    """Where a verb runs, and what its random choices are."""
+
+    seed: int = 0
+    """decides every random choice"""

@@ -26,7 +26,7 @@ def run(
     out: OutFolder = None,
     model: Model = None,
     weights: Weights = None,
-    run: o.Run = o.Run(),
+    machine: o.Machine = o.Machine(),
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
@@ -42,14 +42,11 @@ def run(
     dense = opening.open_named(
         model or todo.model.name, weights=weights or todo.model.weights,
         random_weights=todo.model.random_weights, seed=todo.seed, kwargs=todo.model.kwargs,
-        run=run,
+        machine=machine,
     )  # fmt: skip
-    with console.progress(run.quiet) as progress:
+    with console.progress(machine.quiet) as progress:
         rows = job.run(todo, dense, folder, progress=progress, note=console.note)
-    if as_json:
-        console.document(rows)
-    else:
-        console.out.print(tables.comparison_table(rows))
-        console.out.print(f"(time: target {todo.target.name}, batch {todo.target.batch})")
+    where = f"(time: target {todo.target.name}, batch {todo.target.batch})"
+    console.answer(as_json, rows, tables.comparison_table(rows), where)
     made = ["plan.json", "report.json", *list(rows)[1:]]
     console.wrote(f"{folder}/ ({', '.join(made)})")

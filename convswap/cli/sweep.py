@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
+import convswap
+
 from .. import plans
 from ..support.files import check_new
 from . import console
@@ -32,36 +34,26 @@ def sweep(
     points: Points = 8,
     least: Least = 0.15,
     target: Annotated[plans.TargetName, Parameter(help="what runs the networks")] = "eager",
-    output: o.Output = None,
     network: o.Network = o.Network(),
     images: o.Calibration = o.Calibration(),
-    seed: o.Seed = 0,
+    output: o.Output = None,
     run: o.Run = o.Run(),
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
     """Convert at several budgets from one look at the layers; a table, a file and a picture."""
-    from ..planning import survey
     from ..results import frontier
-    from ..runtimes import device_for, open_target
     from . import opening, tables
 
     check_new(out, force, folder=True)
-    device = device_for(target, run.device)
-    runtime = open_target(target, threads=run.threads, device=device)
-    dense, batches = opening.open_calibrated(model, network, data, images, run, seed)
-    judge = opening.quality(dense, val or data, output)
+    runtime = opening.open_timing(o.Timing(target=target), run)
+    dense, batches = opening.open_calibrated(model, network, data, images, run)
+    judge, budgets = opening.quality(dense, val or data, output), frontier.budgets(points, least)
     with console.progress(run.quiet) as progress:
-        seen = survey(dense, batches, output=output, seed=seed, progress=progress)
-        found = frontier.sweep(
-            seen, batches, frontier.budgets(points, least), judge, target=runtime,
-            progress=progress,
-        )  # fmt: skip
+        seen = convswap.survey(dense, batches, output=output, seed=run.seed, progress=progress)
+        found = frontier.sweep(seen, batches, budgets, judge, target=runtime, progress=progress)
     Path(out).mkdir(exist_ok=True)
     document = frontier.save_frontier(found, out)
-    if as_json:
-        console.document(document)
-    else:
-        console.out.print(tables.frontier_table(found, seen.dense))
-        console.out.print(tables.frontier_summary(found))
+    table, summary = tables.frontier_table(found, seen.dense), tables.frontier_summary(found)
+    console.answer(as_json, document, table, summary)
     console.wrote(f"{out}/ (frontier.json, frontier.png)")

@@ -10,7 +10,7 @@ from rich.text import Text
 from ..forms import FORMS
 from ..network.sites import Site
 from ..plans import Cost, Plan
-from ..results.frontier import Point, knee
+from ..results.frontier import Point, knee, score
 from ..runtimes import Target
 from ..timing.layer_times import LayerTime
 
@@ -151,13 +151,22 @@ def comparison_table(rows: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def speed_summary(rows: Mapping[str, Mapping[str, float]], target: Target, batch: int) -> str:
-    """How the second of two networks compares with the first."""
+def bench_tables(
+    rows: Mapping[str, Mapping[str, float]], layers: Sequence[LayerTime], target: Target, batch: int
+) -> list[Table | str]:
+    """The layers, if they were timed, two networks, and how the second compares with the first."""
     dense, small = (row["ms"] for row in rows.values())
-    return (
+    shown = {name: row | {"ms": row["ms"] / batch} for name, row in rows.items()}
+    speed = (
         f"{small / dense:.3f} of the time, {dense / small:.2f}x the speed "
         f"({target.name}, threads {target.threads}, batch {batch}, {target.dtype})"
     )
+    return [*([layer_times_table(layers)] if layers else []), comparison_table(shown), speed]
+
+
+def quality_summary(before: Mapping[str, float], after: Mapping[str, float], source: str) -> str:
+    """What a network could do before, and what it can now."""
+    return f"quality {score(before):.2f} -> {score(after):.2f} on {source}"
 
 
 def frontier_table(points: Sequence[Point], dense: Cost) -> Table:

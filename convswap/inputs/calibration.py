@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from ..errors import ConvswapError
 from ..network.memory import free_bytes, in_flight_bytes
-from ..plans import Fit
 from ..record import record_of
 from ..support.progress import Note, unheard
 from .images import open_images
@@ -47,18 +46,6 @@ def calibration_batches(
     if images.skipped:
         note(f"skipped {images.skipped} unreadable images of {source}")
     return batches
-
-
-def settle_fit(asked: Fit | None, source: str | None) -> Fit:
-    """How to fit: as asked, else as well as it can be done with the images there are.
-
-    Raises:
-        ConvswapError: what was asked needs images, and there are none.
-    """
-    fit = asked or ("corrected" if source else "weight")
-    if source is None and fit != "weight":
-        raise ConvswapError(f"--fit {fit} needs images", do="add --data, or --fit weight")
-    return fit
 
 
 def within_memory(

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..inputs.images import Images, open_images
+from ..inputs.images import Batches, Images, open_images
 from ..network.calls import read_batch
 from ..network.outputs import kl, output_kind, tensors
 from ..plans import Kind
-from ..record import record_of
+from ..record import planned_output, record_of
 from ..support.progress import Note, Progress, silent, unheard
 
 
@@ -44,12 +44,25 @@ def quality(
     """`accuracy` where images are labelled, else `fidelity` to the reference.
 
     Args:
-        output: what the networks put out; found out from the reference where not given.
+        output: what the networks put out; default: as planned, else found out from the reference.
     """
     batches = images.batches(128)
     if images.classes:
         return accuracy(model, batches, progress)
-    kind = output or output_kind(reference, [read_batch(reference, next(iter(batches)))])
+    return closeness(model, reference, batches, output, progress)
+
+
+def closeness(
+    model: nn.Module,
+    reference: nn.Module,
+    batches: Batches,
+    output: Kind | None = None,
+    progress: Progress = silent,
+) -> dict[str, float | None]:
+    """`fidelity`, of the kind of output that is given, else planned, else found out."""
+    kind = output or planned_output(model)
+    if kind is None:
+        kind = output_kind(reference, [read_batch(reference, next(iter(batches)))])
     return fidelity(model, reference, batches, kind, progress)
 
 

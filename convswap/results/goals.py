@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..planning import plan, survey
 from ..plans import Budget, Drop, Fit, Goal, Kind
+from ..record import record_of
 from ..runtimes import Target
 from ..support.progress import Progress, silent
 from ..surgery.convert import convert
@@ -21,7 +22,6 @@ def reach(
     *,
     fit: Fit,
     output: Kind | None = None,
-    input_size: tuple[int, int, int] | None = None,
     target: Target | None = None,
     batch: int = 1,
     quality: Quality | None = None,
@@ -30,14 +30,18 @@ def reach(
 ) -> nn.Module:
     """A converted copy of a network that reaches a goal; its record holds the plan.
 
+    Costs are counted at the input size the network is known to read, else at the batches'.
+
     Args:
         quality: what a `Drop` is judged by; not needed for other goals.
-        batches, fit, output, input_size, target, batch, seed: as for `plan`.
+        batches, fit, output, target, batch, seed: as for `plan`.
 
     Raises:
         BudgetError, ConversionError, PlanError: as for `plan` and `convert`.
         ConvswapError: every conversion loses more than is allowed.
     """
+    known = record_of(model).preprocess
+    input_size = None if known is None else known.input_size
     if isinstance(goal, Drop):
         seen = survey(
             model, batches, fit=fit, output=output, input_size=input_size, seed=seed,
