@@ -47,7 +47,6 @@ def bench(
     as_json: o.Json = False,
 ) -> None:
     """Time a converted network against the original, taking turns in one process."""
-    from ..inputs.preprocess import settle_preprocess
     from ..results import pictures
     from ..results.comparison import compare
     from . import opening, tables
@@ -60,12 +59,8 @@ def bench(
         timing.target, threads=machine.threads, device=machine.device, dtype=timing.dtype
     )
     small = opening.open_artifact(artifact_dir, original)
-    size = settle_preprocess(small, note=console.note).input_size
-    if against:
-        code = o.Network(architecture=original.architecture, model_arg=original.model_arg)
-        dense, name = opening.open_network(against, code), f"against {against}"
-    else:
-        dense, name = opening.open_original(small, original), "dense"
+    size = opening.settle(small).input_size
+    name, dense = _open_other(small, against, original)
     networks = {name: dense, artifact_dir if artifact_dir != name else f"./{name}": small}
     with console.progress(machine.quiet) as progress:
         settings = {"batch": timing.batch, "seconds": seconds, "progress": progress}
@@ -76,6 +71,18 @@ def bench(
         console.wrote(picture)
     document = _document(rows, times, target, timing.batch)
     console.answer(as_json, document, *tables.bench_tables(rows, times, target, timing.batch))
+
+
+def _open_other(
+    small: nn.Module, against: str | None, original: o.Original
+) -> tuple[str, nn.Module]:
+    """What a network is timed against, and the name to show it by."""
+    from . import opening
+
+    if against is None:
+        return "dense", opening.open_original(small, original)
+    code = o.Network(architecture=original.architecture, model_arg=original.model_arg)
+    return f"against {against}", opening.open_network(against, code)
 
 
 def _layer_times(

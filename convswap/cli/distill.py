@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
@@ -13,6 +13,9 @@ import convswap
 from ..support.files import check_new
 from . import console
 from . import options as o
+
+if TYPE_CHECKING:
+    from torch import nn
 
 EXAMPLE = "convswap distill r18-half --data photos/ --epochs 2 --out r18-half-recovered"
 
@@ -57,27 +60,30 @@ def distill(
     """
     from .. import artifact
     from ..inputs.images import training_batches
-    from ..inputs.preprocess import settle_preprocess
     from . import opening
 
     check_new(out, force, folder=True)
     student = opening.open_artifact(artifact_dir, original, run)
     teacher = opening.open_original(student, original, run.device)
-    preprocess = settle_preprocess(student, data, note=console.note)
-    settings = asdict(training)
-    loading = {"seed": run.seed, "workers": settings.pop("workers")}
-    batches, judges = training_batches(data, preprocess, settings.pop("batch_size"), **loading)
+    preprocess, settings = opening.settle(student, data), asdict(training)
+    size, workers = settings.pop("batch_size"), settings.pop("workers")
+    batches, judges = training_batches(data, preprocess, size, seed=run.seed, workers=workers)
     checkpoint = Path(f"{out}.checkpoint.pt")
     with console.progress(run.quiet) as progress:
         small = convswap.distill(
             student, teacher, batches, **settings, output=output, judges=judges,
             checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
-    before, after = student.state_dict(), small.state_dict()
-    if all(before[name].equal(tensor) for name, tensor in after.items()):
+    if _same(student, small):
         console.note("no epoch came closer to the original: the network is kept as it was")
     settings |= {"data": data, "images": len(batches.order), "seed": run.seed}
     provenance = artifact.read_description(artifact_dir).provenance | {"distilled": settings}
     artifact.save(small, out, provenance=provenance, force=force)
     checkpoint.unlink(missing_ok=True)
     console.wrote(out)
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks of one architecture hold the same values."""
+    before, after = one.state_dict(), other.state_dict()
+    return all(before[name].equal(tensor) for name, tensor in after.items())

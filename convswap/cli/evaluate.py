@@ -38,12 +38,11 @@ def evaluate(
     network of an artifact, its weights are found where they were at conversion; --weights are
     others.
     """
-    from ..inputs.preprocess import settle_preprocess
     from ..results import evaluation
     from . import opening, tables
 
     opened, other = opening.open_pair(model, against, network, run)
-    size = settle_preprocess(opened, data, **vars(reading), note=console.note).input_size
+    size = opening.settle(opened, data, reading).input_size
     source = evaluation.open_judges(opened, data, console.note)
     batches = source.batches(batch_size, count=images, seed=run.seed)
     with console.progress(run.quiet) as progress:

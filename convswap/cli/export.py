@@ -30,7 +30,6 @@ def export(
     as_json: o.Json = False,
 ) -> None:
     """Write ONNX or a torch.export program, and compare its outputs with PyTorch's."""
-    from ..inputs.preprocess import settle_preprocess
     from ..runtimes.export import export_onnx, export_program
     from . import opening
 
@@ -41,7 +40,7 @@ def export(
     if not wanted:
         raise ConvswapError("nothing to export", do="say --onnx FILE or --pt2 FILE")
     network = opening.open_artifact(artifact_dir, code)
-    preprocess = settle_preprocess(network, data, note=console.note)
+    preprocess = opening.settle(network, data)
     images = opening.example_images(data, preprocess)
     gaps = {kind: write(network, images, path) for kind, (path, write) in wanted.items()}
     document = {"max_abs_diff": gaps, "images": len(images), "real_images": bool(data)}

@@ -19,7 +19,6 @@ def inspect(
     as_json: o.Json = False,
 ) -> None:
     """List every convolution: shape, cost, and what could replace it, or why nothing can."""
-    from ..inputs.preprocess import settle_preprocess
     from ..network.cost import count
     from ..network.sites import find_sites
     from . import opening, tables
@@ -27,7 +26,7 @@ def inspect(
     if model.startswith(("timm:", "torchvision:")) and network.weights is None:
         network = replace(network, random_weights=True)  # shapes are enough: nothing is downloaded
     opened = opening.open_network(model, network)
-    size = settle_preprocess(opened, input_size=input_size, note=console.note).input_size
+    size = opening.settle(opened, reading=o.Reading(input_size=input_size)).input_size
     sites, why_untraced = find_sites(opened, size)
     total = count(opened, size)
     rows = [asdict(s) | {"calls": s.calls, "forms": s.forms, **asdict(s.cost)} for s in sites]

@@ -31,14 +31,21 @@ def open_calibrated(
 ) -> tuple[nn.Module, list[tuple[Tensor, ...]]]:
     """The network of a MODEL argument, and the batches its layers are fitted to."""
     dense = open_network(model, network, run)
-    settle_preprocess(
-        dense, data, input_size=images.input_size, mean=images.mean, std=images.std, note=note
-    )
+    settle(dense, data, images)
     batches = calibration_batches(
         dense, data, count=images.images, batch_size=images.batch_size, memory=images.memory,
         seed=run.seed, note=note,
     )  # fmt: skip
     return dense, batches
+
+
+def settle(
+    network: nn.Module, data: str | None = None, reading: o.Reading = o.Reading()
+) -> Preprocess:
+    """How images become inputs of a network; says what had to be assumed."""
+    return settle_preprocess(
+        network, data, input_size=reading.input_size, mean=reading.mean, std=reading.std, note=note
+    )
 
 
 def open_network(name: str, network: o.Network, run: o.Run = o.Run()) -> nn.Module:
