@@ -16,7 +16,6 @@ from ..inputs.calibration import calibration_batches
 from ..inputs.images import open_images
 from ..inputs.networks import open_model, open_teacher
 from ..inputs.preprocess import settle_preprocess
-from ..network.copies import first_tensor
 from ..plans import Budget, Goal, Kind
 from ..record import Preprocess, record_of
 from ..results import evaluation
@@ -160,7 +159,7 @@ def example_images(source: str | None, preprocess: Preprocess) -> Tensor:
         random = torch.Generator().manual_seed(0)
         return torch.randn(4, *preprocess.input_size, generator=random)
     images = open_images(source, preprocess)
-    return first_tensor(next(iter(images.batches(16, count=16))))
+    return next(iter(images.batches(16, count=16)))[0]
 
 
 def _use(machine: o.Machine) -> None:

@@ -59,9 +59,10 @@ def _assumed(
 ) -> Preprocess:
     """Preprocessing of a network that says nothing of it: what was not `said` is noted."""
     channels, plans = input_channels(model), record_of(model).plans
-    sure = said["input_size"] or plans
+    planned = plans[-1].input_size if plans else None
+    sure = said["input_size"] or planned
     native = native_size(source, channels) if source and not sure else None
-    size = plans[-1].input_size if plans else native or (channels, 224, 224)
+    size = planned or native or (channels, 224, 224)
     gray = {"mean": (0.5,), "std": (0.5,)} if channels == 1 else {}
     assumed = Preprocess(input_size=size, **gray)
     parts = [] if sure else [f"input size {'x'.join(map(str, size))}"]
