@@ -212,3 +212,9 @@ def test_a_file_is_a_recipe_by_its_path(minimal):
 def test_a_loaded_recipe_does_not_change(minimal):
     with pytest.raises(ValueError, match="frozen"):
         recipe.load(minimal).seed = 3
+
+
+def test_a_recipe_may_say_what_the_network_puts_out(minimal):
+    assert recipe.load(minimal).output is None
+    minimal.write_text(MINIMAL + "output: values\n")
+    assert recipe.load(minimal).output == "values"

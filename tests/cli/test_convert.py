@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from outer import SIZE, USER, WIDE, fail, names, succeed, tree, write_plan
 
-from convswap import load, open_model, record_of
+from convswap import Budget, Plan, load, open_model, record_of
+from convswap.cli.options import Fitting, GoalOptions
+from convswap.plans import Drop
 
 
 def test_convert_by_a_budget_writes_an_artifact(here):
@@ -96,3 +98,34 @@ def test_a_floor_on_quality_says_what_was_kept(here):
 def test_a_drop_needs_images_to_judge_by_and_no_budget(given, shared):
     line = fail(*f"convert model.py:build --data data {given} --out o".split())
     assert "--max-drop" in line
+
+
+def test_what_the_network_puts_out_is_told_over_a_plan(here):
+    done = succeed("convert", *USER, "--data", "data", "--plan", "plan.json", "--output", "values",
+                   "--out", "o", "--json")  # fmt: skip
+    assert done.document["plan"]["output"] == "values"
+
+
+@pytest.mark.parametrize(("options", "goal"), [
+    ({"macs": 0.5}, Budget(macs=0.5)),
+    ({"macs": 0.5, "latency": 1.0}, Budget(macs=0.5, latency=1.0)),
+    ({"max_drop": 1.0, "val": "data"}, Drop(1.0, "data")),
+])  # fmt: skip
+def test_a_goal_is_one_value(options, goal):
+    assert GoalOptions(**options).goal == goal
+
+
+def test_a_plan_file_is_a_goal(shared):
+    assert GoalOptions(plan=Path("plan.json")).goal == Plan.load("plan.json")
+
+
+@pytest.mark.parametrize(("options", "planned", "fit"), [
+    ({}, None, "weight"), ({"data": "photos"}, None, "corrected"),
+    ({"data": "photos"}, "moments", "moments"), ({"data": "photos", "fit": "weight"}, "moments",
+    "weight"), ({}, "weight", "weight"),
+])  # fmt: skip
+def test_layers_are_fitted_as_asked_or_planned_or_as_the_images_allow(
+    options, planned, fit, shared
+):
+    goal = Plan.load("plan.json").model_copy(update={"fit": planned}) if planned else Budget()
+    assert Fitting(**options).settled(goal) == fit

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from outer import converted, names, succeed
+from outer import USER, converted, names, succeed
 from safetensors.torch import load_file
 
 from convswap import open_model, save
@@ -56,3 +56,15 @@ def test_an_artifact_of_the_library_is_run_at_the_size_it_was_planned_for(here):
         assert "assumed input size" not in done.err
     record = json.loads(Path("o/convswap.json").read_text())["record"]
     assert record["preprocess"]["input_size"] == [3, 24, 24]
+
+
+def test_distill_takes_the_output_as_it_was_planned_unless_told(here):
+    succeed("convert", *USER, "--data", "data", "--macs", "0.5", "--output", "values", "--out", "v")
+    made = []
+    for said in ((), ("--output", "values"), ("--output", "logits")):
+        succeed("distill", "v", "--model", "model.py:build", "--data", "data", "--epochs", "1",
+                "--lr", "1e-4", *said, "--force", "--out", "o")  # fmt: skip
+        made.append(Path("o/model.safetensors").read_bytes())
+    planned, same, other = made
+    assert planned == same
+    assert planned != other

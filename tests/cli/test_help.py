@@ -151,7 +151,7 @@ def test_an_unexpected_error_is_not_hidden(shared, monkeypatch):
     def fall_over(*args, **kwargs):
         raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr("convswap.network.observe.observe", fall_over)
+    monkeypatch.setattr("convswap.observe", fall_over)
     with pytest.raises(ZeroDivisionError):
         convswap("inspect", "model.py:build")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from outer import USER, WIDE, convswap, fail, squeezed, succeed, tree
 
 
@@ -92,3 +93,12 @@ def test_a_time_out_of_reach_is_answered_with_the_least(timed):
     assert "latency 0.001 asked" in line
     assert "is the least" in line
     assert tree(timed) == before
+
+
+@pytest.mark.parametrize(("given", "output"), [
+    ([], "logits"), (["--output", "values"], "values"), (["--output", "logits"], "logits"),
+])  # fmt: skip
+def test_a_plan_says_what_the_network_puts_out_as_told_or_found_out(given, output, here):
+    done = succeed("plan", *USER, "--data", "data", "--macs", "0.5", *given, "--out", "p.json")
+    assert json.loads(Path("p.json").read_text())["output"] == output
+    assert done.code == 0

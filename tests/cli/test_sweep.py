@@ -11,3 +11,13 @@ def test_sweep_writes_the_frontier_and_says_where_the_knee_is(here):
     assert "dense" in done.out
     assert "knee:" in done.out
     assert names("frontier") == ["frontier.json", "frontier.png"]
+
+
+def test_sweep_plans_for_the_output_that_is_told(here):
+    done = succeed("sweep", "model.py:build", "--data", "data", "--val", "flat", "--points", "2",
+                   "--least", "0.5", "--output", "values", "--out", "frontier",
+                   "--json")  # fmt: skip
+    dense, *points = done.document
+    assert dense["plan"] is None
+    assert {point["plan"]["output"] for point in points} == {"values"}
+    assert "kl" not in points[0]["figures"]
