@@ -27,16 +27,12 @@ class Training:
 
     epochs: o.Count
     """passes over the images"""
-
     lr: float = 1e-3
     """learning rate of AdamW"""
-
     temperature: float = 2.0
     """of the softmax"""
-
     hint: float = 1.0
     """weight of per-layer errors"""
-
     batch_size: o.BatchSize = 64
     workers: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0
     """loader processes"""

@@ -19,29 +19,24 @@ from ..errors import ConvswapError, problems
 from ..plans import Budget, Drop, Goal, Plan
 
 
-def _numbers(kind: type, text: str) -> tuple:
-    try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"takes numbers separated by commas, not {text!r}") from None
+def _numbers(number: type, count: int | None = None) -> Parameter:
+    """A parameter of numbers separated by commas: so many, or any."""
+
+    def parse(kind: object, tokens: Sequence[Token]) -> tuple:
+        text = tokens[0].value
+        try:
+            numbers = tuple(number(part) for part in text.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != (count or len(numbers)) or not numbers:
+            many = f"{count} numbers" if count else "numbers"
+            raise ValueError(f"takes {many} separated by commas, not {text!r}")
+        return numbers
+
+    return Parameter(converter=parse, n_tokens=1, accepts_keys=False)
 
 
-def _size(kind: object, tokens: Sequence[Token]) -> tuple[int, ...]:
-    size = _numbers(int, tokens[0].value)
-    if len(size) != 3:
-        raise ValueError(f"takes channels, height, width, not {tokens[0].value!r}")
-    return size
-
-
-def _floats(kind: object, tokens: Sequence[Token]) -> tuple[float, ...]:
-    return _numbers(float, tokens[0].value)
-
-
-def _at_least(least: float) -> validators.Number:
-    return validators.Number(gte=least)
-
-
-Count = Annotated[int, Parameter(validator=_at_least(1))]
+Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Model = Annotated[
     str,
     Parameter(help="timm:NAME, torchvision:NAME, path/to/file.py:factory, or an artifact folder"),
@@ -57,29 +52,19 @@ Data = Annotated[
         help="images: a folder (class folders, or flat), a .tar of class folders, or `digits`",
     ),
 ]
-Judges = Annotated[
-    str | None,
-    Parameter(
-        name="--val",
-        metavar="SRC",
-        help="images to judge by: labelled, or closeness to the original",
-    ),
-]
+_JUDGES = "images to judge by: labelled, or closeness to the original"
+Judges = Annotated[str | None, Parameter(name="--val", metavar="SRC", help=_JUDGES)]
 InputSize = Annotated[
     tuple[int, int, int] | None,
-    Parameter(
-        converter=_size, n_tokens=1, accepts_keys=False, metavar="C,H,W",
-        help="default: the model's own",
-    ),
-]  # fmt: skip
-_PerChannel = Annotated[
-    tuple[float, ...] | None,
-    Parameter(converter=_floats, n_tokens=1, accepts_keys=False, metavar="NUMBERS"),
+    _numbers(int, 3),
+    Parameter(metavar="C,H,W", help="default: the model's own"),
 ]
+_PerChannel = Annotated[tuple[float, ...] | None, _numbers(float), Parameter(metavar="NUMBERS")]
 Output = Annotated[
     plans.Kind | None,
     Parameter(help="what the network puts out; default: as planned, else found out from it"),
 ]
+Memory = Annotated[float | None, Parameter(metavar="GIB", validator=validators.Number(gte=0.01))]
 BatchSize = Annotated[Count, Parameter(help="images per forward pass")]
 Settings = Annotated[
     tuple[str, ...],
@@ -96,7 +81,6 @@ class Code:
 
     architecture: Annotated[str | None, Parameter(name="--model")] = None
     """file.py:factory of an artifact made from your own code"""
-
     model_arg: Annotated[tuple[str, ...], Parameter(metavar="KEY=VALUE")] = ()
     """argument of the model's factory"""
 
@@ -119,7 +103,6 @@ class Network(Code):
 
     weights: str | None = None
     """weights file (.safetensors, or a state_dict)"""
-
     random_weights: bool = False
     """random weights, for timing and trials"""
 
@@ -140,7 +123,6 @@ class Reading:
     input_size: InputSize = None
     mean: _PerChannel = None
     """per channel, of values 0..1"""
-
     std: _PerChannel = None
     """per channel, of values 0..1"""
 
@@ -151,9 +133,8 @@ class Calibration(Reading):
 
     images: Count = 1000
     """calibration images"""
-
     batch_size: BatchSize = 64
-    memory: Annotated[float | None, Parameter(metavar="GIB", validator=_at_least(0.01))] = None
+    memory: Memory = None
     """most to hold images in flight, fewer if need be; default: half of what is free"""
 
 
@@ -185,10 +166,8 @@ class Timing:
 
     target: plans.TargetName = "eager"
     """what runs the network"""
-
     batch: Count = 1
     """images per pass when time is measured"""
-
     dtype: str = "float32"
     """to measure in; with eager and compile also float16, bfloat16"""
 
@@ -200,13 +179,10 @@ class BudgetOptions:
 
     macs: float | None = None
     """fraction of the multiply-adds to keep, 0..1"""
-
     params: float | None = None
     """fraction of the parameters to keep, 0..1"""
-
     latency: float | None = None
     """fraction of the time on --target to keep, 0..1; measured"""
-
     timing: Timing = Timing()
 
     @property
@@ -233,7 +209,6 @@ class GoalOptions(BudgetOptions):
 
     max_drop: float | None = None
     """in place of a budget: most points to lose on --val"""
-
     val: Judges = None
     plan: Path | None = None
     """a plan file, in place of a budget"""
@@ -264,10 +239,8 @@ class Machine:
 
     device: str = "cpu"
     """cpu, cuda, ..."""
-
     threads: Count | None = None
     """CPU threads"""
-
     quiet: bool = False
     """no progress"""
 
