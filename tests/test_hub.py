@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -10,15 +12,17 @@ from convswap.inputs import hub as module
 from convswap.inputs.hub import hub
 
 
-@pytest.fixture
-def unreachable(monkeypatch, tmp_path):
-    """No hub, nothing cached, and a list of how often a hub was asked."""
+@pytest.fixture(params=["no route", "a gateway"])
+def unreachable(request, monkeypatch):
+    """No hub, and a list of how often it was asked."""
     asked = []
 
     class Session:
         def head(self, url, timeout):
             asked.append(url)
-            raise OSError("no route")
+            if request.param == "no route":
+                raise OSError("no route")
+            return SimpleNamespace(status_code=503)
 
     monkeypatch.setattr(module, "get_session", Session)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
