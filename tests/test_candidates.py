@@ -8,12 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers import moment
-from torch import nn
+from torch import Tensor, nn
 
 from convswap import find_sites
 from convswap.forms import FORMS, Kernel
+from convswap.forms.group_fits import GroupFits
 from convswap.forms.least_squares import LeastSquares
-from convswap.network.sites import replacement_cost
+from convswap.network.sites import Site, replacement_cost
 from convswap.planning.candidates import (
     STARTED,
     Candidate,
@@ -24,6 +25,10 @@ from convswap.planning.candidates import (
 
 KERNEL = (16, 12, 3, 3)
 FACTOR = 1.6
+
+
+def candidates_of(site: Site, problem: LeastSquares, curvature: Tensor) -> list[Candidate]:
+    return site_candidates(site, GroupFits([problem], site.unit), curvature, bias=True)
 
 
 def layer(out: int, in_: int, size: int):
@@ -44,7 +49,12 @@ def surveyed(seed: int = 0):
     site, conv = layer(*KERNEL[:3])
     problem = problem_of(conv, seed)
     curvature = moment(KERNEL[0], seed + 1, spread=0.5)
-    return site, problem, curvature, site_candidates(site, problem, curvature, bias=True)
+    return (
+        site,
+        problem,
+        curvature,
+        candidates_of(site, problem, curvature),
+    )
 
 
 def fitted(found: Candidate, problem: LeastSquares, curvature, steps: int) -> float:
@@ -98,7 +108,7 @@ def test_damage_falls_with_the_rank(seed):
 @pytest.mark.parametrize("kernel", [(8, 1, 3), (1, 8, 3), (2, 1, 3)])
 def test_a_form_of_which_no_rank_is_cheaper_is_left_out(kernel):
     site, conv = layer(*kernel)
-    found = site_candidates(site, problem_of(conv, 0), torch.eye(kernel[0]), bias=True)
+    found = candidates_of(site, problem_of(conv, 0), torch.eye(kernel[0]))
     assert {(c.form, c.rank) for c in found} == set(costs_of(site, bias=True))
     assert len({c.form for c in found}) < len(site.forms)
 
@@ -106,7 +116,7 @@ def test_a_form_of_which_no_rank_is_cheaper_is_left_out(kernel):
 def test_a_layer_of_zeros_has_harmless_candidates():
     site, conv = layer(*KERNEL[:3])
     nn.init.zeros_(conv.weight)
-    found = site_candidates(site, problem_of(conv, 0), torch.eye(KERNEL[0]), bias=True)
+    found = candidates_of(site, problem_of(conv, 0), torch.eye(KERNEL[0]))
     assert all(math.isfinite(c.damage) and 0 <= c.damage < 1e-20 for c in found)
 
 

@@ -127,7 +127,7 @@ def test_layer_shrinks_the_map_along_the_axes_it_spans():
         Layer("vertical", 4, 5, (3, 1), (True, False)),
         Layer("horizontal", 5, 6, (1, 3), (False, True)),
     ]
-    cost = layers_cost(layers, [Size(10, 12, 5, 6)], itemsize=4, bias=True)
+    cost = layers_cost(layers, [Size((10, 12), (5, 6))], itemsize=4, bias=True)
     assert cost.macs == 5 * 12 * (4 * 5 * 3) + 5 * 6 * (5 * 6 * 3)
     assert cost.params == 4 * 5 * 3 + 5 * 6 * 3 + 6
     assert cost.bytes == 4 * cost.params
@@ -135,7 +135,9 @@ def test_layer_shrinks_the_map_along_the_axes_it_spans():
 
 def test_every_call_costs_multiply_adds_and_none_costs_parameters_again():
     layers = [Layer("expand", 4, 6)]
-    once = layers_cost(layers, [Size(5, 5, 5, 5)], itemsize=2, bias=False)
-    twice = layers_cost(layers, [Size(5, 5, 5, 5), Size(3, 3, 3, 3)], itemsize=2, bias=False)
+    once = layers_cost(layers, [Size((5, 5), (5, 5))], itemsize=2, bias=False)
+    twice = layers_cost(
+        layers, [Size((5, 5), (5, 5)), Size((3, 3), (3, 3))], itemsize=2, bias=False
+    )
     assert once == Cost(25 * 24, 24, 48)
     assert twice == Cost((25 + 9) * 24, 24, 48)

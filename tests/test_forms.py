@@ -82,7 +82,7 @@ def test_blueprint_is_exact_on_kernels_of_its_kind(name: str, seed: int | None):
     conv, x = convolution(name)
     kernel = Kernel(*conv.weight.shape)
     channels = torch.randn(kernel.out_channels, kernel.in_channels, 1, 1)
-    taps = torch.randn(kernel.out_channels, 1, kernel.height, kernel.width)
+    taps = torch.randn(kernel.out_channels, 1, *kernel.size)
     conv.weight.copy_(channels * taps)
     weights = FORMS["blueprint"].fit(problem_for(conv.weight, seed), kernel, 1, 12)
     tolerance = max(TOLERANCE[x.dtype], 1e-7)  # its solver is regularised by 1e-9
@@ -324,7 +324,7 @@ def test_predicted_cost_is_the_counted_cost(case):
     layers = FORMS[form].layers(kernel, rank)
     bias = conv.bias is not None
     x = torch.zeros(1, kernel.in_channels, *size, dtype=conv.weight.dtype, device="meta")
-    sizes = [Size(*size, *conv.to("meta")(x).shape[-2:])]
+    sizes = [Size(tuple(size), tuple(conv.to("meta")(x).shape[2:]))]
     predicted = layers_cost(layers, sizes, conv.weight.element_size(), bias)
     assert predicted == count(build(layers, conv, bias), x.shape[1:])
 

@@ -68,7 +68,7 @@ def test_layers_stand_in_the_context_they_have(clock):
     LatencyTable(target, batch=4, cache=None).measure([(stem, "channel", 2)])
     (dense, x), (small, _) = target.seen
     assert [type(m).__name__ for m in dense] == ["ReLU", "Conv2d", "BatchNorm2d", "ReLU"]
-    assert [type(m).__name__ for m in small] == ["ReLU", "FactorizedConv2d", "BatchNorm2d", "ReLU"]
+    assert [type(m).__name__ for m in small] == ["ReLU", "Factorized", "BatchNorm2d", "ReLU"]
     assert x.shape == (4, 3, 8, 8)
     for module in (dense, small):
         values = module(x)
@@ -143,14 +143,14 @@ def test_other_layers_are_measured_anew(change, clock, site, tmp_path):
     dilation, padding = change.get("dilation", (1, 1)), change.get("padding", (1, 1))
     conv = nn.Conv2d(8, 8, kernel[2:], stride, padding, dilation)
     height, width = conv(torch.zeros(1, 8, 8, 8)).shape[-2:]
-    size = replace(site.sizes[0], out_height=height, out_width=width)
+    size = replace(site.sizes[0], written=(height, width))
     other = replace(site, sizes=(size,), **change)
     assert measured(clock, tmp_path, [(other, "channel", 3)]) == 2
 
 
 def test_another_input_size_is_measured_anew(clock, site, tmp_path):
     measured(clock, tmp_path, [(site, "channel", 3)])
-    size = replace(site.sizes[0], in_height=9, out_height=9)
+    size = replace(site.sizes[0], read=(9, 8), written=(9, 8))
     assert measured(clock, tmp_path, [(replace(site, sizes=(size,)), "channel", 3)]) == 2
 
 

@@ -8,7 +8,8 @@ from helpers import CONVOLUTIONS, TOLERANCE, convolution, relative
 from timm.layers import Conv2dSame
 from torch import nn
 
-from convswap.statistics.moments import POSITIONS, SHRINK, Moments, patches
+from convswap.statistics.moments import POSITIONS, SHRINK, Moments
+from convswap.statistics.rows import patches
 
 even = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own
 
@@ -17,7 +18,7 @@ even = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel"
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_patches_times_weight_is_the_convolution(name: str):
     conv, x = convolution(name)
-    rows = patches(conv, x, (1, 1), (0, 0))
+    rows = patches(conv, x, (1, 1), (0, 0)).flatten(0, 2)
     y = rows @ conv.weight.flatten(1).T
     if conv.bias is not None:
         y = y + conv.bias
@@ -31,7 +32,7 @@ def test_patches_times_weight_is_the_convolution(name: str):
 def test_sampled_patches_are_those_of_the_sampled_outputs(name: str, step, offset):
     conv, x = convolution(name)
     y = conv(x)[..., offset[0] :: step[0], offset[1] :: step[1]]
-    rows = patches(conv, x, step, offset)
+    rows = patches(conv, x, step, offset).flatten(0, 2)
     wanted = y.permute(0, 2, 3, 1).flatten(0, 2)
     if conv.bias is not None:
         wanted = wanted - conv.bias
@@ -51,13 +52,13 @@ def test_moments_are_the_covariance_of_all_patches(kind: type[nn.Conv2d]):
     batches = [torch.randn(4, 3, 9, 9) + 1 for _ in range(3)]
     wanted = [torch.randn_like(conv(x)) + 2 for x in batches]
     moments = seen(conv, batches, wanted)
-    rows = torch.cat([patches(conv, x, (1, 1), (0, 0)) for x in batches]).double()
+    rows = torch.cat([patches(conv, x, (1, 1), (0, 0)).flatten(0, 2) for x in batches]).double()
     y = torch.cat([y.permute(0, 2, 3, 1).flatten(0, 2) for y in wanted]).double()
     covariance = torch.cov(torch.cat([y, rows], 1).T, correction=0)
-    moment, cross = moments._centred([0, 1])
+    moment, cross = moments._centred([0, 1], 0)
     assert moments.count == len(rows)
-    torch.testing.assert_close(moments.mean_x, rows.mean(0), atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(moments.mean_y, y.mean(0), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(moments.mean_x[0], rows.mean(0), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(moments.mean_y[0], y.mean(0), atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(moment, covariance[5:, 5:], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(cross, covariance[:5, 5:], atol=1e-5, rtol=1e-5)
 
@@ -65,7 +66,7 @@ def test_moments_are_the_covariance_of_all_patches(kind: type[nn.Conv2d]):
 def test_every_direction_gets_a_small_part_of_the_mean_variance():
     conv = nn.Conv2d(3, 5, 3).requires_grad_(False)
     moments = seen(conv, [torch.randn(4, 3, 9, 9)])
-    moment, _ = moments._centred([0, 1])
+    moment, _ = moments._centred([0, 1], 0)
     noise = max(SHRINK, 27 / moments.count) * moment.diagonal().mean()
     problem = moments.problem(conv.weight)
     torch.testing.assert_close(problem.moment, moment + noise * torch.eye(27).double())
@@ -130,8 +131,8 @@ def test_large_maps_are_sampled_about_to_the_bound(size: tuple[int, int]):
 def test_sampled_moments_are_close_to_those_of_all_positions():
     conv = nn.Conv2d(1, 2, 3, stride=2, padding=1, padding_mode="reflect").requires_grad_(False)
     x = torch.randn(8, 1, 140, 140)
-    sampled = seen(conv, [x])._centred([0, 1])[0]
-    rows = patches(conv, x, (1, 1), (0, 0)).double()
+    sampled = seen(conv, [x])._centred([0, 1], 0)[0]
+    rows = patches(conv, x, (1, 1), (0, 0)).flatten(0, 2).double()
     assert relative(sampled, torch.cov(rows.T, correction=0)) < 0.1
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from convswap import Budget, convert, count, find_sites, plan, record_of
 from convswap.errors import ConversionError
-from convswap.forms import FORMS, FactorizedConv2d, Kernel, become_, build, ranks
+from convswap.forms import FORMS, Factorized, Kernel, become_, build, ranks
 
 ANSWERS = (
     "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
@@ -21,7 +21,7 @@ ANSWERS = (
 )  # fmt: skip
 
 
-def replaced(conv: nn.Conv2d, form: str, bias: bool = True) -> FactorizedConv2d:
+def replaced(conv: nn.Conv2d, form: str, bias: bool = True) -> Factorized:
     """A convolution's replacement at its smallest rank, with random weights."""
     kernel = Kernel(*conv.weight.shape)
     row = build(FORMS[form].layers(kernel, ranks(form, kernel, 16)[0]), conv, bias)
@@ -117,7 +117,7 @@ def test_whoever_holds_the_convolution_holds_its_replacement():
     x = torch.randn(2, 4, 8, 8)
     assert held[0] is held[1]["deep"][0]
     assert torch.equal(held[0](x), row(x))
-    assert isinstance(held[0], FactorizedConv2d)
+    assert isinstance(held[0], Factorized)
     assert held[0].mine == "kept"
 
 

@@ -156,7 +156,7 @@ def test_norms_are_undone():
         before = change * undo_norms(block, ["norm"], change)
         after = block.norm(before) - block.norm(torch.zeros_like(before))
     assert relative(after, change) < 4 * LEAST_SCALE**2
-    assert torch.equal(undo_norms(block, [], change).flatten(), torch.full((8,), 1 / 1.01))
+    assert undo_norms(block, [], change).item() == pytest.approx(1 / 1.01)
 
 
 @pytest.mark.parametrize("silent", [slice(0, 1), slice(None)])
@@ -182,11 +182,11 @@ def test_a_convolution_makes_up_for_what_the_other_addend_lost():
         images = torch.cat(batches)
         gap = block.stem(images) - changed.stem(images)
         wanted = branch(block, block.stem(images)) + gap / (1 + LEAST_SCALE**2)
-    torch.testing.assert_close(moments.mean_y.float(), wanted.mean((0, 2, 3)))
+    torch.testing.assert_close(moments.mean_y[0].float(), wanted.mean((0, 2, 3)))
     [(_, alone)] = gather(block, sites, batches, 0)
     with torch.no_grad():
         torch.testing.assert_close(
-            alone.mean_y.float(), branch(block, block.stem(images)).mean((0, 2, 3))
+            alone.mean_y[0].float(), branch(block, block.stem(images)).mean((0, 2, 3))
         )
 
 
@@ -202,4 +202,4 @@ def test_a_shortcut_that_an_image_does_not_take_is_not_made_up_for():
     [(_, moments)] = gather(block, [site], batches, 0, copy.deepcopy(block))
     with torch.no_grad():
         wanted = branch(block, torch.cat(batches)).mean((0, 2, 3))
-    torch.testing.assert_close(moments.mean_y.float(), wanted)
+    torch.testing.assert_close(moments.mean_y[0].float(), wanted)

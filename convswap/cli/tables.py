@@ -20,13 +20,13 @@ def sites_table(sites: Sequence[Site], total: Cost) -> Table:
     table = _table("layer", ">kernel", ">out size", ">MACs", ">%", "then", "forms or reason")
     for site in sites:
         steps = "x".join(map(str, site.stride if len({*site.stride}) > 1 else site.stride[:1]))
-        stride = f" /{steps}" if max(site.stride) > 1 else ""
+        stride = f" /{steps}" if max(site.stride, default=1) > 1 else ""
         every = len(site.forms) == len(FORMS)
         size = site.sizes[0] if site.sizes else None
         table.add_row(
             site.path + (f" (x{site.calls})" if site.calls > 1 else ""),
             "x".join(map(str, site.kernel)) + stride,
-            f"{size.out_height}x{size.out_width}" if size else "-",
+            "x".join(map(str, size.written or (size.images,))) if size else "-",
             quantity(site.cost.macs),
             f"{100 * site.cost.macs / max(total.macs, 1):.1f}",
             "+".join(filter(None, (site.norm, site.act))).replace("BatchNorm2d", "BN") or "-",

@@ -21,13 +21,13 @@ from torch import Tensor
 from ..errors import RankError
 from ..plans import Rank
 from . import blueprint, bottleneck, channel, separable, spatial, tucker
-from .layer import Kernel, Layer
+from .layer import Kernel, Layer, in_groups
 from .least_squares import LeastSquares
-from .replacement import FactorizedConv2d, become_, build, write_
+from .replacement import PLAIN, Factorized, become_, build, write_
 
 __all__ = [
-    "FORMS", "FactorizedConv2d", "Form", "Kernel", "Layer", "Rank", "become_", "build",
-    "check_rank", "ranks", "write_",
+    "FORMS", "PLAIN", "Factorized", "Form", "Kernel", "Layer", "Rank", "become_", "build",
+    "check_rank", "in_groups", "ranks", "write_",
 ]  # fmt: skip
 
 

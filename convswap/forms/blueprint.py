@@ -26,10 +26,10 @@ def full_rank(kernel: Kernel) -> None:
 
 
 def layers(kernel: Kernel, rank: int) -> list[Layer]:
-    out, in_, *size = kernel
+    out, in_ = kernel[:2]
     return [
         Layer("pointwise", in_, out),
-        Layer("depthwise", out, out, tuple(size), (True, True), groups=out),
+        Layer("depthwise", out, out, kernel.size, kernel.spans, groups=out),
     ]
 
 

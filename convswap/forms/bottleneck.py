@@ -32,10 +32,10 @@ def full_rank(kernel: Kernel) -> int:
 
 
 def layers(kernel: Kernel, rank: int) -> list[Layer]:
-    out, in_, *size = kernel
+    out, in_ = kernel[:2]
     return [
         Layer("reduce", in_, rank),
-        Layer("depthwise", rank, rank, tuple(size), (True, True), groups=rank),
+        Layer("depthwise", rank, rank, kernel.size, kernel.spans, groups=rank),
         Layer("expand", rank, out),
     ]
 

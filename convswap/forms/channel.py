@@ -23,9 +23,9 @@ def full_rank(kernel: Kernel) -> int:
 
 
 def layers(kernel: Kernel, rank: int) -> list[Layer]:
-    out, in_, *size = kernel
+    out, in_ = kernel[:2]
     return [
-        Layer("reduce", in_, rank, tuple(size), (True, True)),
+        Layer("reduce", in_, rank, kernel.size, kernel.spans),
         Layer("expand", rank, out),
     ]
 

@@ -1,4 +1,4 @@
-"""What takes a convolution's place: a few plain ones in a row, which answer like the one."""
+"""What takes a layer's place: a few plain ones in a row, which answer like the one."""
 
 from __future__ import annotations
 
@@ -12,31 +12,38 @@ from torch import Tensor, nn
 
 from .layer import Layer
 
+PLAIN: dict[int, type[nn.Module]] = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+"""By number of axes, the layers that can be replaced, and that replacements are made of."""
 
-class FactorizedConv2d(nn.Sequential):
-    """Convolutions in a row that stand in for one.
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_ANSWERS = (
+    "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
+    "padding_mode", "transposed", "output_padding", "in_features", "out_features",
+)  # fmt: skip
 
-    The children are plain `nn.Conv2d`, which every exporter and quantiser knows. For code that
-    reads them it has the attributes of a convolution: `in_channels`, `out_channels`,
-    `kernel_size`, `stride`, `padding`, `dilation`, `groups`, `padding_mode`, and
-    `weight` and `bias`, which can be read only.
+
+class Factorized(nn.Sequential):
+    """Convolutions, or linear layers, in a row that stand in for one.
+
+    The children are plain layers, which every exporter and quantiser knows. For code that reads
+    them it has the attributes of the layer it stands in for (`in_channels`, `kernel_size`,
+    `stride`, ...), and `weight` and `bias`, which can be read only.
 
     Args:
         layers: by name, in order of execution.
-        conv: what they stand in for.
+        dense: what they stand in for.
     """
 
-    def __init__(self, layers: OrderedDict[str, nn.Conv2d], conv: nn.Conv2d):
+    def __init__(self, layers: OrderedDict[str, nn.Module], dense: nn.Module):
         super().__init__(layers)
-        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
-        self.kernel_size, self.stride = conv.kernel_size, conv.stride
-        self.padding, self.padding_mode = conv.padding, conv.padding_mode
-        self.dilation, self.groups = conv.dilation, conv.groups
+        for name in _ANSWERS:
+            if hasattr(dense, name):
+                setattr(self, name, getattr(dense, name))
         self._composed: tuple[list, Tensor] | None = None
 
     @property
     def weight(self) -> Tensor:
-        """The kernel that all layers amount to, `[out, in, kh, kw]`; a copy without gradient."""
+        """The kernel that all layers amount to, `[out, in / groups, *size]`; without gradient."""
         layers = [layer.weight for layer in self]
         if torch.compiler.is_compiling() or any(weight.is_inference() for weight in layers):
             return self._compose()
@@ -60,55 +67,46 @@ class FactorizedConv2d(nn.Sequential):
     def _compose(self) -> Tensor:
         # subtle: whoever watches the network's own computation is not to see this
         with torch._C.DisableTorchFunction():
-            kernels = [_dense_kernel(layer) for layer in self]
-            whole = reduce(lambda a, b: torch.einsum("om...,mi...->oi...", b, a), kernels)
-            return whole.to(self[-1].weight.dtype)
+            kernels = [_dense_kernel(layer, getattr(self, "groups", 1)) for layer in self]
+            whole = reduce(lambda a, b: torch.einsum("gom...,gmi...->goi...", b, a), kernels)
+            return whole.flatten(0, 1).to(self[-1].weight.dtype)
 
 
-def build(layers: Sequence[Layer], conv: nn.Conv2d, bias: bool) -> FactorizedConv2d:
-    """What stands in for `conv`, made of `layers`; weights are left uninitialised.
+def build(layers: Sequence[Layer], dense: nn.Module, bias: bool) -> Factorized:
+    """What stands in for `dense`, made of `layers`; weights are left uninitialised.
 
-    Layers have the dtype, device, memory format and `requires_grad` of `conv`, and timm's
-    `Conv2dSame`, which pads by its own rule, in place of `nn.Conv2d` where `conv` is one.
+    Layers have the dtype, device, memory format and `requires_grad` of `dense`, and timm's
+    `Conv2dSame`, which pads by its own rule, in place of `nn.Conv2d` where `dense` is one.
     Only the last layer can carry a bias.
     """
     made = OrderedDict()
     for layer in layers:
-        spatial = any(layer.spans)
-        geometry = {
-            "stride": _along(layer.spans, conv.stride, 1),
-            "padding": _along(layer.spans, conv.padding, 0),
-            "dilation": _along(layer.spans, conv.dilation, 1),
-        }
-        same = spatial and isinstance(conv, Conv2dSame)
-        if spatial and not same:
-            geometry["padding_mode"] = conv.padding_mode
-        made[layer.name] = nn.utils.skip_init(
-            Conv2dSame if same else nn.Conv2d,
-            layer.in_channels,
-            layer.out_channels,
-            layer.size,
-            groups=layer.groups,
-            bias=bias and layer is layers[-1],
-            device=conv.weight.device,
-            dtype=conv.weight.dtype,
-            **geometry,
-        ).requires_grad_(conv.weight.requires_grad)
-    row = FactorizedConv2d(made, conv).train(conv.training)
-    last = torch.channels_last
-    if conv.weight.is_contiguous(memory_format=last) and not conv.weight.is_contiguous():
+        last = bias and layer is layers[-1]
+        settings = {"bias": last, "device": dense.weight.device, "dtype": dense.weight.dtype}
+        if isinstance(dense, nn.Linear):
+            kind, shape = nn.Linear, (layer.in_channels, layer.out_channels)
+        else:
+            kind, geometry = _geometry(layer, dense)
+            size = layer.size or (1,) * (dense.weight.dim() - 2)
+            shape = (layer.in_channels, layer.out_channels, size)
+            settings |= {"groups": layer.groups, **geometry}
+        module = nn.utils.skip_init(kind, *shape, **settings)
+        made[layer.name] = module.requires_grad_(dense.weight.requires_grad)
+    row = Factorized(made, dense).train(dense.training)
+    last = _CHANNELS_LAST.get(dense.weight.dim())
+    if last and dense.weight.is_contiguous(memory_format=last) and not dense.weight.is_contiguous():
         row = row.to(memory_format=last)
     return row
 
 
-def become_(conv: nn.Conv2d, row: FactorizedConv2d) -> None:
-    """Make a convolution its replacement, in place.
+def become_(dense: nn.Module, row: Factorized) -> None:
+    """Make a layer its replacement, in place.
 
     The object itself changes, so that whoever holds it (its parent, a plain list, another name)
     holds the replacement.
     """
-    conv.__class__ = type(row)
-    conv.__dict__ |= vars(row)  # subtle: what the user has attached to the convolution stays
+    dense.__class__ = type(row)
+    dense.__dict__ |= vars(row)  # subtle: what the user has attached to the layer stays
 
 
 def write_(module: nn.Sequential, weights: Sequence[Tensor], bias: Tensor | None) -> None:
@@ -120,20 +118,35 @@ def write_(module: nn.Sequential, weights: Sequence[Tensor], bias: Tensor | None
             module[-1].bias.copy_(bias)
 
 
-def _along(spans: tuple[bool, bool], value: tuple[int, int] | str, neutral: int):
+def _geometry(layer: Layer, dense: nn.Module) -> tuple[type[nn.Module], dict[str, object]]:
+    """The class of a layer, and how it moves over its input."""
+    spans = layer.spans or (False,) * (dense.weight.dim() - 2)
+    geometry: dict[str, object] = {
+        "stride": _along(spans, dense.stride, 1),
+        "padding": _along(spans, dense.padding, 0),
+        "dilation": _along(spans, dense.dilation, 1),
+    }
+    if any(spans) and isinstance(dense, Conv2dSame):
+        return Conv2dSame, geometry
+    if any(spans):
+        geometry["padding_mode"] = dense.padding_mode
+    return PLAIN[dense.weight.dim() - 2], geometry
+
+
+def _along(spans: tuple[bool, ...], value: tuple[int, ...] | str, neutral: int):
     """The dense setting along the axes a layer spans, the neutral one along the others."""
     if isinstance(value, str):  # "same" and "valid" are neutral by themselves for a size of 1
         return value
     return tuple(v if spanned else neutral for v, spanned in zip(value, spans, strict=True))
 
 
-def _dense_kernel(conv: nn.Conv2d) -> Tensor:
-    """A kernel `[out, in, kh, kw]`, with zeros where groups do not read a channel."""
-    weight = conv.weight if conv.weight.dtype == torch.float64 else conv.weight.float()
-    if conv.groups == 1:
-        return weight
-    blocks = weight.unflatten(0, (conv.groups, -1))  # [groups, out / groups, in / groups, ...]
-    dense = weight.new_zeros(conv.groups, *blocks.shape[1:2], conv.groups, *blocks.shape[2:])
-    each = torch.arange(conv.groups)
-    dense[each, :, each] = blocks
-    return dense.flatten(0, 1).flatten(1, 2)
+def _dense_kernel(layer: nn.Module, groups: int) -> Tensor:
+    """Kernels `[groups, out, in, *size]`, with zeros where a layer's own groups, more than
+    those, do not read a channel."""
+    weight = layer.weight if layer.weight.dtype == torch.float64 else layer.weight.float()
+    inner = getattr(layer, "groups", 1) // groups
+    weight = weight.unflatten(0, (groups, inner, -1))  # [groups, inner, out, in, *size]
+    dense = weight.new_zeros(*weight.shape[:3], inner, *weight.shape[3:])
+    each = torch.arange(inner)
+    dense[:, each, :, each] = weight.transpose(0, 1)
+    return dense.flatten(3, 4).flatten(1, 2)

@@ -26,9 +26,9 @@ def full_rank(kernel: Kernel) -> int:
 
 
 def layers(kernel: Kernel, rank: int) -> list[Layer]:
-    out, in_, *size = kernel
+    out, in_ = kernel[:2]
     return [
-        Layer("depthwise", in_, in_ * rank, tuple(size), (True, True), groups=in_),
+        Layer("depthwise", in_, in_ * rank, kernel.size, kernel.spans, groups=in_),
         Layer("pointwise", in_ * rank, out),
     ]
 

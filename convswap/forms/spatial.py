@@ -1,6 +1,8 @@
 """`spatial`: a column of the kernel, then a row (Jaderberg et al. 2014; AIMET's spatial SVD).
 
 W[o,i,x,y] = sum_r V[o,r,y] H[r,i,x]
+
+Along more axes, the first one that is longer than 1, then all others: k*1*1, then 1*k*k.
 """
 
 from __future__ import annotations
@@ -15,30 +17,35 @@ TRIAL_STEPS = 0
 
 
 def applies(kernel: Kernel) -> bool:
-    return kernel.height > 1 and kernel.width > 1
+    height, width = _folded(kernel)
+    return height > 1 and width > 1
 
 
 def full_rank(kernel: Kernel) -> int:
-    return min(kernel.in_channels * kernel.height, kernel.out_channels * kernel.width)
+    height, width = _folded(kernel)
+    return min(kernel.in_channels * height, kernel.out_channels * width)
 
 
 def layers(kernel: Kernel, rank: int) -> list[Layer]:
-    out, in_, height, width = kernel
+    out, in_ = kernel[:2]
+    long = [axis <= _first(kernel) for axis in range(len(kernel.size))]
+    down = tuple(taps if mine else 1 for taps, mine in zip(kernel.size, long, strict=True))
+    across = tuple(1 if theirs else taps for taps, theirs in zip(kernel.size, long, strict=True))
     return [
-        Layer("vertical", in_, rank, (height, 1), (True, False)),
-        Layer("horizontal", rank, out, (1, width), (False, True)),
+        Layer("vertical", in_, rank, down, tuple(long)),
+        Layer("horizontal", rank, out, across, tuple(not mine for mine in long)),
     ]
 
 
 def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Tensor]:
     def apply(x: Tensor, vertical: Tensor) -> Tensor:
-        windows = x.reshape(-1, *kernel[1:])
+        windows = x.reshape(-1, kernel.in_channels, *_folded(kernel))
         return torch.einsum("nixy,rix->nry", windows, vertical).flatten(1)
 
     (vertical,), mix = problem.refine(
         [_start(problem, kernel, rank)], lambda h: _basis(h, kernel), steps, apply=apply
     )
-    return [vertical, mix.reshape(kernel.out_channels, rank, kernel.width)]
+    return [vertical, mix.reshape(kernel.out_channels, rank, _folded(kernel)[1])]
 
 
 def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:
@@ -46,9 +53,20 @@ def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:
     return torch.einsum("ory,rix->oixy", horizontal, vertical).flatten(1)
 
 
+def _first(kernel: Kernel) -> int:
+    """The first axis that is longer than 1."""
+    return next((axis for axis, taps in enumerate(kernel.size) if taps > 1), 0)
+
+
+def _folded(kernel: Kernel) -> tuple[int, int]:
+    """Height and width: taps along the first axis longer than 1, and along all others."""
+    height = kernel.size[_first(kernel)] if kernel.size else 1
+    return height, kernel.area // height
+
+
 def _start(problem: LeastSquares, kernel: Kernel, rank: int) -> Tensor:
     """The low-rank matrix [(o,y), (i,x)], weighted by the moments of one column of inputs."""
-    out, in_, height, width = kernel
+    (out, in_), (height, width) = kernel[:2], _folded(kernel)
     folded = problem.target.reshape(out, in_, height, width).permute(0, 3, 1, 2)
     folded = folded.reshape(out * width, in_ * height)
 
@@ -63,6 +81,6 @@ def _start(problem: LeastSquares, kernel: Kernel, rank: int) -> Tensor:
 
 def _basis(vertical: Tensor, kernel: Kernel) -> Tensor:
     """Rows (r, y): column filter r, placed in column y of the window."""
-    rank = len(vertical)
-    eye = torch.eye(kernel.width, dtype=vertical.dtype, device=vertical.device)
-    return torch.einsum("rix,yz->ryixz", vertical, eye).reshape(rank * kernel.width, kernel.patch)
+    rank, width = len(vertical), _folded(kernel)[1]
+    eye = torch.eye(width, dtype=vertical.dtype, device=vertical.device)
+    return torch.einsum("rix,yz->ryixz", vertical, eye).reshape(rank * width, kernel.patch)

@@ -23,11 +23,11 @@ def full_rank(kernel: Kernel) -> tuple[int, int]:
 
 
 def layers(kernel: Kernel, rank: tuple[int, int]) -> list[Layer]:
-    out, in_, *size = kernel
+    out, in_ = kernel[:2]
     rank_out, rank_in = rank
     return [
         Layer("reduce", in_, rank_in),
-        Layer("core", rank_in, rank_out, tuple(size), (True, True)),
+        Layer("core", rank_in, rank_out, kernel.size, kernel.spans),
         Layer("expand", rank_out, out),
     ]
 

@@ -4,6 +4,7 @@ activation and attention products are not counted."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,33 +32,32 @@ class TimedCost(Cost):
 
 @dataclass(frozen=True)
 class Size:
-    """Heights and widths of what one call of a convolution reads and writes, in pixels.
+    """What one call of a layer reads and writes, in pixels along each axis.
 
     Attributes:
+        read, written: lengths along the axes of the kernel; of a linear layer, none.
         images: in one call for one sample; more than one where a network folds frames, windows
-            or crops into the batch.
+            or crops into the batch. Of a linear layer, vectors.
     """
 
-    in_height: int
-    in_width: int
-    out_height: int
-    out_width: int
+    read: tuple[int, ...]
+    written: tuple[int, ...]
     images: int = 1
 
 
 def layers_cost(layers: Sequence[Layer], sizes: Sequence[Size], itemsize: int, bias: bool) -> Cost:
-    """Cost of convolutions in a row that stand in for one convolution called at `sizes`.
+    """Cost of layers in a row that stand in for one called at `sizes`.
 
     An axis shrinks (stride, padding) at the layer that spans it, so a layer's output has
     the dense output's size along the axes spanned so far, and the input's along the others.
     """
     macs = 0
     for size in sizes:
-        height, width = size.in_height, size.in_width
+        lengths = list(size.read)
         for layer in layers:
-            height = size.out_height if layer.spans[0] else height
-            width = size.out_width if layer.spans[1] else width
-            macs += size.images * height * width * layer.weights
+            for axis, spanned in enumerate(layer.spans):
+                lengths[axis] = size.written[axis] if spanned else lengths[axis]
+            macs += size.images * math.prod(lengths) * layer.weights
     params = sum(layer.weights for layer in layers) + bias * layers[-1].out_channels
     return Cost(macs, params, params * itemsize)
 

@@ -1,4 +1,4 @@
-"""Look at a network once: its convolutions, and for each one left alone, the reason."""
+"""Look at a network once: its layers, and for each one left alone, the reason."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch.nn.modules.conv import _ConvNd
 from torchvision.models.feature_extraction import NodePathTracer
 
 from ..errors import ConversionError
-from ..forms import FORMS, Kernel, Layer
+from ..forms import FORMS, Kernel
 from ..plans import Cost, Plan
 from .calls import Batch, example_of
 from .copies import dry_copy, first_line, meta_copy, unwrapped
 from .cost import Counter, weigh
+from .replace import is_plain
 from .sites import Site
 from .stand_ins import what_breaks
 from .watch import Watcher, watch
@@ -33,7 +34,8 @@ class Observation:
     """What is in a network.
 
     Attributes:
-        sites: every convolution, in execution order; the ones that never run come last.
+        sites: every convolution and linear layer, in execution order; the ones that never run
+            come last.
         dense: cost of the whole network.
         example: the one sample it was observed on.
         dry: whether it ran without computing anything.
@@ -69,7 +71,7 @@ def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation
     model = unwrapped(model)
     paths: dict[nn.Module, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, _ConvNd):
+        if isinstance(module, (_ConvNd, nn.Linear)):
             paths.setdefault(module, []).append(path)
     example = example_of(model, input_size)
     duplicate, placed = dry_copy(model, example)
@@ -129,67 +131,69 @@ def _trace(model: nn.Module) -> tuple[fx.Graph | None, str]:
 
 
 def _site(
-    model: nn.Module, conv: _ConvNd, paths: list[str], seen: Watcher, graph: fx.Graph | None
+    model: nn.Module, layer: nn.Module, paths: list[str], seen: Watcher, graph: fx.Graph | None
 ) -> Site:
     norm, act = _followers(model, paths, graph)
     return Site(
         path=paths[0],
         paths=tuple(paths),
-        kernel=tuple(conv.weight.shape),
-        stride=conv.stride,
-        padding=conv.padding,
-        padding_mode=conv.padding_mode,
-        dilation=conv.dilation,
-        groups=conv.groups,
-        bias=conv.bias is not None,
-        itemsize=conv.weight.element_size(),
-        out_channels=conv.out_channels,
+        kind=type(layer).__name__,
+        kernel=tuple(layer.weight.shape),
+        stride=getattr(layer, "stride", ()),
+        padding=getattr(layer, "padding", ()),
+        padding_mode=getattr(layer, "padding_mode", "zeros"),
+        dilation=getattr(layer, "dilation", ()),
+        groups=getattr(layer, "groups", 1),
+        same=isinstance(layer, Conv2dSame),
+        bias=layer.bias is not None,
+        itemsize=layer.weight.element_size(),
+        out_channels=getattr(layer, "out_channels", 0) or layer.weight.shape[0],
         sizes=tuple(seen.sizes.get(paths[0], ())),
         positions=seen.positions.get(paths[0], 0),
         norm=norm,
         act=act,
         sum=seen.sums.get(paths[0]),
-        reason=_reason(model, conv, paths[0], seen),
+        reason=_reason(model, layer, paths[0], seen),
     )
 
 
-def _reason(model: nn.Module, conv: _ConvNd, path: str, seen: Watcher) -> str | None:
-    """Why this convolution is left alone; None if nothing speaks against replacing it."""
-    kind = type(conv)
-    if not isinstance(conv, nn.Conv2d):
-        return f"{kind.__name__}: only Conv2d is replaced"
-    own = kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
-    if not (own or kind is Conv2dSame):
-        return f"{kind.__name__} computes its weight or output in its own way"
+def _reason(model: nn.Module, layer: nn.Module, path: str, seen: Watcher) -> str | None:
+    """Why this layer is left alone; None if nothing speaks against replacing it."""
+    kind = type(layer).__name__
+    if getattr(layer, "transposed", False):
+        return f"{kind}: transposed convolutions are not replaced"
+    if not is_plain(layer):
+        return f"{kind} computes its weight or output in its own way"
     if path not in seen.sizes:
         return "never run by forward, or run without calling the module"
     if not seen.sizes[path]:
-        return "its input is not a batch of images"
-    if conv.weight[0].numel() > MOST_READ:
-        return f"it reads {conv.weight[0].numel()} numbers at each position: too many to fit"
-    if conv.groups > 1:
-        return "already depthwise" if conv.groups == conv.in_channels else "already grouped"
-    if not conv.weight.is_floating_point():
-        return f"its weight is {conv.weight.dtype}"
-    if hasattr(conv, "parametrizations") or conv._forward_pre_hooks or conv._forward_hooks:
+        return "its input is not a batch of maps, or of tokens"
+    if isinstance(layer, nn.Linear) and seen.positions[path] == 1:
+        return "it works on one vector for each sample"
+    kernel = Kernel(len(layer.weight) // getattr(layer, "groups", 1), *layer.weight.shape[1:])
+    if kernel.patch > MOST_READ:
+        return f"it reads {kernel.patch} numbers at each position: too many to fit"
+    if not layer.weight.is_floating_point():
+        return f"its weight is {layer.weight.dtype}"
+    if hasattr(layer, "parametrizations") or layer._forward_pre_hooks or layer._forward_hooks:
         return "its weight is parametrized, or hooks run with it"
-    if twin := _twin(model, conv):
+    if twin := _twin(model, layer):
         return f"shares its weight with {twin}"
     if path in seen.read:
         return "its weight is read directly by forward"
-    dense = Layer("dense", conv.in_channels, conv.out_channels, conv.kernel_size).weights
-    kernel = Kernel(*conv.weight.shape)
+    if kernel.in_channels == 1 and getattr(layer, "groups", 1) > 1:
+        return "already depthwise"
     least = min(
-        sum(layer.weights for layer in form.layers(kernel, (1, 1) if name == "tucker" else 1))
+        sum(each.weights for each in form.layers(kernel, (1, 1) if name == "tucker" else 1))
         for name, form in FORMS.items()
         if form.applies(kernel)
     )
-    return None if least < dense else "too small: no form is cheaper"
+    return None if least < kernel.out_channels * kernel.patch else "too small: no form is cheaper"
 
 
-def _twin(model: nn.Module, conv: nn.Conv2d) -> str | None:
+def _twin(model: nn.Module, layer: nn.Module) -> str | None:
     for path, module in model.named_modules():
-        if module is not conv and any(p is conv.weight for p in module._parameters.values()):
+        if module is not layer and any(p is layer.weight for p in module._parameters.values()):
             return path
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..errors import PlanError
-from ..forms import Kernel, check_rank
+from ..forms import check_rank
 from ..plans import Cost, Plan
 from .sites import Site, replacement_cost
 
@@ -34,7 +34,7 @@ def price(plan: Plan, sites: Iterable[Site], dense: Cost) -> Plan:
     choices, planned = [], dense
     for choice in plan.choices:
         site = known[choice.site]
-        check_rank(choice.form, Kernel(*site.kernel), choice.rank)
+        check_rank(choice.form, site.unit, choice.rank)
         cost = replacement_cost(site, choice.form, choice.rank, plan.fit != "weight")
         planned = planned - site.cost + cost
         priced = {"macs": cost.macs, "params": cost.params, "macs_dense": site.cost.macs}

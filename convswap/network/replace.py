@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
 from ..errors import PlanError
-from ..forms import FORMS, Kernel, become_, build, check_rank
+from ..forms import FORMS, PLAIN, Kernel, become_, build, check_rank, in_groups
 from ..plans import Plan
 from .copies import deep_copy
 
@@ -19,16 +20,32 @@ def install_(model: nn.Module, plan: Plan) -> nn.Module:
     """
     for choice in plan.choices:
         try:
-            conv = model.get_submodule(choice.site)
+            layer = model.get_submodule(choice.site)
         except AttributeError:
             raise PlanError(f"the network has no layer {choice.site}") from None
-        if not isinstance(conv, nn.Conv2d) or conv.groups != 1:
-            raise PlanError(f"layer {choice.site} is not a standard Conv2d")
-        kernel = Kernel(*conv.weight.shape)
+        if not is_plain(layer):
+            raise PlanError(f"layer {choice.site} is no standard convolution or linear layer")
+        groups = getattr(layer, "groups", 1)
+        kernel = Kernel(len(layer.weight) // groups, *layer.weight.shape[1:])
         check_rank(choice.form, kernel, choice.rank)
-        bias = conv.bias is not None or plan.fit != "weight"
-        become_(conv, build(FORMS[choice.form].layers(kernel, choice.rank), conv, bias))
+        bias = layer.bias is not None or plan.fit != "weight"
+        layers = in_groups(FORMS[choice.form].layers(kernel, choice.rank), groups)
+        become_(layer, build(layers, layer, bias))
     return model
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is one of those that can be replaced: it computes what its weight says,
+    and moves over its input as its settings say."""
+    kind = type(layer)
+    if kind is Conv2dSame:
+        return True
+    return any(
+        issubclass(kind, plain)
+        and kind.forward is plain.forward
+        and getattr(kind, "_conv_forward", None) is getattr(plain, "_conv_forward", None)
+        for plain in PLAIN.values()
+    )
 
 
 def blank(model: nn.Module, plan: Plan) -> nn.Module:

@@ -1,11 +1,11 @@
-"""Sites: the convolutions of a network, and for each one left alone, the reason."""
+"""Sites: the layers of a network that could be replaced, and if one is left alone, the reason."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from ..forms import FORMS, Kernel, Rank
+from ..forms import FORMS, Kernel, Rank, in_groups
 from ..plans import Cost
 from .cost import Size, layers_cost
 from .sums import Sum
@@ -13,12 +13,14 @@ from .sums import Sum
 
 @dataclass(frozen=True)
 class Site:
-    """One convolution of a network.
+    """One convolution of a network, or a linear layer that works on a map or on tokens.
 
     Attributes:
         path: module path in the user's network, the first of all `paths` it stands under.
+        kind: class name.
         kernel: weight shape, `[out, in / groups, kh, kw]` of a Conv2d.
-        sizes: input and output size of every call of a 2-D convolution; empty if never run.
+        same: whether it pads by TensorFlow's rule, as timm's `Conv2dSame` does.
+        sizes: input and output size of every call; empty if never run.
         positions: how often the kernel is applied to one sample, all calls and images of it
             together.
         norm, act: class names of the normalisation and activation that follow, if any is known.
@@ -28,12 +30,14 @@ class Site:
 
     path: str
     paths: tuple[str, ...]
+    kind: str
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...] | str
     padding_mode: str
     dilation: tuple[int, ...]
     groups: int
+    same: bool
     bias: bool
     itemsize: int
     out_channels: int
@@ -45,13 +49,18 @@ class Site:
     reason: str | None = None
 
     @property
+    def unit(self) -> Kernel:
+        """The kernel of one group."""
+        return Kernel(self.kernel[0] // self.groups, *self.kernel[1:])
+
+    @property
     def calls(self) -> int:
-        """How often one forward pass runs the convolution."""
+        """How often one forward pass runs it."""
         return len(self.sizes)
 
     @property
     def cost(self) -> Cost:
-        """What the dense convolution costs, all calls together."""
+        """What the dense layer costs, all calls together."""
         weights = math.prod(self.kernel)
         params = weights + self.bias * self.out_channels
         return Cost(weights * self.positions, params, params * self.itemsize)
@@ -61,10 +70,10 @@ class Site:
         """Names of the forms that could replace it; empty where it is left alone."""
         if self.reason:
             return []
-        return [name for name, form in FORMS.items() if form.applies(Kernel(*self.kernel))]
+        return [name for name, form in FORMS.items() if form.applies(self.unit)]
 
 
 def replacement_cost(site: Site, form: str, rank: Rank, bias: bool) -> Cost:
     """Cost of the layers that would stand in for a site."""
-    layers = FORMS[form].layers(Kernel(*site.kernel), rank)
+    layers = in_groups(FORMS[form].layers(site.unit, rank), site.groups)
     return layers_cost(layers, site.sizes, site.itemsize, bias or site.bias)

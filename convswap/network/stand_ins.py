@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..forms import FactorizedConv2d, become_
+from ..forms import Factorized, become_
 from .calls import Batch
 from .copies import deep_copy, first_line
 from .watch import Watcher, watch
@@ -45,7 +45,7 @@ def _problem(
     changed = deep_copy(network)
     for path in paths:
         conv = changed.get_submodule(path)
-        become_(conv, FactorizedConv2d(OrderedDict(itself=copy.copy(conv)), conv))
+        become_(conv, Factorized(OrderedDict(itself=copy.copy(conv)), conv))
     try:
         after = watch(changed, example, before.paths)
     except Exception as error:

@@ -27,10 +27,15 @@ class Sum:
 
 
 def undo_norms(model: nn.Module, norms: Sequence[str], like: Tensor) -> Tensor:
-    """By what to multiply a change after batch norms to make it before them: `[channels, 1, 1]`.
+    """By what to multiply a change after batch norms to make it before them, for each channel.
 
     Channels that the norms all but silence are held back.
+
+    Args:
+        like: what is changed, `[n, channels, *size]`; of any shape if there are no norms.
     """
+    if not norms:
+        return like.new_tensor(1 / (1 + LEAST_SCALE**2))
     scale = like.new_ones(like.shape[1])
     for path in norms:
         norm = model.get_submodule(path)
@@ -38,4 +43,4 @@ def undo_norms(model: nn.Module, norms: Sequence[str], like: Tensor) -> Tensor:
         scale = scale if norm.weight is None else scale * norm.weight.detach()
     square = scale.square()
     least = (LEAST_SCALE**2 * square.mean()).clamp_min(torch.finfo(scale.dtype).tiny)
-    return (scale / (square + least)).view(-1, 1, 1)
+    return (scale / (square + least)).view(-1, *[1] * (like.dim() - 2))

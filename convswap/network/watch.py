@@ -118,7 +118,7 @@ class Watcher(TorchFunctionMode):
             read = _first(args, kwargs)
             if path in self.paths:
                 self._inside.remove(path)
-                self._see(path, getattr(module, "transposed", False), read, output)
+                self._see(path, module, read, output)
             if not isinstance(output, Tensor):
                 return
             self._tap(output, Tap(path, written=True))
@@ -153,17 +153,23 @@ class Watcher(TorchFunctionMode):
                 found[mine.site] = Sum(taps[-1], mine.norms)
         return found
 
-    def _see(self, path: str, transposed: bool, read: Tensor | None, written: object) -> None:
+    def _see(self, path: str, module: nn.Module, read: Tensor | None, written: object) -> None:
         sizes = self.sizes.setdefault(path, [])
         if read is None or not isinstance(written, Tensor):
             return
+        axes, transposed = module.weight.dim() - 2, getattr(module, "transposed", False)
         grid = read if transposed else written
-        batched = grid.dim() > 2
-        images = len(written) if batched else 1
-        spots = math.prod(grid.shape[2:]) if batched else math.prod(grid.shape[1:])
+        if not axes:
+            images, spots = math.prod(written.shape[:-1]), 1
+        elif grid.dim() == axes + 2:
+            images, spots = len(written), math.prod(grid.shape[2:])
+        else:  # one image by itself
+            images, spots = 1, math.prod(grid.shape[1:])
         self.positions[path] = self.positions.get(path, 0) + images * spots
-        if read.dim() == written.dim() == 4:
-            sizes.append(Size(*read.shape[-2:], *written.shape[-2:], images))
+        if read.dim() == axes + 2 or (not axes and read.dim() > 2):
+            sizes.append(
+                Size(*(tuple(t.shape[2:]) if axes else () for t in (read, written)), images)
+            )
 
     def _tap(self, tensor: Tensor, tap: Tap) -> None:
         self._alive.append(tensor)

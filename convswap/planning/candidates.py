@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..forms import FORMS, Form, Kernel, Rank, ranks
-from ..forms.least_squares import LeastSquares
+from ..forms import FORMS, Rank, ranks
+from ..forms.group_fits import GroupFits
 from ..network.calls import Batch
 from ..network.outputs import Reference, held_back
 from ..network.sites import Site, replacement_cost
 from ..plans import Cost, Kind
 from ..statistics.curvature import output_curvature
-from ..statistics.moments import gather, weight_problem
+from ..statistics.moments import gather, weight_problems
 from ..support.progress import Progress
 from .damage import Trial, damage_scale, is_tried
 
@@ -39,9 +39,7 @@ class Candidate:
 
 def costs_of(site: Site, bias: bool) -> dict[tuple[str, Rank], Cost]:
     """Form and rank -> cost, for all that make a site cheaper in some way."""
-    ways = [
-        (form, rank) for form in site.forms for rank in ranks(form, Kernel(*site.kernel), RANKS)
-    ]
+    ways = [(form, rank) for form in site.forms for rank in ranks(form, site.unit, RANKS)]
     return _cheaper(site, ways, bias)
 
 
@@ -68,7 +66,7 @@ def snap(site: Site, row: Sequence[Candidate], multiple: int, bias: bool) -> lis
     def snapped(rank: int) -> int:
         return rank if rank <= multiple else round(rank / multiple) * multiple
 
-    form, kernel = row[0].form, Kernel(*site.kernel)
+    form, kernel = row[0].form, site.unit
     full = FORMS[form].full_rank(kernel)
     ways: list[tuple[str, Rank]] = []
     for candidate in row:
@@ -108,11 +106,11 @@ def find_candidates(
     found: dict[str, list[Candidate]] = {}
     trials: list[Trial] = []
     for site, moments in gather(model, sites, batches, seed):
-        conv, gain = model.get_submodule(site.path), curvature[site.path].gain
-        problem = moments.problem(conv.weight.detach())
-        row = site_candidates(site, problem, gain, bias=True)
+        layer, gain = model.get_submodule(site.path), curvature[site.path].gain
+        fits = GroupFits(moments.problems(), site.unit)
+        row = site_candidates(site, fits, gain, bias=True)
         if row and is_tried(len(found), len(sites)):
-            trials.append(_trial(site, conv, row, problem, gain, moments.mean_x))
+            trials.append(_trial(site, layer, row, fits, gain, moments.mean_x))
         found[site.path] = row
         progress("candidates", len(found), len(sites))
     reference = Reference(model, held_back(batches), kind)
@@ -125,26 +123,21 @@ def find_candidates(
 
 def _trial(
     site: Site,
-    conv: nn.Conv2d,
+    layer: nn.Module,
     row: Sequence[Candidate],
-    problem: LeastSquares,
+    fits: GroupFits,
     curvature: Tensor,
     mean_x: Tensor,
 ) -> Trial:
     """What a plan may well choose at a site: the least damage for half of its multiply-adds."""
     halved = [c for c in row if c.cost.macs <= site.cost.macs / 2] or row
-    best, kernel = min(halved, key=lambda c: c.damage), Kernel(*site.kernel)
-    form = FORMS[best.form]
-    weight = form.spell(form.fit(problem, kernel, best.rank, 0), kernel)
-    gap = weight - problem.target
-    shift = gap.to(mean_x) @ mean_x
-    bias = -shift if conv.bias is None else conv.bias - shift
-    return Trial(site.path, weight, bias, _damage(gap, problem, curvature))
-
-
-def _damage(gap: Tensor, problem: LeastSquares, curvature: Tensor) -> float:
-    """Of a change of the kernel, `[out, D]`."""
-    return 0.5 * ((curvature.to(gap) @ gap @ problem.moment) * gap).sum().item()
+    best = min(halved, key=lambda c: c.damage)
+    weights = fits.fit(best.form, best.rank, 0)
+    gaps = fits.gaps(best.form, weights)
+    shift = (torch.stack(gaps).to(mean_x) @ mean_x.unsqueeze(2)).flatten()
+    bias = -shift if layer.bias is None else layer.bias - shift
+    weight = fits.spell(best.form, weights)
+    return Trial(site.path, weight, bias, fits.damage(gaps, curvature))
 
 
 def weight_candidates(
@@ -153,35 +146,31 @@ def weight_candidates(
     """Candidates judged by the dense weights alone: damage is relative squared weight error."""
     found = {}
     for site in sites:
-        problem = weight_problem(model.get_submodule(site.path))
-        gain = torch.eye(site.kernel[0]).to(problem.moment) * 2 / problem.energy
-        found[site.path] = site_candidates(site, problem, gain, bias=False)
+        problems = weight_problems(model.get_submodule(site.path))
+        energy = sum(problem.energy for problem in problems)
+        gain = torch.eye(site.kernel[0]).to(problems[0].moment) * 2 / energy
+        found[site.path] = site_candidates(site, GroupFits(problems, site.unit), gain, bias=False)
         progress("candidates", len(found), len(sites))
     return found
 
 
-def site_candidates(
-    site: Site, problem: LeastSquares, curvature: Tensor, bias: bool
-) -> list[Candidate]:
+def site_candidates(site: Site, fits: GroupFits, curvature: Tensor, bias: bool) -> list[Candidate]:
     """Every candidate of one site that is cheaper than it in multiply-adds or parameters.
 
     The logarithm of the damage is smooth in the rank: it is found at some ranks and
     interpolated. What refinement takes off it grows in proportion to the rank (measured on
     layers of 16 to 512 channels), so two small ranks tell it for all.
     """
-    kernel, costs = Kernel(*site.kernel), costs_of(site, bias)
-    curvature = curvature.to(problem.moment)
-    found = []
+    costs, found = costs_of(site, bias), []
     for name in site.forms:
         form = FORMS[name]
         wanted = [rank for form_, rank in costs if form_ == name]
         if not wanted:
             continue
 
-        def log_damage(index: int, steps: int, form: Form = form, wanted: list = wanted) -> float:
-            gap = form.spell(form.fit(problem, kernel, wanted[index], steps), kernel)
-            gap -= problem.target
-            return math.log(max(_damage(gap, problem, curvature), 1e-30))
+        def log_damage(index: int, steps: int, name: str = name, wanted: list = wanted) -> float:
+            gaps = fits.gaps(name, fits.fit(name, wanted[index], steps))
+            return math.log(max(fits.damage(gaps, curvature), 1e-30))
 
         last = len(wanted) - 1
         started = {i: log_damage(i, 0) for i in sorted({*(min(i, last) for i in STARTED), last})}

@@ -12,7 +12,7 @@ from ..network.copies import deep_copy
 from .machine import check_device, describe
 from .target import Runner
 
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by rank; others have one layout
 
 
 class Eager:
@@ -31,17 +31,21 @@ class Eager:
         return self
 
     def variants(self, module: nn.Module, x: Tensor) -> dict[str, Runner]:
-        """One runner per memory layout."""
-        return {layout: self._runner(module, x, layout) for layout in LAYOUTS}
+        """One runner per memory layout that the input can have."""
+        layouts = {"contiguous": torch.contiguous_format}
+        if x.dim() in LAST:
+            layouts["channels_last"] = LAST[x.dim()]
+        return {name: self._runner(module, x, layout) for name, layout in layouts.items()}
 
     def fingerprint(self) -> dict[str, str]:
         """Settings, PyTorch's version, the machine."""
         return describe(self, "torch")
 
-    def _runner(self, module: nn.Module, x: Tensor, layout: str) -> Runner:
-        x = x.to(self.device, getattr(torch, self.dtype)).clone(memory_format=LAYOUTS[layout])
+    def _runner(self, module: nn.Module, x: Tensor, layout: torch.memory_format) -> Runner:
+        dtype = getattr(torch, self.dtype) if x.is_floating_point() else None
+        x = x.to(self.device, dtype).clone(memory_format=layout)
         with self._threads():
-            call = self._prepared(self._copy(module, LAYOUTS[layout]), x)
+            call = self._prepared(self._copy(module, layout), x)
 
         def run() -> object:
             with self._threads(), torch.inference_mode():
@@ -73,7 +77,8 @@ class Eager:
         for parameter in module.parameters():
             value = parameter.detach().to(self.device)
             value = value.to(dtype) if value.is_floating_point() else value
-            value = value.contiguous(memory_format=layout) if value.dim() == 4 else value
+            if LAST.get(value.dim()) == layout:
+                value = value.contiguous(memory_format=layout)
             memo[id(parameter)] = nn.Parameter(value, requires_grad=False)
         return deep_copy(module, memo).eval().to(self.device, dtype)
 

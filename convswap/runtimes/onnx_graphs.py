@@ -9,7 +9,7 @@ import torch
 from timm.layers import Conv2dSame, get_same_padding
 from torch import Tensor, nn
 
-from ..forms import FactorizedConv2d
+from ..forms import Factorized
 from ..network.copies import deep_copy
 from .export import onnx_graph, tidy
 
@@ -80,7 +80,7 @@ def _rows(network: nn.Module, module: nn.Module) -> dict[str, nn.Sequential] | N
     rows = {
         path: there[path]
         for path, layer in here.items()
-        if isinstance(layer, nn.Conv2d) and isinstance(there.get(path), FactorizedConv2d)
+        if isinstance(layer, nn.Conv2d) and isinstance(there.get(path), Factorized)
     }
 
     def rest(named: Mapping[str, Value]) -> dict[str, Value]:
@@ -107,7 +107,7 @@ def _rows(network: nn.Module, module: nn.Module) -> dict[str, nn.Sequential] | N
 
 
 def _in_a_row(module: nn.Module) -> Iterator[nn.Module]:
-    if type(module) not in (nn.Sequential, FactorizedConv2d):
+    if type(module) not in (nn.Sequential, Factorized):
         yield module
         return
     for child in module:

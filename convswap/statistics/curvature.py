@@ -15,6 +15,7 @@ from ..network.sites import Site
 from ..network.thread_state import gradients_flow
 from ..plans import Kind
 from ..support.progress import Progress
+from .rows import columns
 
 IMAGES = 128  # seen one small batch at a time: every position of each is a sample
 CHUNK = 8
@@ -79,7 +80,7 @@ def output_curvature(
             seen = outputs.stop()
             gradients = _gradients(scalar, [output for _, output in seen])
             for (path, output), gradient in zip(seen, gradients, strict=True):
-                _add(found, path, output.detach(), gradient)
+                _add(found, path, model.get_submodule(path), output.detach(), gradient)
             for path in {path for path, _ in seen}:
                 found[path].samples += len(chunk)
             progress("curvature", index + 1, len(chunks))
@@ -93,17 +94,22 @@ def _gradients(scalar: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor | N
         return [None] * len(outputs)
 
 
-def _add(found: dict[str, Curvature], path: str, output: Tensor, gradient: Tensor | None) -> None:
-    width = output.shape[1]
+def _add(
+    found: dict[str, Curvature],
+    path: str,
+    layer: nn.Module,
+    output: Tensor,
+    gradient: Tensor | None,
+) -> None:
     if path not in found:
-        zero = torch.zeros(width, width, dtype=torch.float64, device=output.device)
-        found[path] = Curvature(zero)
+        out = len(layer.weight)
+        found[path] = Curvature(torch.zeros(out, out, dtype=torch.float64, device=output.device))
     here = found[path]
     if gradient is not None:
-        rows = gradient.transpose(0, 1).flatten(1).float()
+        rows = columns(layer, gradient).float()
         here.gradients += (rows @ rows.T).double()
         here.arrived = True
-    rows = output.transpose(0, 1).flatten(1).float()
+    rows = columns(layer, output).float()
     here.power += (rows - rows.mean(1, keepdim=True)).square().sum().item()
     here.positions += rows.shape[1]
 

@@ -1,4 +1,4 @@
-"""Second moments of what a convolution reads and writes, gathered over calibration images."""
+"""Second moments of what a layer reads and writes, gathered over calibration images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
-from timm.layers import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
 from ..errors import ConversionError
@@ -17,6 +14,7 @@ from ..network.calls import Batch
 from ..network.lockstep import walk
 from ..network.sites import Site
 from ..network.sums import undo_norms
+from .rows import lengths, outputs, patches
 
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # tried for the correction, of the mean variance
@@ -71,24 +69,9 @@ def gather(
         )
 
 
-def patches(conv: nn.Conv2d, x: Tensor, step: tuple[int, int], offset: tuple[int, int]) -> Tensor:
-    """What `conv` reads: `[samples, in*kh*kw]`, rows as in `weight.flatten(1)`.
-
-    Every `step`-th output position is taken, from `offset` on, along height and width.
-    """
-    if isinstance(conv, Conv2dSame):
-        x = pad_same(x, conv.kernel_size, conv.stride, conv.dilation)
-    elif any(conv._reversed_padding_repeated_twice):
-        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
-    x = x[..., offset[0] * conv.stride[0] :, offset[1] * conv.stride[1] :]
-    stride = (conv.stride[0] * step[0], conv.stride[1] * step[1])
-    rows = F.unfold(x, conv.kernel_size, conv.dilation, 0, stride)  # [n, D, positions]
-    return rows.transpose(1, 2).flatten(0, 1)
-
-
 class Moments:
-    """Running first and second moments of patches x and outputs y of one convolution.
+    """Running first and second moments of patches x and outputs y of one layer, for each of its
+    groups of channels.
 
     They are kept in two halves, images in turn, so that what one half suggests can be tried
     on the other.
@@ -97,13 +80,15 @@ class Moments:
         seed: decides which positions of large maps are sampled.
     """
 
-    def __init__(self, conv: nn.Conv2d, seed: int = 0):
-        self.conv = conv
-        out, depth = conv.out_channels, conv.weight[0].numel()
-        new = {"dtype": torch.float64, "device": conv.weight.device}
+    def __init__(self, layer: nn.Module, seed: int = 0):
+        self.layer = layer
+        groups = getattr(layer, "groups", 1)
+        out, depth = len(layer.weight) // groups, layer.weight[0].numel()
+        new = {"dtype": torch.float64, "device": layer.weight.device}
         self._count = [0, 0]
-        self._x, self._y = torch.zeros(2, depth, **new), torch.zeros(2, out, **new)
-        self._xx, self._yx = torch.zeros(2, depth, depth, **new), torch.zeros(2, out, depth, **new)
+        self._x, self._y = (torch.zeros(2, groups, n, **new) for n in (depth, out))
+        self._xx = torch.zeros(2, groups, depth, depth, **new)
+        self._yx = torch.zeros(2, groups, out, depth, **new)
         self._images = 0
         self._random = torch.Generator().manual_seed(seed)
 
@@ -114,43 +99,50 @@ class Moments:
 
     @property
     def mean_x(self) -> Tensor:
+        """`[groups, D]`."""
         return self._origin_x.double() + self._x.sum(0) / self.count
 
     @property
     def mean_y(self) -> Tensor:
+        """`[groups, out]`."""
         return self._origin_y.double() + self._y.sum(0) / self.count
 
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> None:
-        """Add one batch: what the convolution reads, `[n, in, h, w]`, and the output wanted."""
-        height, width = y.shape[-2:]
-        step = math.ceil((height * width / POSITIONS) ** 0.5)
-        step = min(step, height), min(step, width)
+        """Add one batch: what the layer reads, and the output wanted."""
+        axes = lengths(self.layer, y)
+        every = math.ceil((math.prod(axes) / POSITIONS) ** (1 / len(axes)))
+        step = tuple(min(every, length) for length in axes)
         offset = tuple(torch.randint(s, (), generator=self._random).item() for s in step)
-        y = y[..., offset[0] :: step[0], offset[1] :: step[1]].flatten(2).mT.float()
-        row = 4 * self.conv.weight[0].numel() * y.shape[1]
+        y = outputs(self.layer, y, step, offset).float()
+        row = 4 * self.layer.weight[0].numel() * y[0, ..., 0].numel()
         some = max(PATCH_BYTES // row, 1)
-        for inputs, outputs in zip(x.split(some), y.split(some), strict=True):
-            rows = patches(self.conv, inputs, step, offset).reshape(*outputs.shape[:2], -1).float()
-            self._add(rows, outputs)
+        for inputs, wanted in zip(x.split(some), y.split(some), strict=True):
+            self._add(patches(self.layer, inputs, step, offset).float(), wanted)
 
     def _add(self, x: Tensor, y: Tensor) -> None:
-        """Patches `[n, positions, D]` and outputs `[n, positions, out]` of some images."""
+        """Patches `[n, positions, groups, D]` and outputs of some images."""
         if not self._images:  # subtle: far from zero, uncentred float32 sums would cancel
             self._origin_x, self._origin_y = x.mean((0, 1)), y.mean((0, 1))
         for half in (0, 1):
             mine = slice((half + self._images) % 2, None, 2)
-            rows = (x[mine] - self._origin_x).flatten(0, 1)
-            outputs = (y[mine] - self._origin_y).flatten(0, 1)
-            self._count[half] += len(rows)
-            self._x[half] += rows.sum(0, dtype=torch.float64)
-            self._y[half] += outputs.sum(0, dtype=torch.float64)
-            self._xx[half] += rows.T @ rows
-            self._yx[half] += outputs.T @ rows
+            rows = (x[mine] - self._origin_x).flatten(0, 1).transpose(0, 1)  # [groups, N, D]
+            wanted = (y[mine] - self._origin_y).flatten(0, 1).transpose(0, 1)
+            self._count[half] += rows.shape[1]
+            self._x[half] += rows.sum(1, dtype=torch.float64)
+            self._y[half] += wanted.sum(1, dtype=torch.float64)
+            self._xx[half] += rows.mT @ rows
+            self._yx[half] += wanted.mT @ rows
         self._images += len(x)
 
-    def problem(self, weight: Tensor, corrected: bool = False) -> LeastSquares:
-        """The fit, in centred moments (the means are matched by the bias).
+    def problems(self, corrected: bool = False) -> list[LeastSquares]:
+        """The fit of every group of channels; see `problem`."""
+        groups = len(self.mean_x)
+        weights = self.layer.weight.detach().unflatten(0, (groups, -1))
+        return [self.problem(weight, corrected, group) for group, weight in enumerate(weights)]
+
+    def problem(self, weight: Tensor, corrected: bool = False, group: int = 0) -> LeastSquares:
+        """The fit of one group, in centred moments (the means are matched by the bias).
 
         The optimum is the dense kernel W, or, `corrected`, what maps the inputs seen best to
         the outputs wanted. Estimated from few images that would be noise where inputs are
@@ -164,23 +156,23 @@ class Moments:
         network and 128 photographs: R2 of its output at half the MACs 0.75 -> 0.84.)
 
         Args:
-            weight: `[out, in, kh, kw]`, W.
+            weight: `[out, in, *size]`, W.
         """
-        moment, cross = self._centred([0, 1])
+        moment, cross = self._centred([0, 1], group)
         weight = weight.flatten(1).to(moment)
         target = weight
         if corrected:
-            ridge = self._ridge(weight, moment.diagonal().mean())
+            ridge = self._ridge(weight, moment.diagonal().mean(), group)
             target = weight + _correction(weight, moment, cross, ridge)
         share = min(max(len(moment) / self.count, SHRINK), 1.0)
         moment.diagonal().add_(share * moment.diagonal().mean().clamp_min(1e-12))
         return LeastSquares(target, moment, weight)
 
-    def _ridge(self, weight: Tensor, scale: Tensor) -> float:
+    def _ridge(self, weight: Tensor, scale: Tensor, group: int) -> float:
         """The b whose correction from one half lowers the error on the other half most."""
         if min(self._count) == 0:
             return math.inf
-        halves = [self._centred([0]), self._centred([1])]
+        halves = [self._centred([0], group), self._centred([1], group)]
         best, least = math.inf, 0.0
         for share in RIDGES:
             ridge = share * scale.clamp_min(1e-12).item()
@@ -193,21 +185,23 @@ class Moments:
                 best, least = ridge, change
         return best
 
-    def _centred(self, halves: list[int]) -> tuple[Tensor, Tensor]:
+    def _centred(self, halves: list[int], group: int) -> tuple[Tensor, Tensor]:
         """E[xx'] `[D, D]` and E[yx'] `[out, D]` about the means, of some of the images."""
         count = sum(self._count[half] for half in halves)
-        x, y = self._x[halves].sum(0) / count, self._y[halves].sum(0) / count
-        moment = self._xx[halves].sum(0) / count - torch.outer(x, x)
-        cross = self._yx[halves].sum(0) / count - torch.outer(y, x)
+        x, y = (each[halves, group].sum(0) / count for each in (self._x, self._y))
+        moment = self._xx[halves, group].sum(0) / count - torch.outer(x, x)
+        cross = self._yx[halves, group].sum(0) / count - torch.outer(y, x)
         dtype = working_dtype(len(moment))
         return moment.to(dtype), cross.to(dtype)
 
 
-def weight_problem(conv: nn.Conv2d) -> LeastSquares:
-    """The fit to the dense weights under white inputs."""
-    weight = conv.weight.detach().flatten(1)
-    weight = weight.to(working_dtype(weight.shape[1]))
-    return LeastSquares(weight, torch.eye(weight.shape[1]).to(weight))
+def weight_problems(layer: nn.Module) -> list[LeastSquares]:
+    """The fit of every group of channels to the dense weights under white inputs."""
+    weights = layer.weight.detach().flatten(1)
+    weights = weights.to(working_dtype(weights.shape[1]))
+    eye = torch.eye(weights.shape[1]).to(weights)
+    groups = getattr(layer, "groups", 1)
+    return [LeastSquares(weight, eye) for weight in weights.unflatten(0, (groups, -1))]
 
 
 def _correction(weight: Tensor, moment: Tensor, cross: Tensor, ridge: float) -> Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from ..errors import ConversionError, PlanError
-from ..forms import FORMS, Kernel, write_
+from ..forms import write_
+from ..forms.group_fits import GroupFits, joined
 from ..network.calls import Batch, Call, read_batches, stand_in
 from ..network.copies import check_finite, deep_copy, unwrapped
 from ..network.observe import check_planned, observe
@@ -17,7 +18,7 @@ from ..network.replace import install_
 from ..network.sites import Site
 from ..plans import Choice, Plan
 from ..record import record_of, remember
-from ..statistics.moments import Moments, gather, weight_problem
+from ..statistics.moments import Moments, gather, weight_problems
 from ..support.progress import Progress, silent
 from .batch_norm import settle_batch_norm_
 
@@ -58,7 +59,7 @@ def convert(
     small = install_(deep_copy(model), plan)
     check_planned(small, plan, seen)
     if plan.fit == "weight":
-        _fit_to_weights(model, small, plan, progress)
+        _fit_to_weights(model, small, plan, seen.replaceable, progress)
     else:
         _fit_to_images(model, small, plan, seen.replaceable, batches, progress)
     if batches:
@@ -80,12 +81,15 @@ def _judged(plan: Plan, measured: float) -> Plan:
     return plan.model_copy(update={"damage_measured": measured, "notes": notes})
 
 
-def _fit_to_weights(model: nn.Module, small: nn.Module, plan: Plan, progress: Progress) -> None:
+def _fit_to_weights(
+    model: nn.Module, small: nn.Module, plan: Plan, sites: Sequence[Site], progress: Progress
+) -> None:
+    units = {site.path: site.unit for site in sites}
     for index, choice in enumerate(plan.choices):
-        conv = model.get_submodule(choice.site)
-        kernel = Kernel(*conv.weight.shape)
-        weights = FORMS[choice.form].fit(weight_problem(conv), kernel, choice.rank, STEPS)
-        write_(small.get_submodule(choice.site), weights, conv.bias)
+        layer = model.get_submodule(choice.site)
+        fits = GroupFits(weight_problems(layer), units[choice.site])
+        weights = fits.fit(choice.form, choice.rank, STEPS)
+        write_(small.get_submodule(choice.site), joined(weights), layer.bias)
         progress("fit", index + 1, len(plan.choices))
 
 
@@ -109,17 +113,14 @@ def _fit_to_images(
     done = 0
     for some, changed in ((others, None), (once, small)):
         for site, seen in gather(model, some, batches, plan.seed, changed):
-            conv = model.get_submodule(site.path)
-            _fit_site_(small, conv, choices[site.path], seen, corrected=changed is not None)
+            fits = GroupFits(seen.problems(corrected=changed is not None), site.unit)
+            _fit_site_(small.get_submodule(site.path), choices[site.path], fits, seen)
             progress("fit", done := done + 1, len(choices))
 
 
-def _fit_site_(
-    small: nn.Module, conv: nn.Conv2d, choice: Choice, seen: Moments, corrected: bool
-) -> None:
-    form, kernel = FORMS[choice.form], Kernel(*conv.weight.shape)
-    problem = seen.problem(conv.weight.detach(), corrected)
-    weights = form.fit(problem, kernel, choice.rank, STEPS)
-    spelled = form.spell(weights, kernel).to(seen.mean_x)
-    bias = seen.mean_y - spelled @ seen.mean_x  # the mean output matches
-    write_(small.get_submodule(choice.site), weights, bias)
+def _fit_site_(row: nn.Module, choice: Choice, fits: GroupFits, seen: Moments) -> None:
+    weights = fits.fit(choice.form, choice.rank, STEPS)
+    spelled = fits.spell(choice.form, weights).to(seen.mean_x)
+    spelled = spelled.unflatten(0, (len(fits.problems), -1))
+    bias = seen.mean_y - (spelled @ seen.mean_x.unsqueeze(2)).squeeze(2)  # the mean output matches
+    write_(row, joined(weights), bias.flatten())

@@ -22,7 +22,7 @@ SECONDS_EACH = 0.3  # at most, to time a layer or a replacement
 ROUNDS = 7  # at least
 MULTIPLES = 2, 4, 8, 16  # of ranks, tried
 PLATEAU = 0.95  # times this near are one
-PROBE = Signature(Kernel(128, 128, 3, 3), (1, 1), (1, 1), (1, 1), 28, 28, False, True, True)
+PROBE = Signature(Kernel(128, 128, 3, 3), (1, 1), (1, 1), (1, 1), (28, 28), False, True, True)
 METHOD = 1  # raised when something else is measured: times of before are then not used
 
 Way = tuple[str | None, Rank | None]

@@ -1,4 +1,4 @@
-"""One convolution, or what stands in for it, as a network small enough to time by the hundred."""
+"""One layer, or what stands in for it, as a network small enough to time by the hundred."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..forms import FORMS, Kernel, Rank, build, check_rank
+from ..forms import FORMS, PLAIN, Kernel, Rank, build, check_rank, in_groups
 from ..network.calls import noise
 from ..network.cost import Size
 from ..network.sites import Site
 
-Pair = tuple[int, int]
+NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}  # by number of axes
 
 
 @dataclass(frozen=True)
@@ -21,39 +21,50 @@ class Signature:
     """What the time of one call of a site depends on, values apart.
 
     Attributes:
-        height, width: of the input.
+        kernel: of all groups, `[out, in / groups, *size]`.
+        stride, padding, dilation, size: along each axis; the last is that of the input.
         norm, act: whether a batch norm, an activation follow.
-        images: in one call, for one sample.
+        images: in one call, for one sample; of a linear layer, vectors.
     """
 
     kernel: Kernel
-    stride: Pair
-    padding: Pair | str
-    dilation: Pair
-    height: int
-    width: int
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    size: tuple[int, ...]
     bias: bool
     norm: bool
     act: bool
     images: int = 1
+    groups: int = 1
 
     def __str__(self) -> str:
         """All of it in one line, the same in every process."""
-        numbers = (self.kernel, self.stride, self.dilation, (self.height, self.width))
+        numbers = (self.kernel, self.stride, self.dilation, self.size)
         kernel, stride, dilation, size = ("x".join(map(str, n)) for n in numbers)
         padding = (
             self.padding if isinstance(self.padding, str) else "x".join(map(str, self.padding))
         )
         words = [f"{kernel} on {size} stride {stride} padding {padding} dilation {dilation}"]
         words += [f"images {self.images}"] * (self.images > 1)
+        words += [f"groups {self.groups}"] * (self.groups > 1)
         return " ".join(words + [w for w in ("bias", "norm", "act") if getattr(self, w)])
 
+    @property
+    def unit(self) -> Kernel:
+        """The kernel of one group."""
+        return Kernel(self.kernel[0] // self.groups, *self.kernel[1:])
+
     def inputs(self, batch: int) -> Tensor:
-        """Random inputs for so many samples, `[batch * images, in, height, width]`."""
-        return noise((batch * self.images, self.kernel.in_channels, self.height, self.width))
+        """Random inputs for so many samples, `[batch * images, in, *size]`; of a linear layer,
+        `[batch, images, in]`."""
+        channels = self.groups * self.kernel.in_channels
+        if not self.size:
+            return noise((batch, self.images, channels))
+        return noise((batch * self.images, channels, *self.size))
 
     def network(self, form: str | None = None, rank: Rank | None = None) -> nn.Sequential:
-        """ReLU, then the dense convolution or its replacement, then the batch norm and
+        """ReLU, then the dense layer or its replacement, then the batch norm and
         activation that follow it (ReLU stands in for any); random weights of the usual size.
 
         Raises:
@@ -61,41 +72,43 @@ class Signature:
         """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            conv = layer = nn.Conv2d(
-                self.kernel.in_channels, self.kernel.out_channels, self.kernel[2:], self.stride,
-                self.padding, self.dilation, bias=self.bias,
-            )  # fmt: skip
+            dense = layer = self._dense()
             if form is not None:
-                check_rank(form, self.kernel, rank)
-                layer = build(FORMS[form].layers(self.kernel, rank), conv, bias=True)
+                check_rank(form, self.unit, rank)
+                layers = in_groups(FORMS[form].layers(self.unit, rank), self.groups)
+                layer = build(layers, dense, bias=True)
                 for part in layer:
                     part.reset_parameters()
-        norm = [nn.BatchNorm2d(self.kernel.out_channels)] * self.norm
+        norm = [NORMS[len(self.size)](self.kernel.out_channels)] if self.norm and self.size else []
         return nn.Sequential(nn.ReLU(), layer, *norm, *[nn.ReLU()] * self.act).eval()
+
+    def _dense(self) -> nn.Module:
+        out, channels = self.kernel.out_channels, self.groups * self.kernel.in_channels
+        if not self.size:
+            return nn.Linear(channels, out, self.bias)
+        return PLAIN[len(self.size)](
+            channels, out, self.kernel.size, self.stride, self.padding, self.dilation,
+            self.groups, self.bias,
+        )  # fmt: skip
 
 
 def signatures(site: Site) -> list[Signature]:
     """One signature per call of a site."""
     return [
         Signature(
-            Kernel(*site.kernel), site.stride, _padding(site, size), site.dilation,
-            size.in_height, size.in_width, site.bias, site.norm is not None, site.act is not None,
-            size.images,
+            Kernel(*site.kernel), site.stride, _padding(site, size), site.dilation, size.read,
+            site.bias, site.norm is not None, site.act is not None, size.images, site.groups,
         )
         for size in site.sizes
     ]  # fmt: skip
 
 
-def _padding(site: Site, size: Size) -> Pair | str:
+def _padding(site: Site, size: Size) -> tuple[int, ...] | str:
     """The site's padding, or in numbers that of a layer that pads by its own rule."""
     if isinstance(site.padding, str):
         return site.padding
-    axes = range(2)
-    reach = [site.dilation[i] * (site.kernel[2 + i] - 1) for i in axes]
-    inputs, outputs = (size.in_height, size.in_width), (size.out_height, size.out_width)
-    if all(
-        (inputs[i] + 2 * site.padding[i] - reach[i] - 1) // site.stride[i] + 1 == outputs[i]
-        for i in axes
-    ):
+    reach = [d * (k - 1) for d, k in zip(site.dilation, site.kernel[2:], strict=True)]
+    axes = zip(size.read, site.padding, reach, site.stride, size.written, strict=True)
+    if all((n + 2 * pad - far - 1) // stride + 1 == out for n, pad, far, stride, out in axes):
         return site.padding
-    return tuple(math.ceil(reach[i] / 2) for i in axes)
+    return tuple(math.ceil(far / 2) for far in reach)

@@ -1,0 +1,55 @@
+"""What layers read and write, as rows: one for each position of their kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from timm.layers import Conv2dSame
+from timm.layers.padding import pad_same
+from torch import Tensor, nn
+
+
+def patches(layer: nn.Module, x: Tensor, step: Sequence[int], offset: Sequence[int]) -> Tensor:
+    """What a layer reads: `[n, positions, groups, in * K]`, rows as in `weight.flatten(1)`.
+
+    Every `step`-th output position is taken along each axis, from `offset` on.
+    """
+    if isinstance(layer, nn.Linear):
+        rows = x.reshape(len(x), -1, x.shape[-1])
+        return rows[:, offset[0] :: step[0]].unsqueeze(2)
+    if isinstance(layer, Conv2dSame):
+        x = pad_same(x, layer.kernel_size, layer.stride, layer.dilation)
+    elif any(layer._reversed_padding_repeated_twice):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+    axes = len(layer.kernel_size)
+    for axis in range(axes):
+        taps, stride, dilation = (
+            setting[axis] for setting in (layer.kernel_size, layer.stride, layer.dilation)
+        )
+        x = x.narrow(2 + axis, offset[axis] * stride, x.shape[2 + axis] - offset[axis] * stride)
+        x = x.unfold(2 + axis, (taps - 1) * dilation + 1, stride * step[axis])[..., ::dilation]
+    x = x.unflatten(1, (layer.groups, -1))  # [n, groups, in, *positions, *taps]
+    x = x.flatten(3, 2 + axes) if axes > 1 else x
+    return x.movedim(3, 1).flatten(3)
+
+
+def outputs(layer: nn.Module, y: Tensor, step: Sequence[int], offset: Sequence[int]) -> Tensor:
+    """What a layer writes there: `[n, positions, groups, out]`."""
+    if isinstance(layer, nn.Linear):
+        rows = y.reshape(len(y), -1, y.shape[-1])
+        return rows[:, offset[0] :: step[0]].unsqueeze(2)
+    for axis, (every, first) in enumerate(zip(step, offset, strict=True)):
+        y = y[(slice(None),) * (2 + axis) + (slice(first, None, every),)]
+    return y.flatten(2).mT.unflatten(2, (layer.groups, -1))
+
+
+def lengths(layer: nn.Module, y: Tensor) -> tuple[int, ...]:
+    """How many positions of an output there are along each axis; of a linear layer, in all."""
+    return (y[0].numel() // y.shape[-1],) if isinstance(layer, nn.Linear) else tuple(y.shape[2:])
+
+
+def columns(layer: nn.Module, y: Tensor) -> Tensor:
+    """All that a layer writes, `[out, samples]`."""
+    return y.flatten(0, -2).T if isinstance(layer, nn.Linear) else y.transpose(0, 1).flatten(1)
