@@ -272,7 +272,7 @@ def test_wrapped_networks_are_unwrapped(kind: str):
     assert count(small, X) == made.planned
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
 def test_scripted_networks_are_refused_in_one_line():
     model = torch.jit.trace(OneInput().eval(), X)
     with pytest.raises(ModelError, match="has no modules that could be replaced"):

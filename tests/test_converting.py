@@ -29,12 +29,11 @@ def every_site(model: nn.Module, input_size: tuple, form: str | None, full: bool
     """A choice for every site the form fits, or each site's last form where None is said."""
     choices = {}
     for site in find_sites(model, input_size)[0]:
-        kernel = Kernel(*site.kernel)
         name = form or (site.forms or [None])[-1]
         if name not in site.forms:
             continue
-        top = FORMS[name].full_rank(kernel)
-        choices[site.path] = name, top if full else ranks(name, kernel, 4)[1]
+        top = FORMS[name].full_rank(site.unit)
+        choices[site.path] = name, top if full else ranks(name, site.unit, 4)[1]
     return choices
 
 
@@ -489,8 +488,8 @@ def test_install_names_the_layer_that_is_missing():
         install_(model, made)
 
 
-@pytest.mark.parametrize("site", ["head", "norm"])
+@pytest.mark.parametrize("site", ["act", "norm"])
 def test_install_names_the_layer_that_is_no_convolution(site: str):
     model, input_size = tiny("residual")
-    with pytest.raises(PlanError, match=f"layer {site} is not a standard Conv2d"):
+    with pytest.raises(PlanError, match=f"layer {site} is no standard convolution or linear layer"):
         install_(model, plan_for(model, input_size, {site: ("channel", 3)}))

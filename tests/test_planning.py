@@ -221,11 +221,14 @@ def test_budget_out_of_reach_is_refused_with_the_least_reachable():
 
 
 def test_network_with_nothing_to_convert_is_refused_with_every_reason():
-    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 3, groups=8))
+    model = nn.Sequential(nn.ConvTranspose2d(8, 8, 3), nn.Conv2d(8, 8, 3, groups=8))
     with pytest.raises(ConversionError) as caught:
         plan(model, [torch.randn(2, 8, 8, 8)], Budget(macs=0.5))
     assert "nothing to convert in Sequential" in str(caught.value)
-    assert "0: already grouped; 1: already depthwise" in str(caught.value)
+    assert (
+        "0: ConvTranspose2d: transposed convolutions are not replaced; 1: already depthwise"
+        in str(caught.value)
+    )
     assert caught.value.exit_code == 3
 
 
@@ -290,8 +293,8 @@ def test_choice_that_does_not_fit_is_refused(choices: dict, error: type, says: s
 
 def test_site_that_is_left_alone_is_refused():
     model, input_size = tiny("grouped")
-    made = plan_for(model, input_size, {"grouped": ("channel", 2)})
-    with pytest.raises(PlanError, match="cannot be replaced here: grouped"):
+    made = plan_for(model, input_size, {"depthwise": ("channel", 1)})
+    with pytest.raises(PlanError, match="cannot be replaced here: depthwise"):
         priced(made, model, input_size)
 
 

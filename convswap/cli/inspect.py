@@ -20,7 +20,7 @@ def inspect(
     input_size: o.InputSize = None,
     as_json: o.Json = False,
 ) -> None:
-    """List every convolution: shape, cost, and what could replace it, or why nothing can."""
+    """List every layer: shape, cost, and what could replace it, or why nothing can."""
     from . import opening, tables
 
     if model.startswith(("timm:", "torchvision:")) and network.weights is None:
@@ -35,4 +35,4 @@ def inspect(
     summary = tables.sites_summary(sites, total, size)
     console.answer(as_json, document, tables.sites_table(sites, total), summary)
     if seen.note:
-        console.note(f"note: {seen.note}; what follows each convolution is not known")
+        console.note(f"note: {seen.note}; what follows each layer is not known")

@@ -44,7 +44,7 @@ def sites_summary(sites: Sequence[Site], total: Cost, size: tuple[int, int, int]
     replaceable = [site for site in sites if not site.reason]
     share = sum(site.cost.macs for site in replaceable) / max(total.macs, 1)
     return (
-        f"{len(replaceable)} of {len(sites)} convolutions can be replaced, {share:.1%} of "
+        f"{len(replaceable)} of {len(sites)} layers can be replaced, {share:.1%} of "
         f"{quantity(total.macs)} MACs at {'x'.join(map(str, size))}; "
         f"{quantity(total.params)} parameters"
     )
