@@ -24,7 +24,7 @@ class ConvswapError(Exception):
             parts.append(f"({where})")
         if do:
             parts.append(f"- {do}")
-        super().__init__(" ".join(parts))
+        super().__init__(one_line(" ".join(parts)))
 
 
 class ModelError(ConvswapError):
@@ -65,6 +65,17 @@ class ConversionError(ConvswapError):
     """Nothing in the network can be converted; the message says why."""
 
     exit_code = 3
+
+
+def one_line(text: str, most: int = 2000) -> str:
+    """Text as it may be printed: control characters are spelled out, for a name must not forge
+    lines or colours, and the middle of a long text is left out."""
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[5 - most // 2 :]}"
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return text if len(text) <= most else one_line(text, most)
+    return text
 
 
 def problems(error: ValidationError) -> str:

@@ -3,21 +3,51 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from .errors import PlanError, problems
-from .support.files import new_file
+from .support.files import new_file, read_text
 
 Fit = Literal["weight", "moments", "corrected"]
 Kind = Literal["logits", "values"]
 TargetName = Literal["eager", "compile", "onnxruntime", "openvino"]
 Rank = int | tuple[int, int]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError(f"must be of printable characters, not {name[:50]!r}")
+    return name
+
+
+Name = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
+
+
+def _one_input(size: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(size) > 1 << 25:
+        raise ValueError("must hold at most 33 million values")
+    return size
+
+
+_Side = Annotated[int, Field(gt=0, le=1 << 20)]
+InputSize = Annotated[tuple[_Side, _Side, _Side], AfterValidator(_one_input)]
+"""`(channels, height, width)` of one input."""
 
 
 class _Data(BaseModel):
@@ -31,9 +61,9 @@ class Cost:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    macs: int
-    params: int
-    bytes: int
+    macs: Count
+    params: Count
+    bytes: Count
 
     def __add__(self, other: Cost) -> Cost:
         return type(self)(*map(operator.add, astuple(self), astuple(other)))
@@ -98,9 +128,12 @@ class Input(_Data):
         shape: of one sample, the batch dimension included.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str = "float32"
+    name: Name
+    shape: Annotated[tuple[_Side, ...], Field(max_length=8), AfterValidator(_one_input)]
+    dtype: Literal[
+        "float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8",
+        "bool",
+    ] = "float32"  # fmt: skip
 
 
 class Choice(_Data):
@@ -116,12 +149,12 @@ class Choice(_Data):
         ms_dense: of the convolution it replaces.
     """
 
-    site: str
-    form: str
+    site: Name
+    form: Name
     rank: Rank
-    macs: int = 0
-    params: int = 0
-    macs_dense: int = 0
+    macs: Count = 0
+    params: Count = 0
+    macs_dense: Count = 0
     damage: float = 0.0
     ms: float | None = None
     ms_dense: float | None = None
@@ -147,7 +180,7 @@ class Plan(_Data):
     inputs: tuple[Input, ...]
     fit: Fit = "corrected"
     output: Kind | None = None
-    seed: int = 0
+    seed: Seed = 0
     budget: Budget = Budget()
     dense: Cost
     planned: Cost
@@ -155,7 +188,16 @@ class Plan(_Data):
     damage_measured: float | None = None
     latency: Latency | None = None
     notes: tuple[str, ...] = ()
-    choices: tuple[Choice, ...]
+    choices: Annotated[tuple[Choice, ...], Field(max_length=10_000)]
+
+    @model_validator(mode="after")
+    def _apart(self) -> Plan:
+        sites = {choice.site for choice in self.choices}
+        for site in sites:
+            parts = site.split(".")
+            if inside := sites & {".".join(parts[:end]) for end in range(1, len(parts))}:
+                raise ValueError(f"{site} lies inside {min(inside)}, which is replaced as well")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -182,7 +224,7 @@ class Plan(_Data):
             PlanError: it is missing, not JSON, or not a plan; all problems in one message.
         """
         try:
-            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+            return cls.model_validate_json(read_text(path))
         except OSError as error:
             raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -193,9 +235,8 @@ class Plan(_Data):
     def save(self, path: str | Path) -> None:
         """Write the plan as indented JSON."""
         with new_file(path) as temporary:
-            temporary.write_text(
-                json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8"
-            )
+            text = json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+            temporary.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)

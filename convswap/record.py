@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from .plans import Kind, Plan
+from .plans import InputSize, Kind, Plan
 
-Positive = Annotated[int, Field(gt=0, le=1 << 20)]
+_Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class Preprocess(BaseModel):
@@ -22,11 +22,19 @@ class Preprocess(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input_size: tuple[Positive, Positive, Positive]
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
+    input_size: InputSize
+    mean: tuple[_Number, ...] = (0.485, 0.456, 0.406)
+    std: tuple[Annotated[_Number, Field(ge=1e-6)], ...] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bicubic"
-    crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
+    crop_pct: Annotated[float, Field(ge=0.01, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Preprocess:
+        channels = self.input_size[0]
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) != channels:
+                raise ValueError(f"{name} has {len(numbers)} numbers for {channels} channels")
+        return self
 
 
 class Base(BaseModel):
@@ -35,9 +43,11 @@ class Base(BaseModel):
     Attributes:
         name: `timm:NAME`, `torchvision:NAME`, or `code` for a network only the user can build.
         kwargs: what its factory was called with.
-        weights: where its weights came from: a file, `pretrained`, or `seed:N` where
-            it was built without; None if nothing is known.
+        weights: where its weights came from: a file (in an artifact: as seen from the folder
+            that holds it), `pretrained`, or `seed:N` where it was built without; None if
+            nothing is known.
         sha256: of that file.
+        averaged: whether averaged weights (EMA) in it were preferred.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +56,7 @@ class Base(BaseModel):
     kwargs: dict[str, Any] = {}
     weights: str | None = None
     sha256: str | None = None
+    averaged: bool = True
 
 
 class Record(BaseModel):
@@ -55,7 +66,7 @@ class Record(BaseModel):
 
     base: Base = Base()
     preprocess: Preprocess | None = None
-    plans: tuple[Plan, ...] = ()
+    plans: Annotated[tuple[Plan, ...], Field(max_length=64)] = ()
 
 
 def record_of(model: nn.Module) -> Record:

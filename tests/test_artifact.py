@@ -60,12 +60,14 @@ def described(folder: Path) -> dict:
 def rewrite(folder: Path, change) -> None:
     """Change `convswap.json` as an attacker would."""
     content = described(folder)
+    del content["digest"], content["tensors"]
     change(content)
     (folder / "convswap.json").write_text(json.dumps(content))
 
 
 def reweigh(folder: Path, change) -> None:
-    """Change the tensors."""
+    """Change the tensors as an attacker would."""
+    rewrite(folder, lambda content: None)
     state = load_file(folder / "model.safetensors")
     change(state)
     save_file(state, folder / "model.safetensors")

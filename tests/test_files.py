@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from convswap.errors import ConvswapError
-from convswap.support.files import check_new, new_file, new_folder
+from convswap.support.files import check_new, claimed, new_file, one_writer, read_text
 
 
 def names(folder: Path) -> list[str]:
@@ -17,12 +20,6 @@ def names(folder: Path) -> list[str]:
 def write_and_fail(path: Path) -> None:
     with new_file(path) as temporary:
         temporary.write_text("half")
-        raise RuntimeError("disk full")
-
-
-def fill_and_fail(path: Path) -> None:
-    with new_folder(path) as temporary:
-        (temporary / "part").write_text("half")
         raise RuntimeError("disk full")
 
 
@@ -96,35 +93,112 @@ def test_file_in_the_current_folder(tmp_path: Path, monkeypatch):
     assert (tmp_path / "a").read_text() == "whole"
 
 
-# new_folder
+def test_files_follow_the_umask(tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        with new_file(tmp_path / "a") as temporary:
+            temporary.write_text("whole")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
-def test_folder_is_made_and_nothing_beside_it(tmp_path: Path):
-    with new_folder(tmp_path / "out") as temporary:
-        (temporary / "file").write_text("whole")
-        assert not (tmp_path / "out").exists()
-    assert names(tmp_path) == ["out"]
-    assert names(tmp_path / "out") == ["file"]
-    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+# links and other things that are no files
 
 
-@pytest.mark.parametrize("old", ["folder", "file"])
-def test_folder_replaces_what_was_there(tmp_path: Path, old: str):
-    if old == "folder":
+@pytest.mark.parametrize("target", ["file", "nowhere"])
+def test_a_link_to_a_file_is_never_replaced(tmp_path: Path, target: str):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(ConvswapError, match="symbolic link"):
+        check_new(tmp_path / "link", force=True)
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert check_new(tmp_path / "link", force=True, folder=True) == tmp_path / "link"
+
+
+def test_a_pipe_is_neither_written_nor_read(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConvswapError, match="device or pipe"):
+        check_new(tmp_path / "pipe", force=True)
+    with pytest.raises(OSError, match="not a regular file"):
+        read_text(tmp_path / "pipe")
+
+
+def test_a_large_text_is_not_read(tmp_path: Path):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="larger than 4 MiB"):
+        read_text(tmp_path / "large")
+
+
+# one writer at a time
+
+HOLD = """
+import sys, time
+from convswap.support.files import check_new, one_writer
+with one_writer():
+    check_new(sys.argv[1], True, folder=True)
+    print("mine", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other_writer(tmp_path: Path):
+    """Another process that writes `out`."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "mine\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_second_run_on_one_output_is_refused_at_its_start(exists, other_writer, tmp_path: Path):
+    if exists:  # made by the first run meanwhile
         (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "stale").write_text("old")
-    else:
-        (tmp_path / "out").write_text("old")
-    with new_folder(tmp_path / "out") as temporary:
-        (temporary / "file").write_text("new")
-    assert names(tmp_path) == ["out"]
-    assert names(tmp_path / "out") == ["file"]
+    with one_writer(), pytest.raises(ConvswapError, match="another run is writing"):
+        check_new(tmp_path / "out", force=True, folder=True)
 
 
-def test_failure_keeps_the_old_folder_and_leaves_nothing(tmp_path: Path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "kept").write_text("old")
-    with pytest.raises(RuntimeError, match="disk full"):
-        fill_and_fail(tmp_path / "out")
-    assert names(tmp_path) == ["out"]
-    assert names(tmp_path / "out") == ["kept"]
+def test_what_a_killed_run_left_is_removed_by_the_next(other_writer, tmp_path: Path):
+    (tmp_path / ".out.convswap" / "half").write_text("half")
+    other_writer.kill()
+    other_writer.wait()
+    assert names(tmp_path) == [".out.convswap"]
+    with one_writer():
+        check_new(tmp_path / "out", force=False, folder=True)
+    assert names(tmp_path) == []
+
+
+def test_one_process_may_claim_an_output_again_and_nothing_is_left(tmp_path: Path):
+    with one_writer():
+        check_new(tmp_path / "a", force=False)
+        with new_file(tmp_path / "a") as temporary:
+            temporary.write_text("whole")
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_room_that_is_a_link_is_refused(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_text("data")
+    (tmp_path / ".a.convswap").symlink_to("elsewhere")
+    with pytest.raises(ConvswapError, match="symbolic link"), claimed(tmp_path / "a"):
+        pass
+    assert names(tmp_path / "elsewhere") == ["kept"]
+
+
+def test_writers_of_one_file_wait_for_each_other(tmp_path: Path):
+    code = (
+        "import sys\nfrom convswap.support.files import new_file\nfor _ in range(20):\n"
+        "    with new_file(sys.argv[1]) as file:\n        file.write_text('whole')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a")]
+    writers = [subprocess.Popen(command) for _ in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert names(tmp_path) == ["a"]

@@ -9,7 +9,8 @@ from outer import NARROW, user_network, write_user_files
 from safetensors.torch import load_file, save_file
 
 from convswap import ConvswapError, Preprocess, open_model, record_of
-from convswap.inputs.networks import build_base, declared_preprocess, input_channels, open_teacher
+from convswap.inputs.bases import build_base
+from convswap.inputs.networks import declared_preprocess, input_channels, open_teacher
 from convswap.record import Base
 
 
@@ -207,7 +208,7 @@ def test_a_base_is_built_without_weights_being_fetched(monkeypatch):
         return real(name, pretrained=False, **kwargs)
 
     monkeypatch.setattr(timm, "create_model", create_model)
-    assert build_base(Base(name="timm:resnet18", kwargs=NARROW)).num_classes == 4
+    assert build_base(Base(name="timm:resnet18", kwargs=NARROW), 62).num_classes == 4
     assert asked == [False]
 
 
@@ -218,7 +219,7 @@ def test_a_base_is_built_without_weights_being_fetched(monkeypatch):
 ])  # fmt: skip
 def test_a_base_with_any_other_name_is_refused(name):
     with pytest.raises(ConvswapError):
-        build_base(Base(name=name))
+        build_base(Base(name=name), 62)
 
 
 @pytest.mark.parametrize("kwargs", [
@@ -230,7 +231,7 @@ def test_a_base_with_any_other_name_is_refused(name):
 ])  # fmt: skip
 def test_a_base_with_dangerous_arguments_is_refused(kwargs):
     with pytest.raises(ConvswapError, match="resnet18"):
-        build_base(Base(name="timm:resnet18", kwargs=kwargs))
+        build_base(Base(name="timm:resnet18", kwargs=kwargs), 62)
 
 
 def test_the_teacher_of_a_random_network_is_that_network():

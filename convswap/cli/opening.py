@@ -73,7 +73,7 @@ def open_named(
     """A network by name or file, on its device; says so if its weights are its factory's."""
     _use(machine)
     model = open_model(
-        name, weights=weights, random_weights=random_weights, seed=seed, kwargs=kwargs
+        name, weights=weights, random_weights=random_weights, seed=seed, kwargs=kwargs, note=note
     )
     if not weights and not random_weights and record_of(model).base.name == "code":
         note(f"no --weights given: {name} is taken with the weights its factory gives it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
 from .calls import Batch
+
+LARGEST = 1e18  # of a weight; its square is still a float32
 
 
 def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
@@ -90,9 +93,20 @@ def first_line(error: Exception) -> str:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise `ModelError` naming the parameters and buffers that hold NaN or infinity."""
-    bad = [name for name, tensor in model.state_dict().items()
-           if tensor.is_floating_point() and not tensor.isfinite().all()]  # fmt: skip
-    if bad:
-        shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
-        raise ModelError(f"weights are NaN or infinite: {shown}", do="check the weights file")
+    """Raise `ModelError` naming the parameters and buffers that no forward pass can use: NaN,
+    infinity, values whose squares are infinite, and negative variances."""
+    ranges = {
+        name: [end.item() for end in tensor.float().aminmax()]
+        for name, tensor in model.state_dict().items()
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel()
+    }
+    for what, bad in (
+        ("NaN or infinite", [n for n, ends in ranges.items() if not all(map(math.isfinite, ends))]),
+        ("too large to compute with", [n for n, (low, high) in ranges.items()
+                                       if max(-low, high) > LARGEST]),
+        ("negative variances", [n for n, (low, _) in ranges.items()
+                                if n.endswith("running_var") and low < 0]),
+    ):  # fmt: skip
+        if bad:
+            shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+            raise ModelError(f"weights are {what}: {shown}", do="check the weights file")

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import RecipeError, problem
-from ..plans import Budget, Fit, Kind, TargetName
+from ..plans import Budget, Fit, InputSize, Kind, Seed, TargetName
+from ..support.files import read_text
+from ..support.plain import numbers_in, read_yaml
 
 _PATHS = (
     ("model", "weights"),
@@ -26,12 +27,17 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _plain(kwargs: dict[str, Any]) -> dict[str, Any]:
+    numbers_in(kwargs)
+    return kwargs
+
+
 class ModelSection(_Section):
     """`name` is `timm:NAME` or `torchvision:NAME`; a network of the user's own code is given on
     the command line (`--model file.py:factory`), never by a recipe."""
 
     name: Annotated[str, Field(pattern=r"^(timm|torchvision):[\w.\-]+$")] | None = None
-    kwargs: dict[str, Any] = {}
+    kwargs: Annotated[dict[str, Any], AfterValidator(_plain)] = {}
     weights: str | None = None
     random_weights: bool = False
 
@@ -44,7 +50,7 @@ class DataSection(_Section):
     test: str | None = None
     images: _Count = 1000
     batch_size: _Count = 64
-    input_size: tuple[int, int, int] | None = None
+    input_size: InputSize | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -80,7 +86,7 @@ class Recipe(_Section):
     fit: Fit = "corrected"
     output: Kind | None = None
     distill: DistillSection | None = None
-    seed: int = 0
+    seed: Seed = 0
 
 
 def folder() -> Path:
@@ -125,9 +131,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from None
+        content = read_yaml(read_text(path))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot read recipe {path}: {error}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"recipe {path} is not a mapping of sections")
     for section, key in _PATHS:
@@ -158,8 +164,8 @@ def _apply(content: dict, override: str) -> None:
     if not equals or not isinstance(part, dict):
         raise RecipeError(f"cannot set {override!r}", do="write section.key=value")
     try:
-        part[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+        part[last] = read_yaml(text)
+    except ValueError:
         raise RecipeError(f"cannot set {override!r}: the value is not YAML") from None
 
 

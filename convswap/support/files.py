@@ -1,60 +1,166 @@
-"""Writing without loss: everything is written under a temporary name, then renamed."""
+"""Reading and writing without loss: nothing but regular files of a sane size is read, everything
+is written under a temporary name, then renamed, and one output has one writer at a time."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import TextIO
 
 from ..errors import ConvswapError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two writers are not told apart there
+    fcntl = None
+
+TEXT_BYTES = 4 << 20  # most that a description, a plan or a recipe may have
+_rooms: dict[Path, Path] = {}  # what this process is writing -> the room it is written in
+_command: ContextVar[ExitStack | None] = ContextVar("command", default=None)
+
+
+def read_text(path: str | Path, most: int = TEXT_BYTES) -> str:
+    """The content of a small text file.
+
+    Raises:
+        OSError: it cannot be read, is no regular file (a pipe never ends), or is too large.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    check_regular(path, most)
+    return Path(path).read_text(encoding="utf-8")
+
+
+def check_regular(path: str | Path, most: int | None = None) -> None:
+    """Raise `OSError` unless there is a regular file of at most so many bytes."""
+    found = Path(path).stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(None, "not a regular file", str(path))
+    if most is not None and found.st_size > most:
+        raise OSError(None, f"larger than {most >> 20} MiB", str(path))
 
 
 def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
     """The path, if it may be written: it does not exist yet or `force` is set.
 
+    Inside `one_writer` nobody else may write it from here on.
+
     Args:
         folder: whether a folder is to be written there, or a file.
 
     Raises:
-        ConvswapError: it exists, or is of the other kind, or its parent folder does not exist.
+        ConvswapError: it exists, or is of the other kind, or its parent folder does not exist,
+            or another run is writing it.
     """
     path = Path(path)
+    if path.is_symlink() and not (folder and path.is_dir()):
+        raise ConvswapError(f"{path} is a symbolic link", do="name the place it leads to")
     if path.exists() and not force:
         raise ConvswapError(f"{path} exists", do="choose another name, or pass --force")
-    if path.exists() and path.is_dir() != folder:
-        kind = "a file" if folder else "a folder"
+    if path.exists() and not (path.is_dir() if folder else path.is_file()):
+        kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "a device or pipe"
         raise ConvswapError(f"{path} is {kind}", do="choose another name")
     if not path.absolute().parent.is_dir():
         raise ConvswapError(f"folder {path.absolute().parent} does not exist", do="create it first")
+    if command := _command.get():
+        command.enter_context(claimed(path))
     return path
 
 
 @contextmanager
-def new_file(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it takes the name `path` if all went well."""
-    path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
-        yield Path(folder) / path.name
-        os.replace(Path(folder) / path.name, path)
+def one_writer() -> Iterator[None]:
+    """What `check_new` allows inside is this process's alone to write until the end."""
+    with ExitStack() as stack:
+        token = _command.set(stack)
+        try:
+            yield
+        finally:
+            _command.reset(token)
 
 
 @contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `path`; it replaces `path` if all went well."""
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A temporary name to write to; it takes the name `path` if all went well."""
     path = Path(path)
-    folder = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}."))
+    with claimed(path, wait=True) as room:
+        temporary = room / path.name
+        yield temporary
+        settle(temporary)
+        os.replace(temporary, path)
+        settle(path.parent)
+
+
+@contextmanager
+def claimed(path: str | Path, *, wait: bool = False) -> Iterator[Path]:
+    """An empty folder beside `path` to write it in, of this process alone: a room. What a killed
+    run left there is removed.
+
+    Args:
+        wait: until another process is done, rather than give up.
+
+    Raises:
+        ConvswapError: another process is writing `path`.
+    """
+    path = Path(path).absolute()
+    path = path.parent.resolve() / path.name
+    if path in _rooms:
+        yield _rooms[path]
+        return
+    room = path.with_name(f".{path.name}.convswap")
+    if path.is_dir() and not os.access(path.parent, os.W_OK):  # such as a mounted volume
+        room = path / ".convswap"
+    with _enter(room, wait, path):
+        _rooms[path] = room
+        try:
+            _clear(room)
+            yield room
+        finally:
+            del _rooms[path]
+            _clear(room)
+            (room / "lock").unlink(missing_ok=True)
+            room.rmdir()
+
+
+def settle(path: Path) -> None:
+    """Have a file, or the names in a folder, written to the disk itself: a rename may otherwise
+    outlive a power cut that the content does not."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        folder.chmod(0o755)
-        yield folder
-        if path.exists():
-            old = folder.with_name(f"{folder.name}.old")
-            os.replace(path, old)
-            os.replace(folder, path)
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-        else:
-            os.replace(folder, path)
+        os.fsync(descriptor)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _enter(room: Path, wait: bool, path: Path) -> TextIO:
+    """The lock of a room, held while the file is open: it goes with a process that is killed."""
+    if room.is_symlink():
+        raise ConvswapError(f"{room} is a symbolic link", do="remove it")
+    while True:
+        room.mkdir(exist_ok=True)
+        try:
+            lock = (room / "lock").open("a", encoding="utf-8")
+        except FileNotFoundError:  # the last owner has just left
+            continue
+        try:
+            if fcntl:
+                fcntl.lockf(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except (BlockingIOError, PermissionError):
+            lock.close()
+            raise ConvswapError(
+                f"another run is writing {path}", do="wait for it, or choose another name"
+            ) from None
+        if os.fstat(lock.fileno()).st_nlink:
+            return lock
+        lock.close()  # the last owner has removed it meanwhile
+
+
+def _clear(room: Path) -> None:
+    for child in room.iterdir():
+        if child.name != "lock":
+            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()

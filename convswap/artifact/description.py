@@ -1,0 +1,92 @@
+"""The files of an artifact folder, and what `convswap.json` says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import ArtifactError, problems
+from ..record import Record
+from ..support.files import read_text
+from ..support.tensors import Entry, digests, read_header, read_tensors
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "convswap.json"
+STAGED = f".{WEIGHTS}.new"  # the weights, between the two renames that replace an artifact
+FORMAT = 1
+
+
+class Description(BaseModel):
+    """The content of `convswap.json`.
+
+    Attributes:
+        tensors: SHA-256 of each, none in folders written before there were any.
+        digest: of all other entries.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int
+    record: Record
+    versions: dict[str, str] = {}
+    provenance: dict[str, Any] = {}
+    tensors: dict[str, str] = {}
+    digest: str | None = None
+
+
+def read_description(folder: str | Path) -> Description:
+    """What `convswap.json` says, checked.
+
+    Raises:
+        ArtifactError: it is missing, not JSON, changed, of a newer format, or has unknown
+            entries.
+    """
+    path = Path(folder) / DESCRIPTION
+    try:
+        content = json.loads(read_text(path), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"not an artifact folder: cannot read {path} ({error})") from None
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{path} has format {content.get('format')!r}; this version reads {FORMAT}",
+            do="update convswap",
+        )
+    try:
+        description = Description.model_validate(content)
+    except ValidationError as error:
+        raise ArtifactError(f"invalid {path}: {problems(error)}") from None
+    if description.digest not in (None, digest_of(content)):
+        raise ArtifactError(
+            f"{path} was changed since it was written", do="remove its entry `digest` if you did it"
+        )
+    return description
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def digest_of(content: dict[str, Any]) -> str:
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def weights_of(folder: Path, description: Description) -> Path:
+    """Where the weights that a description describes are."""
+    staged = folder / STAGED
+    try:
+        if staged.exists() and digests(read_tensors(staged)) == description.tensors:
+            return staged
+    except (OSError, ValueError):
+        pass
+    return folder / WEIGHTS
+
+
+def header_of(path: Path) -> dict[str, Entry]:
+    try:
+        return read_header(path)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}") from None

@@ -1,0 +1,99 @@
+"""Whether a network and the tensors of a file belong together."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from ..errors import ArtifactError, ConvswapError
+from ..inputs.bases import build_base, with_values
+from ..network.copies import check_finite
+from ..network.replace import install_
+from ..record import Record
+from ..support.tensors import Entry, digests
+
+
+def architecture(
+    record: Record, entries: dict[str, Entry], model: nn.Module | None = None
+) -> nn.Module:
+    """The structure of a converted network; its parameters have no values yet."""
+    if model is None:
+        base = build_base(record.base, len(entries))
+        held = {name: entry.bytes for name, entry in entries.items()}
+        base = with_values(record.base, base, held) or base
+    else:
+        base = copy.deepcopy(model)
+    for plan in record.plans:
+        install_(base, plan)
+    return base
+
+
+def check_fit(model: nn.Module, held: dict[str, Entry], where: str) -> None:
+    """Raise `ArtifactError` unless a file holds a network's tensors: all of them, no others, of
+    these shapes and types, but for one floating type in the place of another throughout."""
+    aliases, state = aliases_of(model), state_of(model)
+    wanted = {name: Entry.of(tensor) for name, tensor in state.items() if name not in aliases}
+    held = {name: entry for name, entry in held.items() if name not in aliases}
+    both = wanted.keys() & held.keys()
+    casts = {name: (wanted[name].dtype, held[name].dtype) for name in both}
+    floating = {pair for pair in casts.values() if pair[0].is_floating_point}
+    types = {
+        name
+        for name, (ours, theirs) in casts.items()
+        if ours != theirs and not (ours.is_floating_point and theirs.is_floating_point)
+    }
+    if len(floating) > len({ours for ours, _ in floating}):
+        usual = max(floating, key=list(casts.values()).count)
+        types |= {name for name, pair in casts.items() if pair in floating - {usual}}
+    for names, what in (
+        (wanted.keys() - held.keys(), "missing"),
+        (held.keys() - wanted.keys(), "unknown"),
+        ({name for name in both if wanted[name].shape != held[name].shape}, "of another shape"),
+        (types, "of another type"),
+    ):
+        if names:
+            raise ArtifactError(
+                f"{len(names)} tensors are {what}, such as {min(names)}", where=where or None
+            )
+
+
+def check_digests(state: dict[str, Tensor], wanted: dict[str, str], where: str) -> None:
+    found = digests(state)
+    changed = [name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)]
+    if changed:
+        raise ArtifactError(
+            f"{len(changed)} tensors are not what was written, such as {min(changed)}", where=where
+        )
+
+
+def check_values(model: nn.Module, where: str) -> None:
+    try:
+        check_finite(model)
+    except ConvswapError as error:
+        raise ArtifactError(str(error), where=where) from None
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict()
+    if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise ArtifactError(f"{odd[0]} of the network is no tensor: it cannot be kept in a file")
+    return state
+
+
+def aliases_of(model: nn.Module) -> dict[str, str]:
+    """Names of parameters and buffers that are the same as one named before -> that name."""
+    first: dict[int, str] = {}
+    same = {}
+    for name in model.state_dict():
+        owner, attribute = place_of(model, name)
+        kept = first.setdefault(id(getattr(owner, attribute, name)), name)  # or an extra state
+        if kept != name:
+            same[name] = kept
+    return same
+
+
+def place_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module a tensor belongs to, and its name there."""
+    owner, _, attribute = name.rpartition(".")
+    return model.get_submodule(owner), attribute

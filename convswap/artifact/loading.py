@@ -1,0 +1,76 @@
+"""Open an artifact: nothing is trusted before it has been checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from ..errors import ArtifactError, ConvswapError
+from ..network.calls import example_of
+from ..network.copies import dry_copy
+from ..record import Base, remember
+from ..support.tensors import read_tensors
+from .description import header_of, read_description, weights_of
+from .fit import aliases_of, architecture, check_digests, check_fit, check_values, place_of
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Open an artifact: the same network, in eval mode. No code of the folder is run.
+
+    Args:
+        model: the architecture before conversion, for a network of the user's own code (it is
+            copied, and its weights do not matter). timm's and torchvision's are rebuilt by name.
+
+    Raises:
+        ArtifactError: the folder is damaged, hostile, from a newer version, or needs `model`.
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    record = description.record
+    if model is None and record.base.name == "code":
+        raise ArtifactError(
+            f"{folder} holds a network of the user's own code",
+            do="give its architecture: --model file.py:factory, or load(folder, model=build())",
+        )
+    weights = weights_of(folder, description)
+    header = header_of(weights)
+    try:
+        restored = architecture(record, header, model)
+    except ConvswapError as error:
+        raise ArtifactError(f"cannot rebuild the network: {error}", where=str(folder)) from None
+    check_fit(restored, header, str(weights))
+    try:
+        state = read_tensors(weights)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {weights}: {error}") from None
+    if description.tensors:
+        check_digests(state, description.tensors, str(weights))
+    aliases = aliases_of(restored)
+    for name, kept in aliases.items():
+        state[name] = state[kept]
+    restored.load_state_dict(state, assign=True)
+    for name, kept in aliases.items():  # tie again what was tied
+        setattr(*place_of(restored, name), getattr(*place_of(restored, kept)))
+    check_values(restored, str(weights))
+    if record.preprocess:
+        try:
+            dry_copy(restored, example_of(restored, record.preprocess.input_size))
+        except ConvswapError as error:
+            raise ArtifactError(str(error), where=str(folder)) from None
+    vars(restored).pop("_convswap", None)
+    record = record.model_copy(update={"base": _located(record.base, folder)})
+    return remember(restored.eval(), **dict(record))
+
+
+def _located(base: Base, folder: Path) -> Base:
+    """A base whose weights file is where it is on this machine, if it is near."""
+    if base.sha256 is None or base.weights is None:
+        return base
+    folder, named = folder.resolve(), Path(base.weights)
+    near = named if not named.is_absolute() and ".." not in named.parts else Path(named.name)
+    for path in (folder.parent / near, folder / near.name, folder.parent / near.name,
+                 Path.cwd() / near, Path.cwd() / near.name):  # fmt: skip
+        if path.is_file():
+            return base.model_copy(update={"weights": str(path)})
+    return base.model_copy(update={"weights": near.name})

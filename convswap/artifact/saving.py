@@ -1,0 +1,161 @@
+"""Write an artifact: checked as it will be read, and whole at every moment."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from .. import __version__
+from ..errors import ArtifactError, ConvswapError
+from ..inputs.bases import is_library
+from ..network.copies import unwrapped
+from ..record import Base, Record, record_of
+from ..support.files import check_new, claimed, settle
+from ..support.plain import numbers_in
+from ..support.tensors import Entry, digests
+from .description import (
+    DESCRIPTION,
+    FORMAT,
+    STAGED,
+    WEIGHTS,
+    digest_of,
+    header_of,
+    read_description,
+    weights_of,
+)
+from .fit import aliases_of, architecture, check_fit, check_values, state_of
+
+
+def save(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    provenance: dict[str, Any] | None = None,
+    force: bool = False,
+) -> Path:
+    """Write a converted network as a folder that `load` opens on any machine.
+
+    What `load` would refuse is refused here. At every moment the old artifact or the new one is
+    complete; other files in the folder stay.
+
+    Args:
+        provenance: anything worth keeping, such as data, seed and measured figures (JSON).
+        force: replace the artifact if there is one.
+
+    Raises:
+        ArtifactError: the network was not made by `convert` (or `load`), or cannot be written
+            so that it can be read.
+        ConvswapError: the folder exists, or another process is writing it.
+    """
+    model = unwrapped(model)
+    record = record_of(model)
+    if not record.plans:
+        raise ArtifactError("nothing to save: the network was not made by convert or load")
+    folder = check_new(folder, force, folder=True)
+    _check_ours(folder)
+    aliases = aliases_of(model)
+    state = {name: tensor.detach().contiguous().cpu() for name, tensor in state_of(model).items()
+             if name not in aliases}  # fmt: skip
+    check_values(model, str(folder))
+    record = record.model_copy(update={"base": _portable(_rebuilding(model, record), folder)})
+    try:
+        content = {
+            "format": FORMAT,
+            "record": record.model_dump(mode="json"),
+            "versions": {"convswap": __version__, "torch": torch.__version__},
+            "provenance": provenance or {},
+            "tensors": digests(state),
+        }
+        content["digest"] = digest_of(content)
+        text = json.dumps(content, indent=1) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"provenance and arguments must be JSON: {error}") from None
+    with claimed(folder) as room:
+        new = room / "new"
+        new.mkdir()
+        # subtle: safetensors' own writer makes files that only their owner can read
+        (new / WEIGHTS).write_bytes(to_bytes(state, metadata={"format": "pt"}))
+        (new / DESCRIPTION).write_text(text, encoding="utf-8")
+        read_description(new)
+        header_of(new / WEIGHTS)
+        for path in (new / WEIGHTS, new / DESCRIPTION, new):
+            settle(path)
+        if folder.is_dir():
+            _replace(folder, new)
+        else:
+            new.rename(folder)
+            settle(folder.absolute().parent)
+    return folder
+
+
+def _check_ours(folder: Path) -> None:
+    """Raise `ArtifactError` unless a folder is an artifact, or empty, or not there."""
+    if not folder.exists():
+        return
+    if any(folder.iterdir()) and not (folder / DESCRIPTION).exists():
+        raise ArtifactError(f"{folder} holds something else", do="choose another name")
+    for name in (WEIGHTS, DESCRIPTION):
+        if (folder / name).is_symlink():
+            raise ArtifactError(f"{folder / name} is a symbolic link", do="choose another name")
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put two new files in the place of two old ones. The description's rename decides which
+    artifact it is: until the weights have followed, `load` finds them under another name."""
+    staged = folder / STAGED
+    if staged.exists() and weights_of(folder, read_description(folder)) == staged:
+        os.replace(staged, folder / WEIGHTS)  # a run was killed in between
+    for source, target in (
+        (new / WEIGHTS, staged), (new / DESCRIPTION, folder / DESCRIPTION),
+        (staged, folder / WEIGHTS),
+    ):  # fmt: skip
+        os.replace(source, target)
+        settle(folder)
+
+
+def _rebuilding(model: nn.Module, record: Record) -> Base:
+    """The base that rebuilds a network exactly: the one it was opened as, one that timm knows it
+    by, or else `code`."""
+    known = record.base
+    config = getattr(model, "pretrained_cfg", None) or {}
+    kwargs = {}
+    for argument, default in (("num_classes", config.get("num_classes")),
+                              ("in_chans", (config.get("input_size") or [3])[0])):  # fmt: skip
+        if getattr(model, argument, default) != default:
+            kwargs[argument] = getattr(model, argument)
+    name = f"timm:{config.get('architecture')}"
+    for base in (known, known.model_copy(update={"name": name, "kwargs": kwargs})):
+        if is_library(base.name) and _rebuilds(model, base, record):
+            return base
+    try:
+        numbers_in(known.kwargs)
+    except ValueError:
+        known = known.model_copy(update={"kwargs": {}})
+    return known.model_copy(update={"name": "code"})
+
+
+def _rebuilds(model: nn.Module, base: Base, record: Record) -> bool:
+    entries = {name: Entry.of(tensor) for name, tensor in state_of(model).items()}
+    try:
+        base = Base.model_validate_json(base.model_dump_json())
+        rebuilt = architecture(record.model_copy(update={"base": base}), entries)
+        check_fit(rebuilt, entries, "")
+    except (ConvswapError, ValueError):
+        return False
+    return repr(rebuilt) == repr(model)
+
+
+def _portable(base: Base, folder: Path) -> Base:
+    """A base whose weights file is named as seen from beside the artifact, or by name alone: a
+    folder says nothing of the machine it was made on."""
+    if base.sha256 is None:
+        return base
+    path, beside = Path(base.weights), folder.absolute().parent.resolve()
+    near = path.relative_to(beside) if path.is_relative_to(beside) else path.name
+    return base.model_copy(update={"weights": Path(near).as_posix()})

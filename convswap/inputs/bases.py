@@ -1,0 +1,189 @@
+"""The architectures that come by name: timm's and torchvision's, and what may be asked of them
+on the word of a folder."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import nn
+from torch.nn.modules import module as registration
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from ..errors import ModelError
+from ..record import Base
+from ..support.plain import numbers_in
+from .hub import hub
+
+_NAME = re.compile(r"[\w.\-]{1,200}")
+_REFUSED = {"checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit", "progress"}
+_LARGEST = 1 << 13  # of an argument
+_CLASSES = 1 << 20  # they are the size of one layer alone
+_SPARE_BYTES = 32 << 20  # what a dense network may have beside 16 times the weights file
+
+
+def is_library(name: str) -> bool:
+    """Whether a name is one of timm's or torchvision's."""
+    return name.startswith(("timm:", "torchvision:"))
+
+
+def build_library(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
+    """A network by its name; nothing is fetched unless `pretrained`.
+
+    Raises:
+        ModelError: the name is unknown, an argument does not fit, or weights cannot be fetched.
+    """
+    source, _, rest = name.partition(":")
+    try:
+        if source == "timm":
+            with hub() if pretrained else nullcontext():
+                return timm.create_model(rest, pretrained=pretrained, **kwargs)
+        builder = torchvision.models.get_model_builder(rest)
+        weights: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+        if "weights_backbone" in inspect.signature(builder).parameters:
+            weights["weights_backbone"] = None  # subtle: by default a backbone is fetched
+        return builder(**weights, **kwargs)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        known = timm.list_models() if source == "timm" else torchvision.models.list_models()
+        if rest.partition(".")[0] not in known and ":" not in rest:
+            raise ModelError(f"unknown model {name}", do=_nearest(rest, known)) from None
+        if pretrained:
+            raise ModelError(
+                f"cannot fetch the pretrained weights of {name}: {lines[0]}",
+                do="give a file with --weights, or --random-weights for a trial",
+            ) from None
+        raise ModelError(f"cannot build {name}: {lines[0]}") from error
+
+
+def build_base(base: Base, tensors: int) -> nn.Module:
+    """The architecture an artifact starts from, its parameters on the meta device: nothing is
+    allocated before all shapes are known to fit.
+
+    Args:
+        tensors: how many the artifact holds; an architecture that makes very many more is
+            given up.
+
+    Raises:
+        ModelError: the name or an argument is not one that can be trusted or built.
+    """
+    _check(base)
+    try:
+        with torch.device("meta"), _Bounded(tensors):
+            return build_library(base.name, base.kwargs, pretrained=False)
+    except ModelError:  # torchvision's regnets compute with values as they are built
+        with _Bounded(tensors), _parameters_on_meta():
+            return build_library(base.name, base.kwargs, pretrained=False)
+
+
+def with_values(base: Base, skeleton: nn.Module, held: Mapping[str, int]) -> nn.Module | None:
+    """The same architecture with the values that its weights file does not hold, such as tables
+    of positions; None if it holds all.
+
+    Args:
+        skeleton: what `build_base` gives.
+        held: the tensors in the file, and their bytes.
+
+    Raises:
+        ModelError: the architecture is out of all proportion to the file.
+    """
+    attributes = [leaf for m in skeleton.modules() for leaf in tree_leaves(_attributes(m))]
+    computed = [b for name, b in skeleton.named_buffers() if name not in held] + attributes
+    if not any(isinstance(tensor, torch.Tensor) and tensor.is_meta for tensor in computed):
+        return None
+    size = sum(t.nbytes for t in (*skeleton.parameters(), *skeleton.buffers()))
+    if size > 16 * sum(held.values()) + _SPARE_BYTES:
+        raise ModelError(f"{base.name} with {base.kwargs} is far larger than its weights")
+    with torch.random.fork_rng(devices=[]), _Bounded(len(held)):
+        return build_library(base.name, base.kwargs, pretrained=False)
+
+
+def _check(base: Base) -> None:
+    """Raise `ModelError` unless a base may be built."""
+    if not is_library(base.name) or not _NAME.fullmatch(base.name.partition(":")[2]):
+        raise ModelError(f"not a timm or torchvision name: {base.name!r}")
+    refused = ModelError(f"refused arguments for {base.name}: {base.kwargs}")
+    if any(
+        key in _REFUSED or "pretrained" in key or "weights" in key or not _NAME.fullmatch(key)
+        for key in base.kwargs
+    ):
+        raise refused
+    for key, value in base.kwargs.items():
+        try:
+            numbers = numbers_in(value)
+        except ValueError:
+            raise refused from None
+        most = _CLASSES if key == "num_classes" else _LARGEST
+        if not all(abs(number) <= most for number in numbers):  # NaN is refused, too
+            raise refused
+
+
+class _Bounded(TorchFunctionMode):
+    """Fail when a network that is being built registers very many modules and tensors, or calls
+    torch very often: it would not end."""
+
+    def __init__(self, tensors: int):
+        super().__init__()
+        self.left = min(20 * tensors + 2000, 50_000)  # of timm's, 4 times the tensors and fewer
+        self.calls_left = min(60 * tensors + 10_000, 60_000)  # 15 times and fewer
+        self._hooks = ExitStack()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.calls_left -= 1
+        self._check(self.calls_left)
+        return function(*args, **(kwargs or {}))
+
+    def __enter__(self) -> _Bounded:
+        for kind in ("parameter", "buffer", "module"):
+            register = getattr(registration, f"register_module_{kind}_registration_hook")
+            self._hooks.callback(register(self._registered).remove)
+        return super().__enter__()
+
+    def __exit__(self, *failure: object) -> None:
+        self._hooks.close()
+        super().__exit__(*failure)
+
+    def _registered(self, *_: object) -> None:
+        self.left -= 1
+        self._check(self.left)
+
+    @staticmethod
+    def _check(left: int) -> None:
+        if left < 0:
+            raise ModelError("it has far more layers than there are weights")
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Parameters lose their storage as a network that is being built registers them."""
+
+    def emptied(module: nn.Module, name: str, parameter: nn.Parameter | None) -> object:
+        if parameter is None or parameter.is_meta:
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+
+    handle = registration.register_module_parameter_registration_hook(emptied)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _attributes(module: nn.Module) -> dict[str, object]:
+    """What a module keeps beside its parameters, buffers and children."""
+    own = ("_parameters", "_buffers", "_modules")
+    return {name: value for name, value in vars(module).items() if name not in own}
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {', '.join(close)}?" if close else "see `timm.list_models()`"

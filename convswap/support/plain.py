@@ -1,0 +1,55 @@
+"""Plain data: numbers, words, and lists and mappings of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+DEPTH, VALUES = 8, 256  # most that anybody needs to say
+
+
+def read_yaml(text: str) -> Any:
+    """What YAML text says; no object of any other kind than YAML's own is made.
+
+    Raises:
+        ValueError: it is not such text; one line says where.
+    """
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # the last four: what PyYAML lets through for `!!int abc` and its like
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def numbers_in(value: object) -> list[float]:
+    """The numbers a plain value holds.
+
+    Raises:
+        ValueError: it holds something that is not plain, or is too deep or too long.
+    """
+    found: list[float] = []
+    level, count = [value], 0
+    for _ in range(DEPTH):
+        below: list[object] = []
+        for each in level:
+            if isinstance(each, bool | str) or each is None:
+                continue
+            if isinstance(each, int | float):
+                found.append(each)
+            elif isinstance(each, list | tuple):
+                below += each
+            elif isinstance(each, Mapping) and all(isinstance(key, str) for key in each):
+                below += each.values()
+            else:
+                raise ValueError(f"{type(each).__name__} is not plain data")
+        count += len(below)
+        if count > VALUES:
+            break
+        level = below
+    if level:
+        raise ValueError(f"more than {VALUES} values, or {DEPTH} levels of them")
+    return found
