@@ -69,7 +69,7 @@ def save(
             "format": FORMAT,
             "record": record.model_dump(mode="json"),
             "versions": {"convswap": __version__, "torch": torch.__version__},
-            "provenance": provenance or {},
+            "provenance": _nameless(provenance or {}),
             "tensors": digests(state),
         }
         content["digest"] = digest_of(content)
@@ -149,6 +149,15 @@ def _rebuilds(model: nn.Module, base: Base, record: Record) -> bool:
     except (ConvswapError, ValueError):
         return False
     return repr(rebuilt) == repr(model)
+
+
+def _nameless(value: Any) -> Any:
+    """A value whose absolute paths, at any depth, are the names of what they lead to."""
+    if isinstance(value, dict):
+        return {key: _nameless(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nameless(each) for each in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _portable(base: Base, folder: Path) -> Base:

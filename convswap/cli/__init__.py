@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 from .. import __version__
 from ..errors import ConvswapError
 from . import bench, convert, distill, evaluate, export, inspect, plan, recipes, run, sweep
-from .console import note
+from .ending import ending
 
 
 def _shown(default: object) -> str | None:
@@ -35,11 +35,8 @@ app.command(recipes.app)
 
 def main() -> None:
     """The console script: expected failures are one line on stderr and an exit code."""
-    try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False)
-    except ConvswapError as error:
-        note(f"error: {error}")
-        sys.exit(error.exit_code)
-    except CycloptsError as error:
-        note(f"error: {' '.join(str(error).split())}")
-        sys.exit(2)
+    with ending():
+        try:
+            app(sys.argv[1:], exit_on_error=False, print_error=False)
+        except CycloptsError as error:
+            raise ConvswapError(" ".join(str(error).split())) from None

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..errors import one_line
 from ..support.progress import Progress as Callback
 from ..support.progress import silent
 
@@ -19,7 +20,7 @@ err = Console(stderr=True, highlight=False, markup=False)
 
 def note(text: str) -> None:
     """One line for the person, on stderr."""
-    err.print(text, soft_wrap=True)
+    err.print(one_line(text), soft_wrap=True)
 
 
 def wrote(path: object) -> None:

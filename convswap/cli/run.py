@@ -36,7 +36,8 @@ def run(
 
     path = recipe.find(name)
     todo = recipe.load(path, settings)
-    folder = check_new(out or f"{path.stem}-out", force, folder=True)
+    folder = Path(out or f"{path.stem}-out")
+    check_new(folder, force or job.unfinished(todo, folder), folder=True)
     if not (model or todo.model.name):
         raise RecipeError("the recipe names no model", do="add --model file.py:factory")
     dense = opening.open_named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -16,11 +17,21 @@ from ..planning import plan
 from ..recovery.distill import distill
 from ..results.evaluation import open_judges, quality
 from ..runtimes import device_for, open_target
-from ..support.files import new_file
+from ..support.files import new_file, read_text
 from ..support.progress import Note, Progress, silent, unheard
 from ..surgery.convert import convert
 from ..timing import measure
 from .recipe import Recipe
+
+MARK = ".unfinished"  # in a folder whose run has not ended, with the digest of its recipe
+
+
+def unfinished(recipe: Recipe, folder: str | Path) -> bool:
+    """Whether a folder is what a stopped or killed run of this very recipe left."""
+    try:
+        return read_text(Path(folder) / MARK) == _digest(recipe)
+    except (OSError, ValueError):
+        return False
 
 
 def run(
@@ -62,6 +73,7 @@ def run(
         batch=recipe.target.batch, seed=seed, progress=progress,
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
+    (folder / MARK).write_text(_digest(recipe), encoding="utf-8")
     chosen.save(folder / "plan.json")
     networks["converted"] = convert(dense, chosen, batches, progress=progress)
     save(networks["converted"], folder / "converted", force=True)
@@ -89,4 +101,9 @@ def run(
             rows[name]["bytes"] = (folder / name / WEIGHTS).stat().st_size
     with new_file(folder / "report.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    (folder / MARK).unlink()
     return rows
+
+
+def _digest(recipe: Recipe) -> str:
+    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()

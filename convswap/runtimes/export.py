@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,9 @@ def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
     shapes = ({0: torch.export.Dim("batch", min=1)},)
     with new_file(path) as temporary, quiet():
         program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
-        torch.export.save(program, temporary)
+        content = io.BytesIO()  # subtle: on a full disk PyTorch's own writer ends the process
+        torch.export.save(program, content)
+        temporary.write_bytes(content.getvalue())
         outputs = torch.export.load(temporary).module()(images)
         return _largest_gap(model, images, tensors(outputs))
 

@@ -1,0 +1,53 @@
+"""How a command ends: well, or with one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import ConvswapError
+from ..support.files import one_writer
+from .console import note
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Expected failures inside are one line and their exit code: ours, the disk's, and being
+    stopped from outside (SIGINT, SIGTERM), which cleans up as any other failure does. What a
+    command says it will write is its alone meanwhile."""
+    stopped: list[signal.Signals] = []
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(signal.Signals(number))
+        signal.signal(number, signal.SIG_DFL)  # a second one does not wait
+        raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with one_writer():
+            yield
+    except ConvswapError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}", 2)
+    except MemoryError:
+        _fail("out of memory - use fewer images, or a smaller --batch-size", 2)
+    except (KeyboardInterrupt, SystemExit):  # libraries turn the first into the second
+        if not stopped:
+            raise
+        note(
+            f"stopped by {stopped[0].name}: what is written is whole; the same command starts "
+            "again, and a training goes on from its last checkpoint"
+        )
+        sys.exit(128 + stopped[0])
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _fail(line: str, code: int) -> None:
+    note(f"error: {line}")
+    sys.exit(code)
