@@ -1,0 +1,394 @@
+"""Attacks on artifacts: mutations, hostile folders, kills, full disks. Refused in one line, or the
+very same network; never half a file."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from outer import (
+    NARROW,
+    SIZE,
+    converted,
+    fail,
+    names,
+    narrow_resnet,
+    tree,
+    user_network,
+    write_artifact,
+    write_user_files,
+)
+
+from convswap import ConvswapError, load, save
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and links are POSIX")
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    """A small artifact and what it puts out."""
+    folder = tmp_path_factory.mktemp("attacks") / "art"
+    small = converted(narrow_resnet(), (3, 32, 32), layer1__0__conv1=("spatial", 2))
+    save(small, folder, provenance={"note": "hello"})
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return folder, images, small(images)
+
+
+def survives(folder: Path, images: torch.Tensor, expected: torch.Tensor) -> None:
+    """The folder is refused in one line, or is the very same network."""
+    try:
+        network = load(folder)
+    except ConvswapError as error:
+        assert str(error).isprintable()
+        assert len(str(error)) <= 2000
+    else:
+        assert torch.equal(network(images), expected)
+
+
+# --- mutations ------------------------------------------------------------------------------
+
+VALUES = (None, True, -1, 0, 3, 1 << 40, 1e308, "", "x", "timm:resnet34", "\x1b[2J\nforged", [], {})
+
+
+def mutate_json(content: object, dice: random.Random) -> object:
+    """One entry, anywhere, removed or replaced."""
+    places = []
+
+    def visit(value):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            places.append((value, key))
+            if isinstance(value[key], (dict, list)):
+                visit(value[key])
+
+    content = copy.deepcopy(content)
+    visit(content)
+    holder, key = dice.choice(places)
+    if dice.random() < 0.3:
+        del holder[key]
+    else:
+        holder[key] = dice.choice(VALUES)
+    return content
+
+
+def mutate_bytes(content: bytes, dice: random.Random, head: int) -> bytes:
+    """Bits flipped, bytes cut out or put in, half of the time in the header."""
+    place = dice.randrange(head if dice.random() < 0.5 else len(content))
+    kind = dice.choice(("flip", "cut", "insert", "truncate"))
+    if kind == "flip":
+        return (
+            content[:place]
+            + bytes([content[place] ^ 1 << dice.randrange(8)])
+            + content[place + 1 :]
+        )
+    if kind == "cut":
+        return content[:place] + content[place + dice.randrange(1, 9) :]
+    if kind == "insert":
+        return content[:place] + dice.randbytes(dice.randrange(1, 9)) + content[place:]
+    return content[:place]
+
+
+COUNTS = [pytest.param(60, 1), pytest.param(500, 2, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("count", "seed"), COUNTS)
+def test_a_mutated_description_is_refused_or_means_the_same(count, seed, artifact, tmp_path):
+    folder, images, expected = artifact
+    shutil.copytree(folder, tmp_path / "art")
+    content = json.loads((folder / "convswap.json").read_text())
+    dice = random.Random(seed)
+    for _ in range(count):
+        changed = json.dumps(mutate_json(content, dice))
+        (tmp_path / "art" / "convswap.json").write_text(changed)
+        survives(tmp_path / "art", images, expected)
+
+
+@pytest.mark.parametrize(("count", "seed"), COUNTS)
+def test_a_mutated_weights_file_is_refused_or_means_the_same(count, seed, artifact, tmp_path):
+    folder, images, expected = artifact
+    shutil.copytree(folder, tmp_path / "art")
+    content = (folder / "model.safetensors").read_bytes()
+    head, dice = 8 + int.from_bytes(content[:8], "little"), random.Random(seed)
+    for _ in range(count):
+        changed = mutate_bytes(content, dice, head)
+        (tmp_path / "art" / "model.safetensors").write_bytes(changed)
+        survives(tmp_path / "art", images, expected)
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_every_bit_of_a_weight_counts(bit, artifact, tmp_path):
+    shutil.copytree(artifact[0], tmp_path / "art")
+    path = tmp_path / "art" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1 << bit
+    path.write_bytes(content)
+    with pytest.raises(ConvswapError, match="not what was written"):
+        load(tmp_path / "art")
+
+
+# --- hostile folders ------------------------------------------------------------------------
+
+
+def _kwargs(**kwargs):
+    return lambda content: content["record"]["base"].update(kwargs=NARROW | kwargs)
+
+
+def _vit(**kwargs):
+    return lambda content: content["record"]["base"].update(
+        name="timm:vit_base_patch16_224", kwargs=kwargs)  # fmt: skip
+
+
+def _preprocess(**changes):
+    return lambda content: content["record"]["preprocess"].update(changes)
+
+
+def _choices(content):
+    return content["record"]["plans"][0]["choices"]
+
+
+def _choice(**changes):
+    return lambda content: _choices(content)[0].update(changes)
+
+
+HOSTILE = {
+    "a depth without end": _vit(depth=1 << 20),
+    "a depth of thousands": _vit(depth=8000),
+    "a width without end": _vit(embed_dim=1 << 20),
+    "layers without end": _kwargs(layers=[1 << 20] * 4),
+    "layers by the thousand": _kwargs(layers=[8000] * 4),
+    "a nested argument": _kwargs(block_args=json.loads("[" * 40 + "]" * 40)),
+    "another activation": _kwargs(act_layer="no_such_layer"),
+    "tables of positions without end": lambda content: content["record"]["base"].update(
+        name="timm:maxvit_tiny_tf_224", kwargs={"img_size": 8000}),
+    "a name of a megabyte": lambda content: content["record"]["base"].update(name="x" * (1 << 20)),
+    "a description of ten megabytes": lambda content: content.update(
+        provenance={"x": "x" * (10 << 20)}),
+    "a mean of nothing": _preprocess(mean=[]),
+    "a mean of two": _preprocess(mean=[0.5, 0.5]),
+    "a mean that is no number": _preprocess(mean=[float("nan")] * 3),
+    "an endless deviation": _preprocess(std=[float("inf")] * 3),
+    "a crop of nothing": _preprocess(crop_pct=1e-9),
+    "an input of a terabyte": _preprocess(input_size=[3, 1 << 20, 1 << 20]),
+    "an input of other channels": _preprocess(input_size=[4, 32, 32], mean=[0] * 4, std=[1] * 4),
+    "a layer that forges a line": _choice(site="x\nwrote base"),
+    "a layer inside a replaced one": lambda content: _choices(content).append(
+        _choices(content)[0] | {"site": "layer1.0.conv1.reduce"}),
+    "plans by the hundred": lambda content: content["record"].update(
+        plans=content["record"]["plans"] * 300),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_folder_is_refused_quickly_and_in_one_line(change, artifact, tmp_path):
+    shutil.copytree(artifact[0], tmp_path / "art")
+    content = json.loads((tmp_path / "art" / "convswap.json").read_text())
+    del content["digest"], content["tensors"]
+    change(content)
+    (tmp_path / "art" / "convswap.json").write_text(json.dumps(content))
+    with pytest.raises(ConvswapError) as caught:
+        load(tmp_path / "art")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 2000
+
+
+@posix
+@pytest.mark.parametrize("name", ["convswap.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "sparse"])
+def test_only_regular_files_of_a_sane_size_are_read(kind, name, artifact, tmp_path):
+    shutil.copytree(artifact[0], tmp_path / "art")
+    path = tmp_path / "art" / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(8 << 30)
+    with pytest.raises(ConvswapError, match=name):
+        load(tmp_path / "art")
+
+
+AUDIT = """
+import os, sys
+import convswap, timm, torch, torchvision  # noqa: imported before anything is forbidden
+from convswap.cli import main
+def audit(event, args):
+    writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
+    if writes or event in ("socket.connect", "socket.getaddrinfo", "os.mkdir", "subprocess.Popen"):
+        print("forbidden", event, args, file=sys.__stderr__)
+        os._exit(99)
+sys.addaudithook(audit)
+sys.argv = ["convswap", "inspect", sys.argv[1]]
+main()
+"""
+
+
+@pytest.mark.parametrize("base", ["timm:resnet18", "torchvision:fcn_resnet50"])
+def test_nothing_is_fetched_or_written_on_a_folders_word(base, artifact, tmp_path):
+    shutil.copytree(artifact[0], tmp_path / "art")
+    content = json.loads((tmp_path / "art" / "convswap.json").read_text())
+    if not base.startswith("timm"):
+        del content["digest"], content["tensors"]
+        content["record"]["base"].update(name=base, kwargs={})
+        (tmp_path / "art" / "convswap.json").write_text(json.dumps(content))
+    command = [sys.executable, "-B", "-c", AUDIT, str(tmp_path / "art")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == (0 if base.startswith("timm") else 2), done.stderr
+
+
+# --- writing --------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+import convswap
+network, at = convswap.load(sys.argv[1]), int(sys.argv[3])
+steps = 0
+def step(event, args):
+    global steps
+    if event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir") or (
+        event == "open" and str(args[1])[:1] in "wa"):
+        steps += 1
+        if steps == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(step)
+convswap.save(network, sys.argv[2], provenance={"note": "new"}, force=True)
+print(steps)
+"""
+
+
+def _note(folder: Path) -> str:
+    load(folder)
+    return json.loads((folder / "convswap.json").read_text())["provenance"]["note"]
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [True, False])
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_litter_goes(before, artifact, tmp_path):
+    for step in range(1, 40):
+        place = tmp_path / str(step)
+        place.mkdir()
+        if before:
+            shutil.copytree(artifact[0], place / "art")
+            (place / "art" / "exported.onnx").write_text("the user's own")
+        command = [sys.executable, "-c", KILLED, str(artifact[0]), str(place / "art"), str(step)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        if before or (place / "art").exists():
+            assert _note(place / "art") in ("hello", "new")
+        save(load(artifact[0]), place / "art", provenance={"note": "next"}, force=True)
+        assert _note(place / "art") == "next"
+        assert names(place) == ["art"]
+        kept = ["exported.onnx"] if before else []
+        assert names(place / "art") == sorted(["convswap.json", *kept, "model.safetensors"])
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0
+    assert step > 5
+
+
+def test_weights_that_had_not_followed_their_description_are_found(artifact, tmp_path):
+    shutil.copytree(artifact[0], tmp_path / "art")
+    network = load(artifact[0])
+    network.fc.bias.data += 1
+    save(network, tmp_path / "new")
+    (tmp_path / "new" / "model.safetensors").rename(tmp_path / "art" / ".model.safetensors.new")
+    (tmp_path / "new" / "convswap.json").replace(tmp_path / "art" / "convswap.json")
+    assert torch.equal(load(tmp_path / "art").fc.bias, network.fc.bias)
+
+
+def test_force_keeps_the_users_files_in_the_folder(artifact, tmp_path):
+    shutil.copytree(artifact[0], tmp_path / "art")
+    (tmp_path / "art" / "exported.onnx").write_text("mine")
+    (tmp_path / "art" / "second").mkdir()
+    save(load(tmp_path / "art"), tmp_path / "art", force=True)
+    assert names(tmp_path / "art") == [
+        "convswap.json", "exported.onnx", "model.safetensors", "second"]  # fmt: skip
+
+
+@posix
+@pytest.mark.parametrize("name", ["convswap.json", "model.safetensors"])
+def test_a_linked_file_in_the_folder_is_not_replaced(name, artifact, tmp_path):
+    shutil.copytree(artifact[0], tmp_path / "art")
+    shutil.move(tmp_path / "art" / name, tmp_path / "blob")
+    (tmp_path / "art" / name).symlink_to(tmp_path / "blob")
+    before = tree(tmp_path)
+    with pytest.raises(ConvswapError, match="symbolic link"):
+        save(load(tmp_path / "art"), tmp_path / "art", force=True)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("call", ["fsync", "replace", "mkdir"])
+def test_a_disk_that_fails_is_one_line_and_changes_nothing(call, code, tmp_path, monkeypatch):
+    write_user_files(tmp_path)
+    write_artifact(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    plan = json.loads((tmp_path / "art" / "convswap.json").read_text())["record"]["plans"][0]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    before = tree(tmp_path)
+
+    def failing(*args, **kwargs):
+        raise OSError(code, os.strerror(code), "out")
+
+    monkeypatch.setattr(os, call, failing)
+    line = fail("convert", "model.py:build", "--weights", "weights.safetensors", "--plan",
+                "plan.json", "--fit", "weight", "--input-size", "3,16,16", "--out", "art",
+                "--force")  # fmt: skip
+    monkeypatch.undo()
+    assert os.strerror(code) in line
+    assert tree(tmp_path) == before
+
+
+def test_a_folder_says_nothing_of_the_machine_it_was_made_on(tmp_path):
+    write_user_files(tmp_path)
+    (tmp_path / "deep").mkdir()
+    small = converted(user_network(tmp_path, weights=True), (3, SIZE, SIZE), body=("channel", 3))
+    for folder in (tmp_path / "art", tmp_path / "deep" / "art"):
+        save(small, folder, provenance={"data": str(tmp_path / "photos"), "all": [str(tmp_path)]})
+        text = (folder / "convswap.json").read_text()
+        assert str(tmp_path) not in text
+        assert json.loads(text)["record"]["base"]["weights"] == "weights.safetensors"
+        assert json.loads(text)["provenance"]["data"] == "photos"
+
+
+# --- being stopped --------------------------------------------------------------------------
+
+STOPPED = """
+import sys, time
+from unittest import mock
+from convswap import cli
+def wait(*args, **kwargs):
+    print("waiting", flush=True)
+    time.sleep(60)
+sys.argv = ["convswap", "plan", "model.py:build", "--macs", "0.5", "--out", "plan.json"]
+with mock.patch("convswap.inputs.networks._run_factory", wait):
+    cli.main()
+"""
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_stopped_cleans_up_and_says_how_to_go_on(number, tmp_path):
+    command = [sys.executable, "-c", STOPPED]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:  # fmt: skip
+        assert process.stdout.readline() == "waiting\n"
+        time.sleep(0.1)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in err
+    assert f"stopped by {number.name}" in err
+    assert names(tmp_path) == []

@@ -1,0 +1,129 @@
+"""Weights as people have them: every wrapping is read, and what is no weights is one line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+import pytest
+import torch
+from outer import write_user_files
+from safetensors.torch import load_file, save_file
+
+from convswap import ConvswapError, open_model
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory):
+    return write_user_files(tmp_path_factory.mktemp("user"))
+
+
+@pytest.fixture
+def state(user):
+    return load_file(user / "weights.safetensors")
+
+
+def prefixed(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+def opened(user, path, **options):
+    return open_model(f"{user / 'model.py'}:build", weights=path, **options).state_dict()
+
+
+WRAPPED = {
+    "timm's train.py": lambda s: {
+        "epoch": 3, "arch": "x", "state_dict": s, "args": argparse.Namespace(lr=0.1)},
+    "Lightning": lambda s: {"state_dict": prefixed("model.", s), "global_step": 7},
+    "parallel and compiled": lambda s: prefixed("module._orig_mod.", s),
+    "compiled in part": lambda s: {k.replace("body.", "body._orig_mod."): v for k, v in s.items()},
+    "any prefix": lambda s: prefixed("net.backbone.", s),
+    "nested": lambda s: {"model": {"state_dict": prefixed("module.", s)}},
+    "half precision": lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
+    "before batches were counted": lambda s: {
+        k: v for k, v in s.items() if "num_batches" not in k},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED.keys())
+def test_a_state_dict_is_found_in_its_wrapping(wrap, user, state, tmp_path):
+    torch.save(wrap(state), tmp_path / "w.pth")
+    found = opened(user, tmp_path / "w.pth")
+    assert found["body.weight"].dtype == torch.float32
+    torch.testing.assert_close(found, state, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["state_dict_ema", "model_ema", "ema", "params_ema"])
+def test_averaged_weights_are_taken_unless_told_otherwise_and_it_is_said(
+    name, user, state, tmp_path
+):
+    averaged = {key: value + 1 for key, value in state.items()}
+    torch.save({"state_dict": state, name: averaged}, tmp_path / "w.pth")
+    said = []
+    found = opened(user, tmp_path / "w.pth", note=said.append)
+    assert torch.equal(found["body.weight"], averaged["body.weight"])
+    assert len(said) == 1
+    assert name in said[0]
+    found = opened(user, tmp_path / "w.pth", averaged=False)
+    assert torch.equal(found["body.weight"], state["body.weight"])
+
+
+@pytest.mark.parametrize("kind", ["one file", "shards"])
+def test_a_folder_of_safetensors_is_read(kind, user, state, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    if kind == "one file":
+        save_file(state, tmp_path / "model.safetensors")
+    else:
+        places = {key: f"model-{index % 2}.safetensors" for index, key in enumerate(state)}
+        for file in set(places.values()):
+            save_file({k: v for k, v in state.items() if places[k] == file}, tmp_path / file)
+        index = json.dumps({"weight_map": places})
+        (tmp_path / "model.safetensors.index.json").write_text(index)
+    found = opened(user, tmp_path)
+    assert all(torch.equal(found[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": {"a": "../x"}}', "[" * 10_000,
+                                     '{"weight_map": {"a": 3}}'])  # fmt: skip
+def test_an_index_that_is_none_is_refused(content, user, tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ConvswapError, match="index"):
+        opened(user, tmp_path)
+
+
+ODD = {
+    "integer keys": (lambda s: dict(enumerate(s.values())), "words, not 0"),
+    "a sparse tensor": (lambda s: s | {"head.bias": s["head.bias"].to_sparse()}, "sparse"),
+    "a complex tensor": (lambda s: s | {"head.bias": s["head.bias"].cfloat()}, "complex"),
+    "a tensor without values": (
+        lambda s: s | {"head.bias": s["head.bias"].to("meta")}, "without values"),
+    "two names for one": (
+        lambda s: s | {"_orig_mod.head.bias": s["head.bias"]}, r"two tensors .* head\.bias"),
+    "whole numbers": (lambda s: s | {"head.bias": s["head.bias"].int()}, "1 of another type"),
+    "a value too large": (lambda s: s | {"head.bias": torch.full((4,), 1e38)}, "too large"),
+    "a negative variance": (
+        lambda s: s | {"norm.running_var": -s["norm.running_var"]}, "negative variances"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "words"), ODD.values(), ids=ODD.keys())
+def test_what_cannot_be_used_is_named_in_one_line(change, words, user, state, tmp_path):
+    torch.save(change(state), tmp_path / "w.pth")
+    with pytest.raises(ConvswapError, match=words) as caught:
+        opened(user, tmp_path / "w.pth")
+    assert str(caught.value).isprintable()
+
+
+def test_a_pipe_is_not_waited_for(user, tmp_path):
+    os.mkfifo(tmp_path / "w.safetensors")
+    with pytest.raises(ConvswapError, match="not a regular file"):
+        opened(user, tmp_path / "w.safetensors")
+
+
+def test_opening_a_network_leaves_the_callers_random_state_alone(user):
+    torch.manual_seed(5)
+    expected = torch.randn(3)
+    torch.manual_seed(5)
+    open_model(f"{user / 'model.py'}:build", seed=1)
+    assert torch.equal(torch.randn(3), expected)
