@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..support.files import check_regular, read_text
+from ..support.quiet import quiet
 from ..support.tensors import read_header, read_tensors
 
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "ema")
@@ -117,7 +118,7 @@ def _read(path: Path) -> Mapping:
         except (OSError, ValueError) as error:
             raise ModelError(f"not a readable safetensors file: {path} ({error})") from None
     try:
-        with torch.serialization.safe_globals(PLAIN_TYPES):
+        with torch.serialization.safe_globals(PLAIN_TYPES), quiet():
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # damaged, or pickled code, which is never run
         raise ModelError(
