@@ -61,8 +61,8 @@ def test_only_the_command_line_prints(path):
 def test_text_is_read_and_written_as_utf8(path):
     for node in nodes(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
-            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if name in ("read_text", "write_text") or getattr(node.func, "id", "") == "open":
+            method, function = (getattr(node.func, kind, "") for kind in ("attr", "id"))
+            if method in ("read_text", "write_text") or function == "open":
                 assert "encoding" in [word.arg for word in node.keywords], node.lineno
 
 

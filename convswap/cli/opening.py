@@ -52,7 +52,7 @@ def open_network(name: str, network: o.Network, run: o.Run = o.Run()) -> nn.Modu
     if not is_artifact(name):
         return open_named(
             name, weights=network.weights, random_weights=network.random_weights, seed=run.seed,
-            kwargs=network.kwargs, machine=run,
+            kwargs=network.kwargs, machine=run, averaged=not network.no_ema,
         )  # fmt: skip
     if network.weights or network.random_weights:
         raise ModelError(
@@ -69,12 +69,14 @@ def open_named(
     seed: int,
     kwargs: Mapping[str, Any],
     machine: o.Machine,
+    averaged: bool = True,
 ) -> nn.Module:
     """A network by name or file, on its device; says so if its weights are its factory's."""
     _use(machine)
     model = open_model(
-        name, weights=weights, random_weights=random_weights, seed=seed, kwargs=kwargs, note=note
-    )
+        name, weights=weights, random_weights=random_weights, averaged=averaged, seed=seed,
+        kwargs=kwargs, note=note,
+    )  # fmt: skip
     if not weights and not random_weights and record_of(model).base.name == "code":
         note(f"no --weights given: {name} is taken with the weights its factory gives it")
     return model.to(machine.device)

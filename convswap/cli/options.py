@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from cyclopts import Parameter, Token, validators
 from pydantic import ValidationError
 
 from .. import plans
 from ..errors import ConvswapError, problems
 from ..plans import Budget, Drop, Goal, Plan
+from ..support.plain import read_yaml
 
 
 def _numbers(number: type, count: int | None = None) -> Parameter:
@@ -91,8 +91,8 @@ class Code:
             raise ConvswapError(f"--model-arg takes KEY=VALUE, not {bad[0]!r}")
         pairs = (pair.partition("=") for pair in self.model_arg)
         try:
-            return {key: yaml.safe_load(value) for key, _, value in pairs}
-        except yaml.YAMLError:
+            return {key: read_yaml(value) for key, _, value in pairs}
+        except ValueError:
             said = " ".join(self.model_arg)
             raise ConvswapError(f"--model-arg takes KEY=VALUE in YAML, not {said}") from None
 
@@ -105,6 +105,8 @@ class Network(Code):
     """weights file (.safetensors, or a state_dict)"""
     random_weights: bool = False
     """random weights, for timing and trials"""
+    no_ema: bool = False
+    """the weights themselves, where a checkpoint has their moving average as well"""
 
 
 @dataclass(frozen=True, kw_only=True)

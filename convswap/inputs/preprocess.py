@@ -63,8 +63,8 @@ def _assumed(
     sure = said["input_size"] or planned
     native = native_size(source, channels) if source and not sure else None
     size = planned or native or (channels, 224, 224)
-    gray = {"mean": (0.5,), "std": (0.5,)} if channels == 1 else {}
-    assumed = Preprocess(input_size=size, **gray)
+    middle = {} if size[0] == 3 else {"mean": (0.5,) * size[0], "std": (0.5,) * size[0]}
+    assumed = Preprocess(input_size=size, **middle)
     parts = [] if sure else [f"input size {'x'.join(map(str, size))}"]
     if source:
         parts += [f"{name} {getattr(assumed, name)}" for name in ("mean", "std") if not said[name]]
