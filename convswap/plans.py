@@ -145,6 +145,8 @@ class Choice(_Data):
         macs, params: of the replacement.
         macs_dense: of the convolution it replaces.
         damage: predicted harm to the output, in nats (classifiers) or relative squared error.
+        pads: how the replacement pads, where the layer's own setting does not say: numbers, or
+            `same`, TensorFlow's rule.
         ms: predicted milliseconds of the replacement, if the plan was made for a target.
         ms_dense: of the convolution it replaces.
     """
@@ -156,6 +158,7 @@ class Choice(_Data):
     params: Count = 0
     macs_dense: Count = 0
     damage: float = 0.0
+    pads: tuple[int, ...] | Literal["same"] | None = None
     ms: float | None = None
     ms_dense: float | None = None
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import build_base, with_values
-from ..network.copies import check_finite
+from ..network.copies import check_finite, deep_copy
 from ..network.replace import install_
 from ..record import Record
 from ..support.tensors import Entry, digests
@@ -23,7 +21,7 @@ def architecture(
         held = {name: entry.bytes for name, entry in entries.items()}
         base = with_values(record.base, base, held) or base
     else:
-        base = copy.deepcopy(model)
+        base = deep_copy(model)
     for plan in record.plans:
         install_(base, plan)
     return base

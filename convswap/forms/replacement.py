@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import reduce
+from typing import Literal
 
 import torch
 from timm.layers import Conv2dSame
@@ -72,12 +73,21 @@ class Factorized(nn.Sequential):
             return whole.flatten(0, 1).to(self[-1].weight.dtype)
 
 
-def build(layers: Sequence[Layer], dense: nn.Module, bias: bool) -> Factorized:
+def build(
+    layers: Sequence[Layer],
+    dense: nn.Module,
+    bias: bool,
+    pads: tuple[int, ...] | Literal["same"] | None = None,
+) -> Factorized:
     """What stands in for `dense`, made of `layers`; weights are left uninitialised.
 
     Layers have the dtype, device, memory format and `requires_grad` of `dense`, and timm's
     `Conv2dSame`, which pads by its own rule, in place of `nn.Conv2d` where `dense` is one.
     Only the last layer can carry a bias.
+
+    Args:
+        pads: how they pad along all axes, where `dense` does not say: numbers, or `same` for
+            the rule of `Conv2dSame`.
     """
     made = OrderedDict()
     for layer in layers:
@@ -86,7 +96,7 @@ def build(layers: Sequence[Layer], dense: nn.Module, bias: bool) -> Factorized:
         if isinstance(dense, nn.Linear):
             kind, shape = nn.Linear, (layer.in_channels, layer.out_channels)
         else:
-            kind, geometry = _geometry(layer, dense)
+            kind, geometry = _geometry(layer, dense, pads)
             size = layer.size or (1,) * (dense.weight.dim() - 2)
             shape = (layer.in_channels, layer.out_channels, size)
             settings |= {"groups": layer.groups, **geometry}
@@ -99,12 +109,14 @@ def build(layers: Sequence[Layer], dense: nn.Module, bias: bool) -> Factorized:
     return row
 
 
-def become_(dense: nn.Module, row: Factorized) -> None:
+def become_(dense: nn.Module, row: nn.Module) -> None:
     """Make a layer its replacement, in place.
 
     The object itself changes, so that whoever holds it (its parent, a plain list, another name)
     holds the replacement.
     """
+    for name in ("weight", "bias"):  # subtle: where they are computed they stand in the way
+        dense.__dict__.pop(name, None)
     dense.__class__ = type(row)
     dense.__dict__ |= vars(row)  # subtle: what the user has attached to the layer stays
 
@@ -118,15 +130,17 @@ def write_(module: nn.Sequential, weights: Sequence[Tensor], bias: Tensor | None
             module[-1].bias.copy_(bias)
 
 
-def _geometry(layer: Layer, dense: nn.Module) -> tuple[type[nn.Module], dict[str, object]]:
+def _geometry(
+    layer: Layer, dense: nn.Module, pads: tuple[int, ...] | Literal["same"] | None
+) -> tuple[type[nn.Module], dict[str, object]]:
     """The class of a layer, and how it moves over its input."""
     spans = layer.spans or (False,) * (dense.weight.dim() - 2)
     geometry: dict[str, object] = {
         "stride": _along(spans, dense.stride, 1),
-        "padding": _along(spans, dense.padding, 0),
+        "padding": _along(spans, dense.padding if pads in (None, "same") else pads, 0),
         "dilation": _along(spans, dense.dilation, 1),
     }
-    if any(spans) and isinstance(dense, Conv2dSame):
+    if any(spans) and (pads == "same" or isinstance(dense, Conv2dSame)):
         return Conv2dSame, geometry
     if any(spans):
         geometry["padding_mode"] = dense.padding_mode

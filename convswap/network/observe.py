@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from timm.layers import Conv2dSame, get_notrace_functions, get_notrace_modules
+from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -15,10 +15,10 @@ from torchvision.models.feature_extraction import NodePathTracer
 from ..errors import ConversionError
 from ..forms import FORMS, Kernel
 from ..plans import Cost, Plan
+from .bake import bake, computes_weight, is_plain, padding_of
 from .calls import Batch, example_of
 from .copies import dry_copy, first_line, meta_copy, unwrapped
 from .cost import Counter, weigh
-from .replace import is_plain
 from .sites import Site
 from .stand_ins import what_breaks
 from .watch import Watcher, watch
@@ -37,6 +37,7 @@ class Observation:
         sites: every convolution and linear layer, in execution order; the ones that never run
             come last.
         dense: cost of the whole network.
+        plain: by path, plain layers that compute the same as those that compute their weight.
         example: the one sample it was observed on.
         dry: whether it ran without computing anything.
         note: empty, or why the graph could not be traced (then what follows each convolution
@@ -45,6 +46,7 @@ class Observation:
 
     sites: tuple[Site, ...]
     dense: Cost
+    plain: dict[str, nn.Module]
     example: Batch
     dry: bool
     note: str
@@ -79,12 +81,21 @@ def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation
         seen = watch(duplicate, placed, [names[0] for names in paths.values()])
     dry = any(tensor.is_meta for tensor in placed.tensors)
     graph, note = _trace(model)
-    sites = [_site(model, module, names, seen, graph) for module, names in paths.items()]
+    plain = {}
+    for module, (path, *_) in paths.items():
+        sizes = seen.sizes.get(path)
+        if sizes and computes_weight(module) and (twin := bake(module, sizes[0])):
+            plain[path] = twin
+    sites = [
+        _site(model, module, plain.get(names[0]), names, seen, graph)
+        for module, names in paths.items()
+    ]
     broken = what_breaks(duplicate, placed, [s.path for s in sites if not s.reason], seen)
     sites = [replace(s, reason=broken[s.path]) if s.path in broken else s for s in sites]
     rank = {path: i for i, path in enumerate(seen.sizes)}
     sites.sort(key=lambda site: rank.get(site.path, len(rank)))
-    return Observation(tuple(sites), weigh(model, counter.macs), example, dry, note)
+    plain = {s.path: plain[s.path] for s in sites if s.path in plain and not s.reason}
+    return Observation(tuple(sites), weigh(model, counter.macs), plain, example, dry, note)
 
 
 def check_planned(small: nn.Module, plan: Plan, seen: Observation) -> None:
@@ -131,41 +142,52 @@ def _trace(model: nn.Module) -> tuple[fx.Graph | None, str]:
 
 
 def _site(
-    model: nn.Module, layer: nn.Module, paths: list[str], seen: Watcher, graph: fx.Graph | None
+    model: nn.Module,
+    module: nn.Module,
+    twin: nn.Module | None,
+    paths: list[str],
+    seen: Watcher,
+    graph: fx.Graph | None,
 ) -> Site:
     norm, act = _followers(model, paths, graph)
+    layer = twin or module
+    tensors = [*module.parameters(), *module.buffers()]
     return Site(
         path=paths[0],
         paths=tuple(paths),
-        kind=type(layer).__name__,
+        kind=type(module).__name__,
         kernel=tuple(layer.weight.shape),
         stride=getattr(layer, "stride", ()),
         padding=getattr(layer, "padding", ()),
         padding_mode=getattr(layer, "padding_mode", "zeros"),
         dilation=getattr(layer, "dilation", ()),
         groups=getattr(layer, "groups", 1),
-        same=isinstance(layer, Conv2dSame),
         bias=layer.bias is not None,
+        params=sum(parameter.numel() for parameter in module.parameters()),
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         itemsize=layer.weight.element_size(),
         out_channels=getattr(layer, "out_channels", 0) or layer.weight.shape[0],
         sizes=tuple(seen.sizes.get(paths[0], ())),
         positions=seen.positions.get(paths[0], 0),
         norm=norm,
         act=act,
+        pads=None if twin is None else padding_of(twin),
         sum=seen.sums.get(paths[0]),
-        reason=_reason(model, layer, paths[0], seen),
+        reason=_reason(model, module, twin, paths[0], seen),
     )
 
 
-def _reason(model: nn.Module, layer: nn.Module, path: str, seen: Watcher) -> str | None:
+def _reason(
+    model: nn.Module, layer: nn.Module, twin: nn.Module | None, path: str, seen: Watcher
+) -> str | None:
     """Why this layer is left alone; None if nothing speaks against replacing it."""
     kind = type(layer).__name__
     if getattr(layer, "transposed", False):
         return f"{kind}: transposed convolutions are not replaced"
-    if not is_plain(layer):
-        return f"{kind} computes its weight or output in its own way"
     if path not in seen.sizes:
         return "never run by forward, or run without calling the module"
+    if twin is None and not is_plain(layer):
+        return f"{kind} computes its output in its own way"
     if not seen.sizes[path]:
         return "its input is not a batch of maps, or of tokens"
     if isinstance(layer, nn.Linear) and seen.positions[path] == 1:
@@ -175,8 +197,10 @@ def _reason(model: nn.Module, layer: nn.Module, path: str, seen: Watcher) -> str
         return f"it reads {kernel.patch} numbers at each position: too many to fit"
     if not layer.weight.is_floating_point():
         return f"its weight is {layer.weight.dtype}"
-    if hasattr(layer, "parametrizations") or layer._forward_pre_hooks or layer._forward_hooks:
-        return "its weight is parametrized, or hooks run with it"
+    if twin is None and computes_weight(layer):
+        return f"{kind} computes its weight in a way that is not understood"
+    if twin is None and (layer._forward_pre_hooks or layer._forward_hooks):
+        return "hooks run with it"
     if twin := _twin(model, layer):
         return f"shares its weight with {twin}"
     if path in seen.read:
@@ -192,8 +216,9 @@ def _reason(model: nn.Module, layer: nn.Module, path: str, seen: Watcher) -> str
 
 
 def _twin(model: nn.Module, layer: nn.Module) -> str | None:
+    own = [*layer.modules()]
     for path, module in model.named_modules():
-        if module is not layer and any(p is layer.weight for p in module._parameters.values()):
+        if module not in own and any(p is layer.weight for p in module._parameters.values()):
             return path
     return None
 

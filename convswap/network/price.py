@@ -37,7 +37,8 @@ def price(plan: Plan, sites: Iterable[Site], dense: Cost) -> Plan:
         check_rank(choice.form, site.unit, choice.rank)
         cost = replacement_cost(site, choice.form, choice.rank, plan.fit != "weight")
         planned = planned - site.cost + cost
-        priced = {"macs": cost.macs, "params": cost.params, "macs_dense": site.cost.macs}
+        priced = {"macs": cost.macs, "params": cost.params, "macs_dense": site.cost.macs,
+                  "pads": site.pads}  # fmt: skip
         choices.append(choice.model_copy(update=priced))
     if planned != plan.planned:  # edited, or for another input size: no longer what was timed
         untimed = {"ms": None, "ms_dense": None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from timm.layers import Conv2dSame
 from torch import nn
 
 from ..errors import PlanError
@@ -23,29 +22,15 @@ def install_(model: nn.Module, plan: Plan) -> nn.Module:
             layer = model.get_submodule(choice.site)
         except AttributeError:
             raise PlanError(f"the network has no layer {choice.site}") from None
-        if not is_plain(layer):
+        if not isinstance(layer, tuple(PLAIN.values())):
             raise PlanError(f"layer {choice.site} is no standard convolution or linear layer")
         groups = getattr(layer, "groups", 1)
         kernel = Kernel(len(layer.weight) // groups, *layer.weight.shape[1:])
         check_rank(choice.form, kernel, choice.rank)
         bias = layer.bias is not None or plan.fit != "weight"
         layers = in_groups(FORMS[choice.form].layers(kernel, choice.rank), groups)
-        become_(layer, build(layers, layer, bias))
+        become_(layer, build(layers, layer, bias, choice.pads))
     return model
-
-
-def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is one of those that can be replaced: it computes what its weight says,
-    and moves over its input as its settings say."""
-    kind = type(layer)
-    if kind is Conv2dSame:
-        return True
-    return any(
-        issubclass(kind, plain)
-        and kind.forward is plain.forward
-        and getattr(kind, "_conv_forward", None) is getattr(plain, "_conv_forward", None)
-        for plain in PLAIN.values()
-    )
 
 
 def blank(model: nn.Module, plan: Plan) -> nn.Module:

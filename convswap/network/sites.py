@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from ..forms import FORMS, Kernel, Rank, in_groups
 from ..plans import Cost
@@ -19,7 +20,8 @@ class Site:
         path: module path in the user's network, the first of all `paths` it stands under.
         kind: class name.
         kernel: weight shape, `[out, in / groups, kh, kw]` of a Conv2d.
-        same: whether it pads by TensorFlow's rule, as timm's `Conv2dSame` does.
+        params, bytes: of the layer as it is.
+        pads: how a replacement pads, where the layer's own setting does not say.
         sizes: input and output size of every call; empty if never run.
         positions: how often the kernel is applied to one sample, all calls and images of it
             together.
@@ -37,12 +39,14 @@ class Site:
     padding_mode: str
     dilation: tuple[int, ...]
     groups: int
-    same: bool
     bias: bool
+    params: int
+    bytes: int
     itemsize: int
     out_channels: int
     sizes: tuple[Size, ...] = ()
     positions: int = 0
+    pads: tuple[int, ...] | Literal["same"] | None = None
     norm: str | None = None
     act: str | None = None
     sum: Sum | None = None
@@ -61,9 +65,7 @@ class Site:
     @property
     def cost(self) -> Cost:
         """What the dense layer costs, all calls together."""
-        weights = math.prod(self.kernel)
-        params = weights + self.bias * self.out_channels
-        return Cost(weights * self.positions, params, params * self.itemsize)
+        return Cost(math.prod(self.kernel) * self.positions, self.params, self.bytes)
 
     @property
     def forms(self) -> list[str]:

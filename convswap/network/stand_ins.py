@@ -3,7 +3,6 @@ computes the same and is no `nn.Conv2d`, and the network has to run as before.""
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -45,7 +44,9 @@ def _problem(
     changed = deep_copy(network)
     for path in paths:
         conv = changed.get_submodule(path)
-        become_(conv, Factorized(OrderedDict(itself=copy.copy(conv)), conv))
+        itself = type(conv).__new__(type(conv))  # subtle: copy.copy refuses parametrised modules
+        itself.__dict__ = dict(vars(conv))
+        become_(conv, Factorized(OrderedDict(itself=itself), conv))
     try:
         after = watch(changed, example, before.paths)
     except Exception as error:

@@ -33,7 +33,7 @@ def watch(network: nn.Module, example: Batch, paths: Sequence[str]) -> Watcher:
     for path, module in network.named_modules():
         enter, leave = watcher.hooks(path)
         handles += [
-            module.register_forward_pre_hook(enter, with_kwargs=True),
+            module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True),
             module.register_forward_hook(leave, with_kwargs=True),
         ]
     try:
@@ -67,6 +67,8 @@ class Watcher(TorchFunctionMode):
             for parameter in network.get_submodule(path).parameters()
         }
         self.paths = list(paths)
+        # subtle: known beforehand, for a weight may be computed, which would be seen
+        self._axes = {path: network.get_submodule(path).weight.dim() - 2 for path in paths}
         self._inside: list[str] = []
         self._alive: list[Tensor] = []  # subtle: so that no two tensors share an id
         self._uses: Counter[int] = Counter()
@@ -157,7 +159,7 @@ class Watcher(TorchFunctionMode):
         sizes = self.sizes.setdefault(path, [])
         if read is None or not isinstance(written, Tensor):
             return
-        axes, transposed = module.weight.dim() - 2, getattr(module, "transposed", False)
+        axes, transposed = self._axes[path], getattr(module, "transposed", False)
         grid = read if transposed else written
         if not axes:
             images, spots = math.prod(written.shape[:-1]), 1

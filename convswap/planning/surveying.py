@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..errors import ConversionError, PlanError
+from ..network.bake import baked
 from ..network.calls import Call, read_batches
 from ..network.copies import check_finite, unwrapped
 from ..network.observe import Observation, observe
@@ -170,14 +171,15 @@ def survey(
     if not sites:
         reasons = [f"{s.path}: {s.reason}" for s in seen.sites] or ["it has no convolution"]
         raise ConversionError(f"nothing to convert in {type(model).__name__}: {'; '.join(reasons)}")
+    dense = baked(model, seen.plain)
     costs = [list(costs_of(site, bias).values()) for site in sites]
     for budget in budgets:
         bounds = budget.bounds(seen.dense)
         check_reachable(costs, [site.cost for site in sites], seen.dense, bounds)
     if fit == "weight":
-        return Survey(model, seen, weight_candidates(model, sites, progress), fit, seed, output)
+        return Survey(model, seen, weight_candidates(dense, sites, progress), fit, seed, output)
     output = output or output_kind(model, batches)
-    options, cut_off = find_candidates(model, sites, batches, output, seed, progress)
+    options, cut_off = find_candidates(dense, sites, batches, output, seed, progress)
     notes = (_of_cut_off(cut_off),) if cut_off else ()
     return Survey(model, seen, options, fit, seed, output, notes)
 

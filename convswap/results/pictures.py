@@ -6,19 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.backend_bases import FigureCanvasBase
-from matplotlib.figure import Figure
-
 from ..errors import ConvswapError
 from ..support.files import new_file
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..timing.layer_times import LayerTime
     from .frontier import Point
 
 
 def check_picture(path: str | Path) -> None:
     """Raise `ConvswapError` unless the ending of a name is that of a kind of picture."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
     known = FigureCanvasBase.get_supported_filetypes()
     if Path(path).suffix[1:].lower() not in known:
         raise ConvswapError(f"{path} is not the name of a picture", do="say FILE.png or FILE.svg")
@@ -26,7 +27,7 @@ def check_picture(path: str | Path) -> None:
 
 def draw_frontier(points: Sequence[Point], knee: Point, path: str | Path) -> None:
     """Write a picture of quality against multiply-adds and against time, the knee marked."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = _figure((9, 4))
     left, right = figure.subplots(1, 2, sharey=True)
     left.plot([100 * p.macs_kept for p in points], [p.score for p in points], "-")
     for axes, name, value in (
@@ -67,7 +68,7 @@ def draw_comparison(
         bars = {dense: [t.ms_dense for t in layers], small: [t.ms for t in layers]}
     else:
         groups, bars = [target], {name: [row["ms"]] for name, row in rows.items()}
-    figure = Figure(figsize=(max(4, 0.35 * len(groups) * len(bars)), 4), layout="constrained")
+    figure = _figure((max(4, 0.35 * len(groups) * len(bars)), 4))
     axes = figure.subplots()
     width = 0.8 / len(bars)
     for index, (name, values) in enumerate(bars.items()):
@@ -78,3 +79,11 @@ def draw_comparison(
     axes.legend()
     with new_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    """A blank picture of so many inches. Matplotlib is imported here: it makes a folder of its own
+    in the user's home, which those who draw nothing need not have."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")

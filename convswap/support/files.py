@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TextIO
@@ -122,7 +122,8 @@ def claimed(path: str | Path, *, wait: bool = False) -> Iterator[Path]:
             del _rooms[path]
             _clear(room)
             (room / "lock").unlink(missing_ok=True)
-            room.rmdir()
+            with suppress(OSError):  # the next owner may have come in already
+                room.rmdir()
 
 
 def settle(path: Path) -> None:
@@ -142,10 +143,12 @@ def _enter(room: Path, wait: bool, path: Path) -> TextIO:
     if room.is_symlink():
         raise ConvswapError(f"{room} is a symbolic link", do="remove it")
     while True:
-        room.mkdir(exist_ok=True)
         try:
+            room.mkdir(exist_ok=True)
             lock = (room / "lock").open("a", encoding="utf-8")
-        except FileNotFoundError:  # the last owner has just left
+        except (FileNotFoundError, FileExistsError):  # the last owner is just leaving
+            if room.exists() and not room.is_dir():
+                raise
             continue
         try:
             if fcntl:

@@ -9,6 +9,7 @@ from torch import nn
 from ..errors import ConversionError, PlanError
 from ..forms import write_
 from ..forms.group_fits import GroupFits, joined
+from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches, stand_in
 from ..network.copies import check_finite, deep_copy, unwrapped
 from ..network.observe import check_planned, observe
@@ -58,10 +59,11 @@ def convert(
     plan = plan.model_copy(update={"inputs": seen.example.inputs})
     small = install_(deep_copy(model), plan)
     check_planned(small, plan, seen)
+    dense = baked(model, seen.plain)
     if plan.fit == "weight":
-        _fit_to_weights(model, small, plan, seen.replaceable, progress)
+        _fit_to_weights(dense, small, plan, seen.replaceable, progress)
     else:
-        _fit_to_images(model, small, plan, seen.replaceable, batches, progress)
+        _fit_to_images(dense, small, plan, seen.replaceable, batches, progress)
     if batches:
         held = held_back(batches)
         reference = Reference(model, held, plan.output or output_kind(model, batches))

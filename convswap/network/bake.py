@@ -1,0 +1,138 @@
+"""Layers that compute their weight, or pad in their own way, as plain ones that do the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
+
+from ..forms import PLAIN, become_
+from .calls import noise
+from .copies import deep_copy
+from .cost import Size
+
+_CALLS = {"linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}  # functions, by number of axes
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest output; else 3e-2
+
+
+def bake(layer: nn.Module, size: Size) -> nn.Module | None:
+    """A plain layer that computes what this one does in eval mode, compared on noise.
+
+    Its weight is the one that reaches the convolution: standardised, normalised by weight or
+    spectral norm, or otherwise parametrised.
+
+    Args:
+        size: of a map that the layer reads.
+
+    Returns:
+        None if there is none.
+    """
+    axes = next((n for n, kind in PLAIN.items() if isinstance(layer, kind)), None)
+    if axes is None or getattr(layer, "padding_mode", "zeros") != "zeros" or layer._forward_hooks:
+        return None
+    channels = layer.weight.shape[1] * getattr(layer, "groups", 1)
+    x = noise((1, channels, *size.read) if axes else (1, 2, channels))
+    x = x.to(layer.weight.device, layer.weight.dtype)
+    layer = deep_copy(layer).eval()
+    try:
+        with torch.no_grad(), _Heard() as heard:
+            wanted = layer(x)
+        weight, bias = heard.weights
+    except Exception:  # it runs the user's code, or calls no convolution, or several
+        return None
+    if weight.shape != layer.weight.shape:
+        return None
+    closest = TOLERANCE.get(weight.dtype, 3e-2) * wanted.abs().max()
+    for make in _candidates(layer, axes, size):
+        plain = make(bias is not None).to(weight.device, weight.dtype)
+        plain.weight = nn.Parameter(weight.detach().clone())
+        plain.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        with torch.no_grad():
+            got = plain(x)
+        if got.shape == wanted.shape and (got - wanted).abs().max() <= closest:
+            return plain.eval()
+    return None
+
+
+def baked(model: nn.Module, plain: Mapping[str, nn.Module]) -> nn.Module:
+    """A copy of a network with plain layers in place of some; itself if there are none.
+
+    Args:
+        plain: by path, what `bake` found.
+    """
+    if not plain:
+        return model
+    model = deep_copy(model)
+    for path, layer in plain.items():
+        become_(model.get_submodule(path), deep_copy(layer))
+    return model
+
+
+def padding_of(layer: nn.Module) -> tuple[int, ...] | str | None:
+    """How a plain layer pads, for whoever builds another like it."""
+    return "same" if isinstance(layer, Conv2dSame) else getattr(layer, "padding", None)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer computes what its weight says, and moves over its input as its settings
+    say."""
+    kind = type(layer)
+    if kind is Conv2dSame:
+        return True
+    return any(
+        issubclass(kind, plain)
+        and kind.forward is plain.forward
+        and getattr(kind, "_conv_forward", None) is getattr(plain, "_conv_forward", None)
+        for plain in PLAIN.values()
+    )
+
+
+def computes_weight(layer: nn.Module) -> bool:
+    """Whether a layer makes its weight anew in every pass: in a forward of its own, by
+    parametrisation, or by the hooks of weight and spectral norm."""
+    hooks = layer._forward_pre_hooks.values()
+    norms = [isinstance(hook, (WeightNorm, SpectralNorm)) for hook in hooks]
+    return hasattr(layer, "parametrizations") or not is_plain(layer) or (any(norms) and all(norms))
+
+
+def _candidates(layer: nn.Module, axes: int, size: Size) -> Iterator[Callable[[bool], nn.Module]]:
+    """Ways to build a plain layer of the same shape, that differ in how they pad."""
+    if not axes:
+        yield lambda bias: nn.Linear(layer.in_features, layer.out_features, bias)
+        return
+    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    ends = zip(size.read, size.written, reach, layer.stride, strict=True)
+    fitting = tuple(max(0, ((out - 1) * s + far + 1 - n + 1) // 2) for n, out, far, s in ends)
+    kinds = [(PLAIN[axes], layer.padding), (PLAIN[axes], fitting)]
+    kinds += [(Conv2dSame, 0)] * (axes == 2)
+    for kind, padding in kinds:
+        yield lambda bias, kind=kind, padding=padding: kind(
+            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, padding,
+            layer.dilation, layer.groups, bias,
+        )  # fmt: skip
+
+
+class _Heard(TorchFunctionMode):
+    """The weight and bias of the one convolution that is called inside."""
+
+    def __init__(self):
+        super().__init__()
+        self._calls: list[tuple[Tensor, Tensor | None]] = []
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        """Raises ValueError unless there was just one call."""
+        [call] = self._calls
+        return call
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.__name__ in _CALLS:
+            given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+            self._calls.append((given["weight"], given.get("bias")))
+        return func(*args, **kwargs)

@@ -1,0 +1,194 @@
+"""Layers that compute their weight, or pad in their own way, are replaced as what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from helpers import image_batches, relative
+from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from convswap import Budget, convert, count, find_sites, load, plan, save
+from convswap.network.bake import bake, padding_of
+from convswap.network.cost import Size
+
+
+class StaticPadding(nn.Conv2d):
+    """Pads as TensorFlow does for one size of image, in a module of its own."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.static_padding = nn.ZeroPad2d((0, 1, 0, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.static_padding(x)
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
+
+
+class PadsItself(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias, self.stride)
+
+
+class Masked(nn.Conv2d):
+    """A causal convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.ones_like(self.weight)
+        mask[:, :, 2:] = 0
+        return self._conv_forward(x, self.weight * mask, self.bias)
+
+
+class Negated(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return -weight
+
+
+class Normed(nn.Linear):
+    """Rows of unit norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, F.normalize(self.weight), self.bias)
+
+
+def parametrized(layer: nn.Module) -> nn.Module:
+    parametrize.register_parametrization(layer, "weight", Negated())
+    return layer
+
+
+def hooked(norm: Callable, layer: nn.Module) -> nn.Module:
+    """Weight or spectral norm of before there were parametrisations."""
+    return norm(layer)
+
+
+CONV = {"stride": 2, "padding": 1}
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "StdConv2d": lambda: StdConv2d(6, 8, 3, **CONV),
+    "StdConv2dSame": lambda: StdConv2dSame(6, 8, 3, stride=2),
+    "ScaledStdConv2d": lambda: ScaledStdConv2d(6, 8, 3, **CONV, bias=True),
+    "ScaledStdConv2dSame": lambda: ScaledStdConv2dSame(6, 8, 3, stride=2, padding="same"),
+    "weight norm": lambda: parametrizations.weight_norm(nn.Conv2d(6, 8, 3, **CONV)),
+    "spectral norm": lambda: parametrizations.spectral_norm(nn.Conv2d(6, 8, 3, **CONV)),
+    "orthogonal": lambda: parametrizations.orthogonal(nn.Conv2d(6, 8, 3, **CONV)),
+    "parametrized": lambda: parametrized(nn.Conv2d(6, 8, 3, **CONV)),
+    "weight norm, hooks": lambda: hooked(nn.utils.weight_norm, nn.Conv2d(6, 8, 3, **CONV)),
+    "spectral norm, hooks": lambda: hooked(nn.utils.spectral_norm, nn.Conv2d(6, 8, 3, **CONV)),
+    "static padding": lambda: StaticPadding(6, 8, 3, stride=2),
+    "pads itself": lambda: PadsItself(6, 8, 3, stride=2),
+    "masked": lambda: Masked(6, 8, 3, **CONV),
+    "grouped": lambda: parametrizations.weight_norm(nn.Conv2d(6, 8, 3, groups=2, **CONV)),
+    "1-d": lambda: parametrizations.weight_norm(nn.Conv1d(6, 8, 3, **CONV)),
+    "3-d": lambda: parametrizations.weight_norm(nn.Conv3d(6, 8, 3, **CONV)),
+    "linear": lambda: Normed(6, 8),
+}
+OLD = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+
+
+class Around(nn.Module):
+    """A layer, after one that makes its input and before one that reads it."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.axes = layer.weight.dim() - 2
+        convs = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+        size = () if not self.axes else (3, 1, 1)
+        self.first = convs[self.axes](3, 6, *size)
+        self.layer = layer
+        self.last = convs[self.axes](8, 8, *size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.axes == 0:
+            x = x.flatten(2).mT
+        elif self.axes == 1:
+            x = x.flatten(2)
+        elif self.axes == 3:
+            x = x.unsqueeze(2).repeat(1, 1, 3, 1, 1)
+        return self.last(torch.tanh(self.layer(torch.tanh(self.first(x)))))
+
+
+def around(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return Around(LAYERS[name]()).eval()
+
+
+@OLD
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_plain_layer_computes_the_same(name: str):
+    model, [batch] = around(name), image_batches((3, 8, 8), count=1)
+    seen = []
+    model.layer.register_forward_hook(lambda module, args, y: seen.append((args[0], y)))
+    with torch.no_grad():
+        model(batch)
+    model.layer._forward_hooks.clear()
+    (x, y), axes = seen[0], model.axes
+    plain = bake(model.layer, Size(tuple(x.shape[2:]) if axes else (), tuple(y.shape[2:])))
+    assert type(plain).__name__ in ("Conv1d", "Conv2d", "Conv2dSame", "Conv3d", "Linear")
+    with torch.no_grad():
+        assert relative(plain(x), y) < 1e-5
+
+
+@OLD
+@pytest.mark.parametrize("name", LAYERS)
+def test_it_is_planned_converted_saved_and_loaded(name: str, tmp_path):
+    model, batches = around(name), image_batches((3, 8, 8))
+    kept = {key: value.clone() for key, value in model.state_dict().items()}
+    [site] = [s for s in find_sites(model, (3, 8, 8))[0] if s.path == "layer"]
+    assert site.reason is None
+    made = plan(model, batches, Budget(macs=0.5))
+    small = convert(model, made, batches)
+    assert count(small, (3, 8, 8)) == made.planned
+    save(small, tmp_path / "out")
+    again = load(tmp_path / "out", around(name))
+    with torch.no_grad():
+        assert torch.equal(again(batches[0]), small(batches[0]))
+    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+
+
+@OLD
+@pytest.mark.parametrize("name", LAYERS)
+def test_at_full_rank_the_network_computes_the_same(name: str):
+    from helpers import plan_for
+
+    model, batches = around(name), image_batches((3, 8, 8))
+    [site] = [s for s in find_sites(model, (3, 8, 8))[0] if s.path == "layer"]
+    rank = min(site.unit.out_channels, site.unit.patch)
+    made = plan_for(model, (3, 8, 8), {"layer": ("channel", rank)}, "weight")
+    with torch.no_grad():
+        assert relative(convert(model, made)(batches[0]), model(batches[0])) < 1e-5
+
+
+class AddsNoise(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.1
+
+
+class Twice(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + super().forward(x.flip(3))
+
+
+@pytest.mark.parametrize("kind", [AddsNoise, Twice])
+def test_what_no_plain_layer_computes_is_left_alone(kind: type[nn.Conv2d]):
+    model = Around(kind(6, 8, 3, padding=1)).eval()
+    reasons = {site.path: site.reason for site in find_sites(model, (3, 8, 8))[0]}
+    assert reasons["layer"] == f"{kind.__name__} computes its output in its own way"
+
+
+def test_padding_by_tensorflows_rule_is_part_of_the_plan():
+    model, batches = around("StdConv2dSame"), image_batches((3, 8, 8))
+    [choice] = [c for c in plan(model, batches, Budget(macs=0.4)).choices if c.site == "layer"]
+    assert choice.pads == "same"
+    assert padding_of(nn.Conv2d(1, 1, 3, padding=1)) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50x1_bit", "nf_resnet26", "dm_nfnet_f0"])
+def test_timms_standardised_convolutions_are_found(name: str):
+    model = timm.create_model(name).eval()
+    sites, _ = find_sites(model, (3, 64, 64))
+    share = sum(s.cost.macs for s in sites if not s.reason) / sum(s.cost.macs for s in sites)
+    assert share > 0.9
