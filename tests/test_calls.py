@@ -10,7 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convswap import Budget, convert, count, distill, find_sites, load, plan, save
+from convswap import (
+    Budget,
+    convert,
+    count,
+    distill,
+    find_sites,
+    load,
+    plan,
+    record_of,
+    save,
+)  # fmt: skip
 from convswap.errors import ConvswapError, ModelError
 from convswap.network.calls import read_batch, read_batches
 
@@ -192,6 +202,43 @@ def test_a_batch_without_a_tensor_is_refused_in_one_line(batch: object):
     with pytest.raises(ConvswapError, match="no tensor in a batch of type") as caught:
         read_batch(OneInput(), batch)
     assert "\n" not in str(caught.value)
+
+
+ODD = {
+    "NaN": (lambda: [X, torch.full_like(X, torch.nan)], "a batch holds NaN or infinite values"),
+    "infinity": (lambda: [(X / 0, LABELS)], "a batch holds NaN or infinite values"),
+    "too large": (lambda: [1e20 * X, 1e20 * X], "is too large to be squared"),
+    "no samples": (lambda: [X[:0]], "needs images"),
+    "nothing": (list, "needs images"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_inputs_that_cannot_be_fitted_to_are_refused_in_one_line(case: str):
+    batches, says = ODD[case]
+    with pytest.raises(ConvswapError, match=says) as caught:
+        plan(OneInput().eval(), batches(), Budget(macs=0.6))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("sizes", [[1], [1, 1, 1], [3, 1]], ids=str)
+def test_few_images_and_networks_of_other_types_are_converted(sizes: list[int], dtype):
+    model, batches = OneInput().to(dtype).eval(), [X[:n] for n in sizes]
+    made = plan(model, batches, Budget(macs=0.6))
+    small = convert(model, made, batches)
+    assert {parameter.dtype for parameter in small.parameters()} == {dtype}
+    assert count(small, X) == made.planned
+
+
+def test_batches_of_several_sizes_are_fitted_to():
+    batches = [X, F.interpolate(X, (12, 10)), X[:2]]
+    model = OneInput().eval()
+    made = plan(model, batches, Budget(macs=0.6))
+    small = convert(model, made, batches)
+    damage = record_of(small).plans[-1].damage_measured
+    assert 0 < damage < 1
+    assert count(small, X) == made.planned
 
 
 # outputs

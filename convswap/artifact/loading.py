@@ -8,7 +8,7 @@ from torch import nn
 
 from ..errors import ArtifactError, ConvswapError
 from ..network.calls import example_of
-from ..network.copies import dry_copy
+from ..network.copies import dry_run
 from ..record import Base, remember
 from ..support.tensors import read_tensors
 from .description import header_of, read_description, weights_of
@@ -55,7 +55,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     check_values(restored, str(weights))
     if record.preprocess:
         try:
-            dry_copy(restored, example_of(restored, record.preprocess.input_size))
+            example = example_of(restored, record.preprocess.input_size)
+            dry_run(restored, example, lambda network, batch: batch.run(network))
         except ConvswapError as error:
             raise ArtifactError(str(error), where=str(folder)) from None
     vars(restored).pop("_convswap", None)

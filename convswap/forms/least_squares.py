@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -25,22 +24,20 @@ def working_dtype(depth: int) -> torch.dtype:
     return torch.float32 if depth >= SINGLE_FROM else torch.float64
 
 
-@dataclass(frozen=True)
 class LeastSquares:
     """Find W near the minimum of E||T x - W x||^2, given the second moments of x.
 
     The work is done in the dtype of the two tensors.
 
-    Attributes:
+    Args:
         target: `[out, D]`, T: what a form would spell at full rank.
         moment: `[D, D]`, S = E[x x^T], symmetric positive definite.
         dense: `[out, D]`, the kernel that is replaced, where the target is not it.
     """
 
-    target: Tensor
-    moment: Tensor
-    dense: Tensor | None = None
-    _directions: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    def __init__(self, target: Tensor, moment: Tensor, dense: Tensor | None = None):
+        self.target, self.moment, self.dense = target, moment, dense
+        self._directions: dict[str, Tensor] = {}
 
     @cached_property
     def cross(self) -> Tensor:

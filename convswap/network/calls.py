@@ -102,13 +102,14 @@ def read_batches(model: nn.Module, batches: object, call: Call | None = None) ->
         call: passes a batch to the network where guessing is wrong.
 
     Raises:
-        DataError: a batch holds no tensor.
+        DataError: a batch holds no tensor, or values that are not finite.
     """
     if isinstance(batches, Tensor):
         batches = batches.split(64)
     elif isinstance(batches, (Batch, Mapping)):
         batches = [batches]
-    return [read_batch(model, batch, call) for batch in batches]
+    found = [read_batch(model, batch, call) for batch in batches]
+    return [batch for batch in found if len(batch)]
 
 
 def read_batch(model: nn.Module, batch: object, call: Call | None = None) -> Batch:
@@ -124,6 +125,8 @@ def read_batch(model: nn.Module, batch: object, call: Call | None = None) -> Bat
             f"no tensor in a batch of type {type(batch).__name__}",
             do="give tensors, tuples or dicts of them, or say call=lambda model, batch: ...",
         )
+    if not all(t.isfinite().all() for t in found.tensors if t.is_floating_point()):
+        raise DataError("a batch holds NaN or infinite values", do="leave those samples out")
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     return found if first is None else found.to(first.device, first.dtype)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
 from .calls import Batch
+from .thread_state import preserved
+
+Found = TypeVar("Found")
 
 LARGEST = 1e18  # of a weight; its square is still a float32
 
@@ -62,8 +68,29 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def dry_copy(model: nn.Module, example: Batch) -> tuple[nn.Module, Batch]:
-    """A copy of a network in eval mode, and an example that it can run on.
+@dataclass(frozen=True)
+class DryRun(Generic[Found]):
+    """What was found by running a copy of a network.
+
+    Attributes:
+        network, example: the copy, in eval mode, and what it ran on.
+        found: what whoever looked has returned.
+    """
+
+    network: nn.Module
+    example: Batch
+    found: Found
+
+    @property
+    def dry(self) -> bool:
+        """Whether nothing was computed."""
+        return any(tensor.is_meta for tensor in self.example.tensors)
+
+
+def dry_run(
+    model: nn.Module, example: Batch, look: Callable[[nn.Module, Batch], Found]
+) -> DryRun[Found]:
+    """Run a copy of a network under the eyes of `look`, which gets it and an example it can run on.
 
     On the meta device, where running computes nothing, if the network allows it; else (its
     control flow depends on values) for real, on the CPU.
@@ -76,9 +103,8 @@ def dry_copy(model: nn.Module, example: Batch) -> tuple[nn.Module, Batch]:
         duplicate.eval().requires_grad_(False)
         placed = example.to(device)
         try:
-            with torch.no_grad():
-                placed.run(duplicate)
-            return duplicate, placed
+            with preserved(), torch.no_grad():
+                return DryRun(duplicate, placed, look(duplicate, placed))
         except Exception as error:
             problem = error
     sizes = " and ".join("x".join(map(str, i.shape[1:])) for i in example.inputs)

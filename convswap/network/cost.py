@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..forms import Layer
 from ..plans import Cost
-from .calls import example_of
-from .copies import dry_copy, unwrapped
+from .calls import Batch, example_of
+from .copies import dry_run, unwrapped
 
 _COUNTED = {
     torch.ops.aten.convolution, torch.ops.aten._convolution, torch.ops.aten.mm,
@@ -71,10 +71,14 @@ def count(model: nn.Module, input_size: Sequence[int] | object) -> Cost:
             takes, of which the first sample is used.
     """
     model = unwrapped(model)
-    duplicate, example = dry_copy(model, example_of(model, input_size))
+    return weigh(model, dry_run(model, example_of(model, input_size), counted).found)
+
+
+def counted(network: nn.Module, example: Batch) -> int:
+    """The multiply-adds that a network executes on an example."""
     with Counter() as counter:
-        example.run(duplicate)
-    return weigh(model, counter.macs)
+        example.run(network)
+    return counter.macs
 
 
 def weigh(model: nn.Module, macs: int) -> Cost:

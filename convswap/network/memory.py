@@ -11,8 +11,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .calls import example_of
-from .copies import dry_copy
+from .calls import Batch, example_of
+from .copies import dry_run
 
 _MEMINFO = Path("/proc/meminfo")
 _GROUPS = Path("/proc/self/cgroup")
@@ -26,10 +26,7 @@ def in_flight_bytes(model: nn.Module, input_size: Sequence[int] | object) -> int
     While layers are fitted, every calibration image is in flight, in the original and in the
     converted network: together they hold at most twice this for each.
     """
-    duplicate, example = dry_copy(model, example_of(model, input_size))
-    with _Live([*duplicate.parameters(), *duplicate.buffers()]) as live:
-        example.run(duplicate)
-    return live.peak
+    return dry_run(model, example_of(model, input_size), _peak).found
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -73,6 +70,12 @@ def _of_the_groups() -> Iterator[int | None]:
                 yield max(int(most) - int(taken), 0)
             except (OSError, ValueError):  # not there, or "max"
                 continue
+
+
+def _peak(network: nn.Module, example: Batch) -> int:
+    with _Live([*network.parameters(), *network.buffers()]) as live:
+        example.run(network)
+    return live.peak
 
 
 class _Live(TorchDispatchMode):

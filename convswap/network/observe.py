@@ -17,7 +17,7 @@ from ..forms import FORMS, Kernel
 from ..plans import Cost, Plan
 from .bake import bake, computes_weight, is_plain, padding_of
 from .calls import Batch, example_of
-from .copies import dry_copy, first_line, meta_copy, unwrapped
+from .copies import dry_run, first_line, meta_copy, unwrapped
 from .cost import Counter, weigh
 from .sites import Site
 from .stand_ins import what_breaks
@@ -27,6 +27,8 @@ MOST_READ = 8192  # their second moments take 1 GiB, and what is computed from t
 _ACTIVATIONS = tuple(
     getattr(nn, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"
 )  # fmt: skip
+
+_FUNCTIONS = {activation.__name__.lower() for activation in _ACTIVATIONS}
 
 
 @dataclass(frozen=True)
@@ -76,26 +78,31 @@ def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation
         if isinstance(module, (_ConvNd, nn.Linear)):
             paths.setdefault(module, []).append(path)
     example = example_of(model, input_size)
-    duplicate, placed = dry_copy(model, example)
-    with Counter() as counter:
-        seen = watch(duplicate, placed, [names[0] for names in paths.values()])
-    dry = any(tensor.is_meta for tensor in placed.tensors)
-    graph, note = _trace(model)
+
+    def look(network: nn.Module, batch: Batch) -> tuple[Watcher, int]:
+        with Counter() as counter:
+            return watch(network, batch, [names[0] for names in paths.values()]), counter.macs
+
+    run = dry_run(model, example, look)
+    seen, macs = run.found
+    sums, followers, note = seen.sums, *_followers(model)
     plain = {}
     for module, (path, *_) in paths.items():
         sizes = seen.sizes.get(path)
         if sizes and computes_weight(module) and (twin := bake(module, sizes[0])):
             plain[path] = twin
     sites = [
-        _site(model, module, plain.get(names[0]), names, seen, graph)
-        for module, names in paths.items()
+        _site(model, module, plain.get(names[0]), names, seen) for module, names in paths.items()
     ]
-    broken = what_breaks(duplicate, placed, [s.path for s in sites if not s.reason], seen)
+    broken = what_breaks(run.network, run.example, [s.path for s in sites if not s.reason], seen)
     sites = [replace(s, reason=broken[s.path]) if s.path in broken else s for s in sites]
     rank = {path: i for i, path in enumerate(seen.sizes)}
     sites.sort(key=lambda site: rank.get(site.path, len(rank)))
     plain = {s.path: plain[s.path] for s in sites if s.path in plain and not s.reason}
-    return Observation(tuple(sites), weigh(model, counter.macs), plain, example, dry, note)
+    for index, site in enumerate(sites):
+        norm, act = next((followers[p] for p in site.paths if p in followers), (None, None))
+        sites[index] = replace(site, norm=norm, act=act, sum=sums.get(site.path))
+    return Observation(tuple(sites), weigh(model, macs), plain, example, run.dry, note)
 
 
 def check_planned(small: nn.Module, plan: Plan, seen: Observation) -> None:
@@ -147,9 +154,7 @@ def _site(
     twin: nn.Module | None,
     paths: list[str],
     seen: Watcher,
-    graph: fx.Graph | None,
 ) -> Site:
-    norm, act = _followers(model, paths, graph)
     layer = twin or module
     tensors = [*module.parameters(), *module.buffers()]
     return Site(
@@ -169,10 +174,7 @@ def _site(
         out_channels=getattr(layer, "out_channels", 0) or layer.weight.shape[0],
         sizes=tuple(seen.sizes.get(paths[0], ())),
         positions=seen.positions.get(paths[0], 0),
-        norm=norm,
-        act=act,
         pads=None if twin is None else padding_of(twin),
-        sum=seen.sums.get(paths[0]),
         reason=_reason(model, module, twin, paths[0], seen),
     )
 
@@ -224,14 +226,21 @@ def _twin(model: nn.Module, layer: nn.Module) -> str | None:
 
 
 def _followers(
-    model: nn.Module, paths: list[str], graph: fx.Graph | None
-) -> tuple[str | None, str | None]:
-    """The normalisation and activation right after a convolution, as class names."""
-    if graph is None:
-        return None, None
-    node = next((n for n in graph.nodes if n.op == "call_module" and n.target in paths), None)
+    model: nn.Module,
+) -> tuple[dict[str, tuple[str | None, str | None]], str]:
+    """By path, the normalisation and activation right after a module, as class names; and why
+    they are not known, if the network cannot be traced."""
+    graph, note = _trace(model)
+    found = {}
+    for node in graph.nodes if graph else ():
+        if node.op == "call_module":
+            found.setdefault(node.target, _after(model, node))
+    return found, note
+
+
+def _after(model: nn.Module, node: fx.Node) -> tuple[str | None, str | None]:
     norm = act = None
-    while node is not None and len(node.users) == 1:
+    while len(node.users) == 1:
         node = next(iter(node.users))
         if node.op == "call_module":
             module = model.get_submodule(node.target)
@@ -243,7 +252,6 @@ def _followers(
                 act = name
         elif node.op in ("call_function", "call_method"):
             name = node.target if isinstance(node.target, str) else node.target.__name__
-            names = {activation.__name__.lower() for activation in _ACTIVATIONS}
-            act = name if name.replace("_", "") in names else None
+            act = name if name.replace("_", "") in _FUNCTIONS else None
         break
     return norm, act

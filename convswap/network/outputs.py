@@ -61,12 +61,19 @@ def output_kind(model: nn.Module, batches: Sequence[Batch]) -> Kind:
 
 
 def energy(outputs: Sequence[object]) -> list[float]:
-    """Per tensor of the output tree: squared distance from the mean, per image."""
+    """Per tensor of the output tree: squared distance from the mean, per image; from zero, where
+    all images have the same output, as a single one has."""
     columns = zip(*(tensors(output) for output in outputs), strict=True)
     totals = []
     for column in columns:
-        rows = torch.cat([t.double().reshape(_images(t), -1) for t in column])
-        totals.append(max((rows - rows.mean(0)).pow(2).sum(1).mean().item(), 1e-30))
+        alike: dict[torch.Size, list[Tensor]] = {}  # those of one size have one mean
+        for tensor in column:
+            rows = tensor.double().reshape(_images(tensor), -1)
+            alike.setdefault(tensor.shape[1:], []).append(rows)
+        groups = [torch.cat(group) for group in alike.values()]
+        spread = sum((rows - rows.mean(0)).square().sum().item() for rows in groups)
+        power = sum(rows.square().sum().item() for rows in groups)
+        totals.append(max((spread or power) / sum(map(len, groups)), 1e-30))
     return totals
 
 

@@ -61,7 +61,13 @@ def gather(
         calls[site.path] += 1
         if calls[site.path] == site.calls:
             del waiting[site.path]
-            yield site, moments.pop(site.path)
+            seen = moments.pop(site.path)
+            if not seen.finite:
+                raise ConversionError(
+                    f"what {site.path} reads or should write is too large to be squared",
+                    do="look for inputs that are not scaled as the network wants them",
+                )
+            yield site, seen
     if waiting:
         raise ConversionError(
             f"not all images run through {', '.join(sorted(waiting))} as the first one does",
@@ -106,6 +112,11 @@ class Moments:
     def mean_y(self) -> Tensor:
         """`[groups, out]`."""
         return self._origin_y.double() + self._y.sum(0) / self.count
+
+    @property
+    def finite(self) -> bool:
+        """Whether all sums are numbers."""
+        return all(bool(each.isfinite().all()) for each in (self._xx, self._yx))
 
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> None:
