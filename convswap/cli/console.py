@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import one_line
 from ..support.progress import Progress as Callback
@@ -46,11 +45,13 @@ def progress(quiet: bool = False) -> Iterator[Callback]:
     if not err.is_terminal:
         yield _line_per_step
         return
-    bars = Progress(
-        TextColumn("{task.description:>11}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+    from rich import progress as rich
+
+    bars = rich.Progress(
+        rich.TextColumn("{task.description:>11}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeRemainingColumn(),
         console=err,
         transient=True,
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from rich.syntax import Syntax
 
 from ..recipe import recipe
 from ..support.files import check_new, new_file
@@ -27,6 +26,8 @@ def list_() -> None:
 @app.command(help_epilogue="Example: convswap recipes show digits")
 def show(name: o.Recipe, /) -> None:
     """Print a recipe."""
+    from rich.syntax import Syntax
+
     text = recipe.find(name).read_text(encoding="utf-8")
     console.out.print(Syntax(text, "yaml") if console.out.is_terminal else text, soft_wrap=True)
 
