@@ -11,11 +11,12 @@ from convswap.inputs.calibration import calibration_batches, within_memory
 from convswap.inputs.preprocess import settle_preprocess
 from convswap.network.memory import in_flight_bytes
 from convswap.record import remember
+from convswap.statistics.moments import fit_bytes
 
 
 @pytest.fixture
 def model():
-    return remember(nn.Conv2d(3, 3, 1), preprocess=Preprocess(input_size=(3, 8, 8)))
+    return remember(nn.Conv2d(3, 3, 1), preprocess=Preprocess(input_size=(3, 256, 256)))
 
 
 def test_where_free_memory_is_not_known_all_images_are_taken(model, monkeypatch):
@@ -24,12 +25,21 @@ def test_where_free_memory_is_not_known_all_images_are_taken(model, monkeypatch)
 
 
 def test_half_of_what_is_free_bounds_the_images(model, monkeypatch):
-    each = 2 * in_flight_bytes(model, (3, 8, 8))
+    each = 2 * in_flight_bytes(model, (3, 256, 256))
     monkeypatch.setattr(calibration, "free_bytes", lambda device: 20 * each)
     said = []
     assert within_memory(model, 1000, note=said.append) == 10
     assert len(said) == 1
     assert "10 images in place of 1000" in said[0]
+
+
+def test_memory_for_the_fits_is_left(model, monkeypatch):
+    each, fixed = 2 * in_flight_bytes(model, (3, 256, 256)), fit_bytes(model)
+    monkeypatch.setattr(calibration, "free_bytes", lambda device: fixed + each)
+    assert within_memory(model, 1000) == 1
+    monkeypatch.setattr(calibration, "free_bytes", lambda device: fixed)
+    with pytest.raises(ConvswapError, match="is too little: one image takes"):
+        within_memory(model, 1000)
 
 
 def test_without_a_source_there_are_no_batches(model):

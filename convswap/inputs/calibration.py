@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..errors import ConvswapError
 from ..network.memory import free_bytes, in_flight_bytes
 from ..record import record_of
+from ..statistics.moments import fit_bytes
 from ..support.progress import Note, unheard
 from .images import open_images
 
@@ -56,12 +57,16 @@ def within_memory(
     free = free_bytes(next(model.parameters()).device)
     if memory is None and free is None:
         return count
-    limit = free / 2 if memory is None else memory * 2**30
+    if memory is not None:
+        limit = memory * 2**30
+    else:  # the rest is for what fitting takes, and for others
+        limit = min(free / 2, free - fit_bytes(model))
     fits = int(limit // each)
-    if not fits:
+    if fits < 1:
         raise ConvswapError(
-            f"--memory {limit / 2**30:.2g} is too little: one image takes {each / 2**30:.2g} GiB",
-            do="allow more, or use a smaller --input-size",
+            f"memory of {max(limit, 0) / 2**30:.2g} GiB is too little: one image takes "
+            f"{each / 2**30:.2g} GiB",
+            do="allow more (--memory), or use a smaller --input-size",
         )
     if fits < count:
         note(

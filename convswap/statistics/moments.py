@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConversionError
+from ..forms import PLAIN
 from ..forms.least_squares import LeastSquares, cholesky, working_dtype
 from ..network.calls import Batch
 from ..network.lockstep import walk
+from ..network.observe import MOST_READ
 from ..network.sites import Site
 from ..network.sums import undo_norms
 from .rows import lengths, outputs, patches
@@ -19,6 +21,7 @@ from .rows import lengths, outputs, patches
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # tried for the correction, of the mean variance
 PATCH_BYTES = 1 << 27  # of unfolded patches at a time
+FIT_COPIES = 10  # of the moments, in double precision, while a layer is fitted
 POSITIONS = 1024  # sampled per image at most; neighbouring patches are nearly copies
 
 
@@ -204,6 +207,20 @@ class Moments:
         cross = self._yx[halves, group].sum(0) / count - torch.outer(y, x)
         dtype = working_dtype(len(moment))
         return moment.to(dtype), cross.to(dtype)
+
+
+def fit_bytes(model: nn.Module) -> int:
+    """The most memory that the moments of one of a network's layers and its fit take: those of
+    two layers are never needed at once."""
+
+    def of(layer: nn.Module) -> int:
+        groups, depth = getattr(layer, "groups", 1), layer.weight[0].numel()
+        square = depth * (depth + len(layer.weight) // groups)
+        rows = min(PATCH_BYTES, 4 * depth * 64 * POSITIONS)
+        return 8 * (2 * groups + FIT_COPIES) * square + 4 * rows
+
+    layers = [m for m in model.modules() if isinstance(m, tuple(PLAIN.values()))]
+    return max([of(layer) for layer in layers if layer.weight[0].numel() <= MOST_READ], default=0)
 
 
 def weight_problems(layer: nn.Module) -> list[LeastSquares]:

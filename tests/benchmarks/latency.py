@@ -21,7 +21,6 @@ import convswap
 from convswap.network.replace import blank
 from convswap.planning.by_time import meet_latency
 from convswap.planning.candidates import Candidate, costs_of
-from convswap.planning.surveying import replaceable_sites
 
 TWENTY = (
     "resnet34 resnet26d vgg11_bn densenet121 mobilenetv2_100 efficientnet_lite0 regnetx_008 "
@@ -38,7 +37,7 @@ def rough_survey(model: torch.nn.Module, size: tuple[int, int, int]) -> convswap
     def damage(form: str, kept: float, macs: int) -> float:
         return STAND_IN[form] * macs**0.5 * (1 - min(kept, 1.0)) ** 3 / kept
 
-    sites = replaceable_sites(model, size)
+    seen = convswap.observe(model, size)
     options = {
         site.path: [
             Candidate(
@@ -46,10 +45,9 @@ def rough_survey(model: torch.nn.Module, size: tuple[int, int, int]) -> convswap
             )
             for way, cost in costs_of(site, bias=True).items()
         ]
-        for site in sites
+        for site in seen.replaceable
     }
-    dense = convswap.count(model, size)
-    return convswap.Survey(model, sites, options, dense, size, "weight", 0)
+    return convswap.Survey(model, seen, options, "weight", 0)
 
 
 def main() -> None:

@@ -18,8 +18,9 @@ import time
 import torch
 
 import convswap
-from convswap.planning.surveying import replaceable_sites
-from convswap.statistics.moments import Moments, gather
+from convswap.network.calls import read_batches
+from convswap.network.memory import in_flight_bytes
+from convswap.statistics.moments import Moments, fit_bytes, gather
 
 
 def main() -> None:
@@ -53,16 +54,18 @@ def whole_job(name: str, images: int, macs: float) -> None:
     small = convswap.convert(model, plan, batches)
     done = time.perf_counter()
     assert convswap.count(small, size) == plan.planned
+    estimated = 2 * images * in_flight_bytes(model, size) + fit_bytes(model)
     row = {
         "network": name,
         "images": images,
-        "sites": len(replaceable_sites(model, size)),
+        "sites": len(convswap.observe(model, size).replaceable),
         "converted": len(plan.choices),
         "macs_kept": round(plan.planned.macs / plan.dense.macs, 4),
         "plan_s": round(planned - start, 1),
         "convert_s": round(done - planned, 1),
         "total_s": round(done - start, 1),
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "estimate_gib": round(estimated / 2**30, 2),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -71,9 +74,10 @@ def whole_job(name: str, images: int, macs: float) -> None:
 
 def rerun(name: str, images: int, macs: float) -> None:
     model, size, batches = opened(name, images)
-    sites = replaceable_sites(model, size)
+    sites = convswap.observe(model, size).replaceable
+    calls = read_batches(model, batches)
     start = time.perf_counter()
-    for _ in gather(model, sites, batches, 0):
+    for _ in gather(model, sites, calls, 0):
         pass
     lockstep = time.perf_counter() - start
     start = time.perf_counter()

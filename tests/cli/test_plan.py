@@ -27,7 +27,7 @@ def test_fewer_images_than_would_not_fit_are_used_and_that_is_said(here):
 def test_memory_for_not_even_one_image_is_refused(shared):
     line = fail("plan", *USER, "--data", "data", "--input-size", "3,1024,1024", "--memory", "0.01",
                 "--macs", "0.8", "--out", "small.json")  # fmt: skip
-    assert "--memory 0.01 is too little" in line
+    assert "memory of 0.01 GiB is too little" in line
     assert not Path("small.json").exists()
 
 
