@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +12,17 @@ from cyclopts import Parameter, validators
 import convswap
 
 from ..support.files import check_new
+from ..support.progress import unheard
 from . import console
 from . import options as o
 
 if TYPE_CHECKING:
     from torch import nn
 
-EXAMPLE = "convswap distill r18-half --data photos/ --epochs 2 --out r18-half-recovered"
+    from ..plans import Kind
+    from ..recovery.judging import Judgement
+
+EXAMPLE = "convswap distill r18-half --data photos/ --out r18-half-recovered"
 
 
 @Parameter(name="*", group="Training")
@@ -25,14 +30,14 @@ EXAMPLE = "convswap distill r18-half --data photos/ --epochs 2 --out r18-half-re
 class Training:
     """How to train."""
 
-    epochs: o.Count
-    """passes over the images"""
-    lr: float = 1e-3
-    """learning rate of AdamW"""
-    temperature: float = 2.0
-    """of the softmax"""
-    hint: float = 1.0
-    """weight of per-layer errors"""
+    epochs: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None
+    """passes over the images; default: by their number"""
+    minutes: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None
+    """train for about so long, in place of --epochs"""
+    lr: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None
+    """learning rate of AdamW; default: by how much was lost"""
+    labels: bool = False
+    """use the images' classes beside the original network"""
     batch_size: o.BatchSize = 64
     workers: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0
     """loader processes"""
@@ -44,7 +49,7 @@ def distill(
     *,
     data: o.Data,
     out: o.Folder,
-    training: Training,
+    training: Training = Training(),
     output: o.Output = None,
     original: o.Original = o.Original(),
     run: o.Run = o.Run(),
@@ -52,34 +57,71 @@ def distill(
 ) -> None:
     """Train a converted network briefly to put out what the original does; no labels needed.
 
-    Interrupted, it goes on from the last finished epoch when called again.
+    Stopped or killed, it goes on from its last checkpoint when called again. On several devices:
+    `torchrun --nproc-per-node N -m convswap distill ...`.
     """
-    from .. import artifact
-    from ..inputs.images import training_batches
+    from ..recovery import ranks
     from . import opening
 
-    check_new(out, force, folder=True)
-    student = opening.open_artifact(artifact_dir, original, run)
-    teacher = opening.open_original(student, original, run.device)
+    with ranks.joined(run.device) as device:
+        if ranks.leads():
+            check_new(out, force, folder=True)
+        run = replace(run, device=device, quiet=run.quiet or not ranks.leads())
+        student = opening.open_artifact(artifact_dir, original, run)
+        teacher = opening.open_original(student, original, device)
+        small, provenance = _recovered(student, teacher, data, Path(out), training, output, run)
+        if ranks.leads():
+            _write(small, artifact_dir, Path(out), provenance, force)
+
+
+def _recovered(
+    student: nn.Module,
+    teacher: nn.Module,
+    data: str,
+    out: Path,
+    training: Training,
+    output: Kind | None,
+    run: o.Run,
+) -> tuple[nn.Module, dict[str, object]]:
+    """The network after training, and how that was done."""
+    from ..inputs.images import training_batches
+    from ..recovery import ranks
+    from . import opening
+
     preprocess, settings = opening.settle(student, data), asdict(training)
     size, workers = settings.pop("batch_size"), settings.pop("workers")
-    batches, judges = training_batches(data, preprocess, size, seed=run.seed, workers=workers)
-    checkpoint = Path(f"{out}.checkpoint.pt")
+    batches, judges = training_batches(
+        data, preprocess, size, seed=run.seed, workers=workers, share=ranks.place()
+    )
+    history: list[Judgement] = []
+
+    def judged(judgements: Sequence[Judgement]) -> None:
+        history[:] = judgements
+
     with console.progress(run.quiet) as progress:
         small = convswap.distill(
-            student, teacher, batches, **settings, output=output, judges=judges,
-            checkpoint=checkpoint, progress=progress,
+            student, teacher, batches, **settings, output=output, judges=judges, seed=run.seed,
+            checkpoint=_checkpoint(out), progress=progress, judged=judged,
+            tell=console.note if ranks.leads() else unheard,
         )  # fmt: skip
-    if _same(student, small):
-        console.note("no epoch came closer to the original: the network is kept as it was")
     settings |= {"data": data, "images": len(batches.order), "seed": run.seed}
-    provenance = artifact.read_description(artifact_dir).provenance | {"distilled": settings}
+    return small, settings | {"history": [asdict(judgement) for judgement in history]}
+
+
+def _write(
+    small: nn.Module, start: str, out: Path, settings: dict[str, object], force: bool
+) -> None:
+    from .. import artifact
+    from ..recovery.judging import summary, write_history
+
+    history = settings.pop("history")
+    console.note(summary(history))
+    provenance = artifact.read_description(start).provenance | {"distilled": settings}
     artifact.save(small, out, provenance=provenance, force=force)
-    checkpoint.unlink(missing_ok=True)
-    console.wrote(out)
+    write_history(history, out)
+    _checkpoint(out).unlink(missing_ok=True)
+    console.wrote(f"{out} (with history.csv, history.json)")
 
 
-def _same(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two networks of one architecture hold the same values."""
-    before, after = one.state_dict(), other.state_dict()
-    return all(before[name].equal(tensor) for name, tensor in after.items())
+def _checkpoint(out: Path) -> Path:
+    return out.with_name(f"{out.name}.checkpoint.pt")

@@ -58,8 +58,8 @@ class Batch:
         labels = self.labels if self.labels is None else self.labels[some]
         if _is_list_of_images(self.args[:1]):
             return replace(self, args=(self.args[0][some], *self.args[1:]), labels=labels)
-        args, kwargs = self._map(lambda t: t[some] if t.dim() and len(t) == size else t)
-        return replace(self, args=args, kwargs=kwargs, labels=labels)
+        taken = self.mapped(lambda t: t[some] if t.dim() and len(t) == size else t)
+        return replace(taken, labels=labels)
 
     def split(self, size: int) -> list[Batch]:
         """Batches of at most `size` samples."""
@@ -71,8 +71,8 @@ class Batch:
         def moved(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-        args, kwargs = self._map(moved)
-        return replace(self, args=args, kwargs=kwargs)
+        labels = self.labels if self.labels is None else self.labels.to(device)
+        return replace(self.mapped(moved), labels=labels)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -83,6 +83,11 @@ class Batch:
             for name, value in named
             if isinstance(value, Tensor)
         )
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor that is passed changed."""
+        args, kwargs = self._map(change)
+        return replace(self, args=args, kwargs=kwargs)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> tuple[tuple, dict[str, Any]]:
         def each(leaf: object) -> object:

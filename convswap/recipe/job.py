@@ -84,7 +84,7 @@ def run(
         checkpoint = folder / "checkpoint.pt"
         networks["recovered"] = distill(
             networks["converted"], dense, training, **settings, judges=judges,
-            checkpoint=checkpoint, progress=progress,
+            seed=seed, checkpoint=checkpoint, progress=progress, tell=note,
         )  # fmt: skip
         save(networks["recovered"], folder / "recovered", force=True)
         checkpoint.unlink(missing_ok=True)

@@ -64,11 +64,14 @@ class TargetSection(_Section):
 
 
 class DistillSection(_Section):
-    epochs: _Count
+    """`epochs` or `minutes` say for how long, else the number of images does; `lr` follows from
+    how much was lost."""
+
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
     batch_size: _Count = 64
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    temperature: Annotated[float, Field(gt=0)] = 2.0
-    hint: Annotated[float, Field(ge=0)] = 1.0
+    lr: Annotated[float, Field(gt=0)] | None = None
+    labels: bool = False
 
 
 class Recipe(_Section):

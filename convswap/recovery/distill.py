@@ -3,181 +3,185 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterable
-from contextlib import ExitStack
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.task import TrainingTask
-from torch import Tensor, nn
+from torch import nn
 
+from .. import __version__
 from ..errors import ConvswapError, DataError
-from ..network.calls import Batch, read_batch
-from ..network.copies import deep_copy
-from ..network.outputs import Reference, divergence, kl, output_kind, tensors
+from ..network.calls import Batch, Call, read_batch
+from ..network.copies import deep_copy, unwrapped
+from ..network.outputs import Reference, output_kind
 from ..plans import Kind
 from ..record import planned_output, record_of
-from ..support.files import new_file
 from ..support.progress import Progress, silent
+from ..support.randomness import seeded
+from . import ranks
+from .checkpoint import Checkpoint, digest
+from .judging import Judge, Judgement, with_labels
+from .losses import Loss, Task, compared
+from .passes import steps
+from .rates import passes_for, rate_for
+from .signals import collected
+from .training import Training, fresh
 
-JUDGES = 4  # batches that decide which epoch is kept, where none are given
-
-
-class RecoveryTask(TrainingTask):
-    """One training step: make the student's output, and its replaced layers', the teacher's.
-
-    timm's own distillation tasks want labels and class counts; this one works on any output.
-
-    Args:
-        sites: module paths whose outputs are compared as hints (normalised squared error).
-        hint: weight of the hints beside the loss on the output.
-        scale: `outputs.energy` of the teacher's outputs.
-    """
-
-    def __init__(
-        self, student: nn.Module, teacher: nn.Module, sites: Iterable[str], kind: Kind,
-        scale: list[float], temperature: float, hint: float, **kwargs,
-    ):  # fmt: skip
-        super().__init__(verbose=False, **kwargs)
-        self.trainable_module, self.teacher = student, teacher
-        self.sites, self.kind, self.scale = list(sites), kind, scale
-        self.temperature, self.hint = temperature, hint
-
-    def forward(self, images: Batch) -> dict[str, Tensor]:
-        ours, theirs = {}, {}
-        with ExitStack() as stack:
-            if self.hint:
-                for network, kept in ((self.trainable_module, ours), (self.teacher, theirs)):
-                    for site in self.sites:
-                        hook = network.get_submodule(site).register_forward_hook(_keep(site, kept))
-                        stack.callback(hook.remove)
-            with torch.no_grad():
-                target = images.run(self.teacher)
-            output = images.run(self.trainable_module)
-        if self.kind == "logits":
-            student, teacher = tensors(output)[0], tensors(target)[0]
-            loss = self.temperature**2 * kl(student, teacher, self.temperature)
-        else:
-            loss = divergence(output, target, self.kind, self.scale)
-        hints = [_gap(ours[site], theirs[site]) for site in ours]
-        hint_loss = sum(hints) / len(hints) if hints else torch.zeros(())
-        return {
-            "loss": loss + self.hint * hint_loss,
-            "output": output,
-            "output_loss": loss.detach(),
-            "hint_loss": hint_loss.detach(),
-        }
+JUDGES = 4  # batches to judge by, where none are given
+JUDGEMENTS = 16  # in all, at even distances
+TRIAL = 5  # steps that say how long one takes
 
 
 def distill(
     student: nn.Module,
     teacher: nn.Module,
-    batches: Iterable[Tensor | tuple],
-    epochs: int = 1,
+    batches: Iterable[object],
+    epochs: float | None = None,
     *,
-    lr: float = 1e-3,
-    temperature: float = 2.0,
-    hint: float = 1.0,
-    weight_decay: float = 1e-4,
+    minutes: float | None = None,
+    lr: float | None = None,
+    labels: bool = False,
+    loss: Loss | None = None,
+    judge: Judge | None = None,
+    judges: Iterable[object] = (),
+    call: Call | None = None,
     output: Kind | None = None,
-    judges: Iterable[Tensor | tuple] = (),
+    seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: Progress = silent,
+    judged: Callable[[Sequence[Judgement]], None] = lambda history: None,
+    tell: Callable[[str], None] = warnings.warn,
 ) -> nn.Module:
     """A copy of a converted network, trained to put out what the original does.
 
-    Labels are neither needed nor used. AdamW with a cosine schedule, both timm's. The state
-    that comes closest to the original on `judges` is kept, be it the first, so that there the
-    result is never further away than the start.
+    Labels are not needed. Images are mirrored and mixed, the original answers for what comes of
+    it. The state that comes closest to the original on `judges` is kept, be it the first, so
+    that there the result is never further away than the start. Started by `torchrun`, each
+    process trains on the batches it is given, and all end with the same network.
 
     Args:
         student: a network made by `convert`.
         teacher: the network it was made from.
-        batches: inputs, or tuples whose first is one; iterated once per epoch.
-        lr: of AdamW; the first twentieth of the steps warms up to it.
-        temperature: of the softmax, for classifiers.
-        hint: weight of the squared error at replaced layers, beside the loss on the output.
-        output: `logits` or `values`; default: what the plan says, else found out from the teacher.
-        judges: batches to judge every epoch by, better not among those trained on; default:
-            the first few of `batches`.
-        checkpoint: file to keep the state in after every epoch, and to resume from.
+        batches: inputs as for `plan`, with labels or without; iterated once per pass.
+        epochs: passes over the batches; default: by their number, unless `minutes` are given.
+        minutes: train for about so long.
+        lr: learning rate of AdamW, for weights of usual size; default: by how far the start is.
+        labels: use the labels in the batches beside the teacher.
+        loss: your own `loss(output, teacher_output, labels)`, in place of the distance between
+            the two; images are then mirrored and mixed no longer.
+        judge: your own `judge(network)`, in place of the distance to the original; less is better.
+        judges: batches to judge by, better not among those trained on; default: the first few
+            of `batches`.
+        call: how a batch is passed, as for `plan`.
+        output: what is compared; default: as the plan says, else as the network looks.
+        seed: decides how images are mixed, and all that networks draw at random.
+        checkpoint: file to keep the state in, and to go on from. It is removed at the end.
+        judged: called with all judgements so far, after each.
+        tell: called with a line for each thing that did not go well.
 
     Raises:
-        ConvswapError: the loss became NaN or infinite.
+        DataError: there are no images, or no labels where they are asked for.
+        ConvswapError: nothing may train; the checkpoint is damaged or of another run.
     """
-    student = deep_copy(student).eval()
-    device = next(student.parameters()).device
-    teacher = deep_copy(teacher).eval().to(device)
+    student, teacher = fresh(deep_copy(unwrapped(student))), deep_copy(unwrapped(teacher)).eval()
+    teacher = teacher.to(next(student.parameters()).device)
     batches = batches if hasattr(batches, "__len__") else list(batches)
-    judges = [read_batch(teacher, batch) for batch in [*judges] or islice(batches, JUDGES)]
-    if not judges:
+
+    def read(batch: object) -> Batch:
+        return read_batch(teacher, batch, call)
+
+    if not len(batches):
         raise DataError("no images to distil on")
-    kind = output or planned_output(student) or output_kind(teacher, judges)
-    reference = Reference(teacher, judges, kind)
+    first = [read(batch) for _, batch in steps(batches, seed, 0, 1)]
+    with seeded(seed):
+        seen = [read(batch) for batch in [*judges] or islice(batches, JUDGES)]
+    if not first or not seen:
+        raise DataError("no images to distil on")
+    if labels and any(batch.labels is None for batch in seen):
+        raise DataError("the images have no labels", do="put them in folders, one per class")
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise ConvswapError("nothing to train: no parameter of the network requires gradients")
+
+    kind = output or planned_output(student) or output_kind(teacher, seen)
+    reference = Reference(teacher, seen, kind)
+    lr = lr or rate_for(reference.distance(student))
+    judge = judge or (with_labels(reference, seen) if labels else reference.distance)
     sites = [choice.site for plan in record_of(student).plans[-1:] for choice in plan.choices]
-    task = RecoveryTask(
-        student, teacher, sites, kind, reference.scale, temperature, hint, device=device
-    )
-    steps = len(batches)
-    optimizer = create_optimizer_v2(student, "adamw", lr=lr, weight_decay=weight_decay)
-    scheduler, _ = create_scheduler_v2(
-        optimizer, "cosine", num_epochs=epochs, warmup_epochs=0.05 * epochs, warmup_lr=lr / 100,
-        updates_per_epoch=steps, step_on_epochs=False,
-    )  # fmt: skip
+    values = compared(student, teacher, sites, seen[0])
+    task = Task(student, teacher, values, kind, reference.scale, labels=labels, loss=loss)
 
-    state = {
-        "epoch": 0,
-        "distance": reference.distance(student),
-        "best": copy.deepcopy(student.state_dict()),
-    }
-    if checkpoint and Path(checkpoint).exists():
-        try:
-            state = torch.load(checkpoint, weights_only=True)
-            student.load_state_dict(state["student"])
-            optimizer.load_state_dict(state["optimizer"])
-        except Exception as error:  # whatever a damaged or foreign file leads to
-            raise ConvswapError(
-                f"cannot go on from {checkpoint}: it is damaged or of another run", do="remove it"
-            ) from error
-    for epoch in range(state["epoch"], epochs):
-        if hasattr(batches, "epoch"):  # subtle: a resumed run must see the same order
-            batches.epoch = epoch
-        student.train()
-        for step, batch in enumerate(batches):
-            scheduler.step_update(epoch * steps + step)
-            losses = task(read_batch(teacher, batch))
-            if not math.isfinite(losses["loss"].item()):
-                raise ConvswapError("the loss became NaN or infinite", do="lower the learning rate")
-            optimizer.zero_grad()
-            losses["loss"].backward()
-            nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-            optimizer.step()
-            progress("distill", epoch * steps + step + 1, epochs * steps)
-        state["epoch"], reached = epoch + 1, reference.distance(student.eval())
-        if reached < state["distance"]:
-            state["distance"], state["best"] = reached, copy.deepcopy(student.state_dict())
-        if checkpoint:
-            latest = {"student": student.state_dict(), "optimizer": optimizer.state_dict()}
-            with new_file(checkpoint) as temporary:
-                torch.save(state | latest, temporary)
-    student.load_state_dict(state["best"])
-    return student.eval()
+    settings = (epochs, minutes, lr, labels, kind, seed)
+    job = digest(__version__, task.state_dict(), seen, len(batches), first, settings)
+    kept = Checkpoint(checkpoint if ranks.leads() else None, job, tell)
+    state = ranks.agreed(kept.read())
+    task = ranks.together(task)
+    if state:
+        length = state["steps"]
+    elif minutes:
+        length = ranks.agreed(_steps_within(minutes, task, student, judge, lr, batches, read, seed))
+    else:
+        images = len(batches) * len(first[0]) * ranks.place()[1]
+        length = max(1, round((epochs or passes_for(images)) * len(batches)))
+    training = Training(task, student, judge, lr, length)
+    if state:
+        training.go_on_from(state)
+    try:
+        _train(training, batches, read, seed, kept, progress, judged, tell)
+    except (ConvswapError, OSError, RuntimeError) as error:
+        if ranks.several() or not training.gained:
+            raise
+        tell(f"training ended at step {training.step}, the best so far is kept: {error}")
+    student.load_state_dict(training.best)
+    return fresh(student)
 
 
-def _keep(site: str, kept: dict[str, Tensor]):
-    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        kept[site] = output
-        return output.clone()  # subtle: an in-place activation may follow
+def _train(
+    training: Training,
+    batches: Sequence,
+    read: Callable[[object], Batch],
+    seed: int,
+    kept: Checkpoint,
+    progress: Progress,
+    judged: Callable[[Sequence[Judgement]], None],
+    tell: Callable[[str], None],
+) -> None:
+    """Make all steps that are left, unless a signal asks to stop or the loss diverges."""
+    often = max(1, training.steps // JUDGEMENTS)
+    rank, size = ranks.place()
+    with collected() as signals:
+        for step, batch in steps(batches, seed, training.step, training.steps):
+            with seeded((seed + step) * size + rank):
+                if not training.learn(step, read(batch)):
+                    tell(f"the loss became NaN or infinite at step {step}; the best so far is kept")
+                    return
+            if training.step % often == 0:
+                training.have_judged(seed)
+                judged(training.history)
+            if signals or kept.due:
+                kept.write(training.state())
+            if signals:
+                return
+            progress("distill", training.step, training.steps)
+        if training.step % often:
+            training.have_judged(seed)
+            judged(training.history)
+        kept.write(training.state())
 
-    return hook
 
-
-def _gap(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Squared error as a share of the teacher's variance over images and positions."""
-    dims = (0, *range(2, theirs.dim()))
-    variance = (theirs - theirs.mean(dims, keepdim=True)).pow(2).mean()
-    return (ours - theirs).pow(2).mean() / variance.clamp_min(1e-12)
+def _steps_within(
+    minutes: float, task: nn.Module, student: nn.Module, judge: Judge, lr: float,
+    batches: Sequence, read: Callable[[object], Batch], seed: int,
+) -> int:  # fmt: skip
+    """How many steps fit into so many minutes, by the time a few take; those are undone."""
+    before = copy.deepcopy(student.state_dict())
+    began = time.perf_counter()
+    trial = Training(task, student, judge, lr, TRIAL)
+    judging = time.perf_counter() - began
+    began = time.perf_counter()
+    for step, batch in steps(batches, seed, 0, TRIAL):
+        trial.learn(step, read(batch))
+    each = (time.perf_counter() - began) / max(trial.step, 1)
+    student.load_state_dict(before)
+    return max(1, int((60 * minutes - 2 * JUDGEMENTS * judging) / each))

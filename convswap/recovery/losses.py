@@ -1,0 +1,124 @@
+"""What is to be small: how far the student is from its teacher, at the output and within."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..network.calls import Batch
+from ..network.lockstep import Tap
+from ..network.observe import observe
+from ..network.outputs import divergence, tensors
+from ..plans import Kind
+from .mixing import mix
+
+INNER = 5.0  # weight of the error within, beside that of the output
+
+Loss = Callable[[object, object, Tensor | None], Tensor]
+"""The user's own: of the student's output, the teacher's, and the labels if there are any."""
+
+
+def compared(
+    student: nn.Module, teacher: nn.Module, replaced: Iterable[str], example: Batch
+) -> list[tuple[Tap, ...]]:
+    """What student and teacher are compared by within: the sums at the end of residual blocks,
+    as their addends; where there are none, what the replaced layers write."""
+    sums: dict[tuple[Tap, ...], None] = {}  # ordered
+    for site in observe(teacher, example).sites:
+        if site.sum and not site.reason:
+            path = site.sum.norms[-1] if site.sum.norms else site.path
+            sums[Tap(path, written=True), site.sum.other] = None
+    values = [*sums] or [(Tap(site, written=True),) for site in replaced]
+    ours, theirs = (dict(network.named_modules()) for network in (student, teacher))
+    return [v for v in values if all(tap.path in ours and tap.path in theirs for tap in v)]
+
+
+class Errors(NamedTuple):
+    """Of one batch: what is trained on, and its parts."""
+
+    loss: Tensor
+    output: Tensor
+    within: Tensor
+
+
+class Task(nn.Module):
+    """A student and its teacher, which is not trained, run on one batch.
+
+    Args:
+        values: `compared`.
+        scale: `outputs.energy` of the teacher's outputs.
+        labels: whether the cross-entropy of labels counts beside the distance to the teacher.
+        loss: the user's own, in place of the distance to the teacher's output.
+    """
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, values: Sequence[Sequence[Tap]], kind: Kind,
+        scale: Sequence[float], *, labels: bool = False, loss: Loss | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        self.student, self.teacher = student, teacher.requires_grad_(False)
+        self.values, self.kind, self.scale = values, kind, scale
+        self.labels, self.loss = labels, loss
+
+    def forward(self, batch: Batch) -> Errors:
+        """The errors on a batch; its images are mixed, unless the user's loss reads labels."""
+        labels, partners, share = batch.labels, None, 1.0
+        if self.loss is None:
+            batch, partners, share = mix(batch)
+        taps = {tap for value in self.values for tap in value}
+        with torch.no_grad(), _kept(self.teacher, taps) as theirs:
+            target = batch.run(self.teacher)
+        with _kept(self.student, taps) as ours:
+            output = batch.run(self.student)
+        if self.loss:
+            outer = self.loss(output, target, labels)
+        else:
+            outer = divergence(output, target, self.kind, self.scale)
+        if self.labels:
+            scores = tensors(output)[0]
+            outer = outer + share * F.cross_entropy(scores, labels)
+            if share < 1:
+                others = labels[partners.to(labels.device)]
+                outer = outer + (1 - share) * F.cross_entropy(scores, others)
+        gaps = [
+            _gap(sum(ours[tap] for tap in value), sum(theirs[tap] for tap in value))
+            for value in self.values
+            if all(tap in ours and tap in theirs for tap in value)
+        ]
+        within = sum(gaps) / len(gaps) if gaps else outer.new_zeros(())
+        return Errors(outer + INNER * within, outer.detach(), within.detach())
+
+
+@contextmanager
+def _kept(network: nn.Module, taps: Iterable[Tap]) -> Iterator[dict[Tap, Tensor]]:
+    """The tapped values of a network that is run inside."""
+    values: dict[Tap, Tensor] = {}
+
+    def keeper(tap: Tap):
+        def keep(module: nn.Module, args: tuple, output: Tensor | None = None) -> None:
+            value = output if tap.written else args[0]
+            if isinstance(value, Tensor):
+                values[tap] = value.clone()  # subtle: an in-place activation may follow
+
+        return keep
+
+    with ExitStack() as stack:
+        for tap in taps:
+            module = network.get_submodule(tap.path)
+            listen = (
+                module.register_forward_hook if tap.written else module.register_forward_pre_hook
+            )
+            stack.callback(listen(keeper(tap)).remove)
+        yield values
+
+
+def _gap(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Squared error as a share of the teacher's variance over images and positions."""
+    dims = (0, *range(2, theirs.dim()))
+    variance = (theirs - theirs.mean(dims, keepdim=True)).pow(2).mean()
+    return (ours - theirs).pow(2).mean() / variance.clamp_min(1e-12)

@@ -1,0 +1,57 @@
+"""How fast to train, and for how long: it follows from the start, nothing has to be tuned."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import Tensor, nn
+
+LR = 6e-4  # where the start is close
+NEAR = 0.2  # the distance up to which it is
+MOST = 10 / 3  # times the rate at most, for starts that are far
+TYPICAL = 0.2  # root mean square of the weights that learn at the rate itself
+SMALL = 0.02  # that of the weights that learn slowest
+IMAGES = 40_000  # to see in all, where no length is given
+PASSES = 32  # at most, for that
+WARM_UP = 0.05  # of all steps
+
+
+def rate_for(distance: float) -> float:
+    """The learning rate for a start so far from the original, in nats or as relative squared
+    error: a careful one where little was lost, so that it is not lost again."""
+    return LR * min(max(distance / NEAR, 1.0), MOST)
+
+
+def passes_for(images: int) -> int:
+    """How many passes to make over so many images."""
+    return min(max(round(IMAGES / images), 1), PASSES)
+
+
+def scale_of(weights: Tensor) -> float:
+    """How much faster or slower than others a tensor learns, in proportion to its size: the
+    layers of one form differ by orders of magnitude. Powers of two, so that few groups are left.
+    """
+    size = weights.detach().float().square().mean().sqrt().item()
+    return 2.0 ** round(math.log2(max(size, SMALL) / TYPICAL))
+
+
+def optimizer_for(network: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """AdamW for all that may train, without decay; each tensor at a rate in proportion to it."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            groups.setdefault(scale_of(parameter), []).append(parameter)
+    return create_optimizer_v2(
+        [{"params": group, "lr_scale": scale} for scale, group in sorted(groups.items())],
+        "adamw", lr=lr, weight_decay=0.0,
+    )  # fmt: skip
+
+
+def schedule_for(optimizer: torch.optim.Optimizer, steps: int) -> CosineLRScheduler:
+    """A short warm-up, then a cosine down to zero just after the last step."""
+    return CosineLRScheduler(
+        optimizer, t_initial=steps + 1, warmup_t=round(WARM_UP * steps), t_in_epochs=False
+    )

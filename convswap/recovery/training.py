@@ -1,0 +1,138 @@
+"""A student on its way: what changes from step to step, and the best of it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from ..network.calls import Batch
+from ..support.randomness import seeded
+from . import ranks
+from .judging import Judge, Judgement
+from .losses import Errors
+from .rates import optimizer_for, schedule_for
+
+DECAY = 0.98  # of the moving average of the weights
+CLIP = 1.0  # the largest norm of a step's gradients
+
+
+class Training:
+    """Trains the student of a task, in eval mode throughout: batch norms keep their statistics,
+    and outputs have the structure they have when the network is used.
+
+    Args:
+        task: gives the errors on a batch.
+        steps: how many there will be.
+
+    Attributes:
+        step: how many were made.
+        start: the judge's verdict before the first.
+        best, least: the weights that came closest so far, and how close.
+        history: of all judgements.
+    """
+
+    def __init__(self, task: nn.Module, student: nn.Module, judge: Judge, lr: float, steps: int):
+        self.task, self.student, self.judge, self.steps = task, student, judge, steps
+        self.start = self.least = judge(student)
+        self.optimizer = optimizer_for(self.student, lr)
+        self.schedule = schedule_for(self.optimizer, steps)
+        self.average = ModelEmaV3(self.student, decay=DECAY)
+        self.step = 0
+        self.best = copy.deepcopy(self.student.state_dict())
+        self.history = [Judgement(0, steps, self.start, self.start, self.start)]
+        self._meter = _Meter()
+
+    @property
+    def gained(self) -> bool:
+        """Whether any step came closer than the start."""
+        return self.least < self.start
+
+    def learn(self, step: int, batch: Batch) -> bool:
+        """Make a step; False, and nothing is learned, where the loss is NaN or infinite."""
+        began = time.perf_counter()
+        self.schedule.step_update(step + 1)
+        with ranks.company():
+            errors = self.task(batch)
+            self.optimizer.zero_grad()
+            errors.loss.backward()
+        # subtle: gradients, unlike losses, are the same in all processes
+        norm = nn.utils.clip_grad_norm_(self.student.parameters(), CLIP)
+        if not norm.isfinite():
+            return False
+        self.optimizer.step()
+        self.average.update(self.student)
+        self.step = step + 1
+        fresh(self.student)
+        self._meter.add(errors, len(batch) * ranks.place()[1], time.perf_counter() - began)
+        return True
+
+    def have_judged(self, seed: int) -> None:
+        """Have the weights judged, and their moving average; keep what is closer than ever."""
+        means, verdicts = self._meter.means(), {}
+        for name, network in (("trained", self.student), ("averaged", self.average.module)):
+            with seeded(seed):
+                verdicts[name] = self.judge(fresh(network))
+            if verdicts[name] < self.least:
+                self.least, self.best = verdicts[name], copy.deepcopy(network.state_dict())
+        lr = self.schedule._get_lr(self.step)[0]
+        self.history.append(
+            Judgement(step=self.step, steps=self.steps, best=self.least, lr=lr, **verdicts, **means)
+        )
+        self._meter = _Meter()
+
+    def state(self) -> dict[str, Any]:
+        """All that a process needs to go on as this one would."""
+        return {
+            "steps": self.steps,
+            "step": self.step,
+            "student": self.student.state_dict(),
+            "average": self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "least": self.least,
+            "history": [asdict(judgement) for judgement in self.history],
+        }
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take over the `state` of another process."""
+        self.step, self.best, self.least = state["step"], state["best"], state["least"]
+        self.student.load_state_dict(state["student"])
+        self.average.module.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = [Judgement(**judgement) for judgement in state["history"]]
+
+
+def fresh(network: nn.Module) -> nn.Module:
+    """The network in eval mode, without what it kept from weights it had before (levit does)."""
+    return network.train().eval()
+
+
+class _Meter:
+    """Sums since the last judgement."""
+
+    def __init__(self):
+        self.errors = torch.zeros(3, dtype=torch.float64)
+        self.steps, self.images, self.learning = 0, 0, 0.0
+        self.began = time.perf_counter()
+
+    def add(self, errors: Errors, images: int, seconds: float) -> None:
+        self.errors += torch.stack([*errors]).detach().double().cpu()
+        self.steps, self.images = self.steps + 1, self.images + images
+        self.learning += seconds
+
+    def means(self) -> dict[str, float]:
+        loss, output, within = (self.errors / max(self.steps, 1)).tolist()
+        seconds = time.perf_counter() - self.began
+        return {
+            "loss": loss,
+            "output": output,
+            "within": within,
+            "images_per_second": self.images / seconds,
+            "reading": 1 - self.learning / seconds,
+        }
