@@ -11,7 +11,8 @@ from outer import CLASSES, SIZE, names, truncate, write_images, write_tar
 from PIL import Image
 
 from convswap import ConvswapError, Preprocess, open_images
-from convswap.inputs.images import HELD_OUT_DIGITS, native_size, training_batches
+from convswap.inputs.digits import HELD_OUT_DIGITS
+from convswap.inputs.images import native_size, training_batches
 
 RGB = Preprocess(input_size=(3, SIZE, SIZE))
 GRAY = Preprocess(input_size=(1, SIZE, SIZE), mean=(0.5,), std=(0.5,))

@@ -1,40 +1,44 @@
-"""Images going in: a folder, a tar of class folders, or scikit-learn's digits."""
+"""Inputs as batches: images or arrays of a folder, a tar or a file, or scikit-learn's digits."""
 
 from __future__ import annotations
 
 import random
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from timm.data import create_transform
-from timm.data.readers import create_reader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError
 from ..record import Preprocess
+from .arrays import ArrayFile, ArrayTransform, is_array_file, read_array, scaling
+from .digits import Digits
+from .pixels import ImageTransform, read_colour, read_gray, size_of
+from .sources import Source, open_source, shown
 
 APART = 256  # images at most, and an eighth of all, that training leaves out
 UNREADABLE = 0.05  # the share of images that may fail before it is an error; one may always
-HELD_OUT_DIGITS = 597  # of 1,797: never used to train, calibrate or distil
 
 
 class Images:
-    """Images of one source, read as a network wants them.
+    """Images, or arrays, of one source, read as a network wants them.
 
     Attributes:
         classes: class names in label order; None if the images are unlabelled.
+        notes: what was decided about the source, a line each, for the person to see.
         skipped: how many unreadable images were left out so far.
+        problem: which was the first of them, and why.
     """
 
-    def __init__(self, name: str, items: Dataset, classes: list[str] | None):
-        self.name, self.items, self.classes = name, items, classes
-        self.skipped = 0
+    def __init__(
+        self, name: str, items: Dataset, classes: list[str] | None, notes: Sequence[str] = ()
+    ):
+        self.name, self.items, self.classes, self.notes = name, items, classes, notes
+        self.skipped, self.problem = 0, ""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -58,10 +62,11 @@ class Images:
         """
         return Batches(self, batch_size, count, skip, shuffle, seed, workers)
 
-    def collate(self, items: list[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor, int]:
-        good = [item for item in items if item is not None]
+    def collate(self, items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor, list[str]]:
+        good = [item for item in items if not isinstance(item, str)]
         x = torch.stack([image for image, _ in good]) if good else torch.empty(0)
-        return x, torch.tensor([label for _, label in good]), len(items) - len(good)
+        labels = torch.tensor([label for _, label in good])
+        return x, labels, [item for item in items if isinstance(item, str)]
 
 
 class Batches:
@@ -90,17 +95,20 @@ class Batches:
             num_workers=self.workers,
             collate_fn=self.images.collate,
         )
-        skipped = 0
+        skipped = []
         for x, labels, failed in loader:
             skipped += failed
             if len(x):
                 yield (x, labels) if self.images.classes else (x,)
-        self.images.skipped += skipped
-        if skipped > max(1, UNREADABLE * len(order)):
+        if not skipped:
+            return
+        self.images.skipped += len(skipped)
+        self.images.problem = self.images.problem or skipped[0]
+        if len(skipped) == len(order) or len(skipped) > max(1, UNREADABLE * len(order)):
             raise DataError(
-                f"{skipped} of {len(order)} images cannot be read",
+                f"{len(skipped)} of {len(order)} images cannot be read",
                 where=self.images.name,
-                do="remove or repair them",
+                do=f"remove or repair them; the first is {skipped[0]}",
             )
 
 
@@ -111,41 +119,38 @@ def open_images(
     train: bool = False,
     held_out: bool = False,
 ) -> Images:
-    """Open images to be read at a network's input size.
+    """Open images, or arrays, to be read as a network wants them.
 
     Args:
-        source: a folder (of class folders, or flat and then unlabelled), a `.tar` of class
-            folders, or `digits`.
-        train: crop and flip at random, for distillation.
-        held_out: of `digits`, the images never used for training or calibration.
+        source: a folder (of class folders, or flat and then unlabelled) or a `.tar` of images, or
+            of `.npy` files that hold one input each; a `.npy` or `.npz` file of many inputs
+            (see `ArrayFile`); or `digits`.
+        train: crop and flip images at random, for distillation.
+        held_out: those to judge by: of a folder with `train/` and `val/` the latter, of `digits`
+            those never used for training or calibration.
 
     Raises:
         DataError: nothing is there, or it does not fit the network's channels.
     """
+    if source == "digits":
+        return Images(source, Digits(preprocess, held_out), [str(i) for i in range(10)])
+    if is_array_file(source):
+        file = ArrayFile(Path(source))
+        names = [f"number {index}" for index in range(len(file.x))]
+        items = _Items(names, file.labels, file.read, ArrayTransform(preprocess))
+        return Images(source, items, file.classes, scaling(file.x))
+    found = open_source(source, held_out)
+    if found.arrays:
+        items = _Items(
+            found.files, found.labels, _Read(found, read_array), ArrayTransform(preprocess)
+        )
+        return Images(source, items, found.classes, [*found.notes, *scaling(_first_array(found))])
     channels = preprocess.input_size[0]
     if channels not in (1, 3):
         raise DataError(f"the network wants {channels} channels; images have 1 or 3")
-    if source == "digits":
-        if channels != 1:
-            raise DataError(f"digits are images of 1 channel; the network wants {channels}")
-        return Images(source, _Digits(preprocess, held_out), [str(i) for i in range(10)])
-    reader = _open_reader(source)
-    names = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", {})
-    classes = sorted(names, key=names.get)
-    augment: dict[str, Any] = {}
-    if train:
-        augment = {"is_training": True, "scale": (0.6, 1.0), "ratio": (0.9, 1.1),
-                   "color_jitter": None}  # fmt: skip
-    transform = create_transform(
-        input_size=preprocess.input_size,
-        mean=preprocess.mean,
-        std=preprocess.std,
-        interpolation=preprocess.interpolation,
-        crop_pct=preprocess.crop_pct,
-        **augment,
-    )
-    mode = "RGB" if channels == 3 else "L"
-    return Images(source, _Read(reader, transform, mode), classes if len(classes) > 1 else None)
+    read = _Read(found, read_colour if channels == 3 else read_gray)
+    items = _Items(found.files, found.labels, read, ImageTransform(preprocess, train))
+    return Images(source, items, found.classes, found.notes)
 
 
 def training_batches(
@@ -164,98 +169,90 @@ def native_size(source: str, channels: int) -> tuple[int, int, int] | None:
     """The size all of the first images of a source have, or None if they differ."""
     if source == "digits":
         return (1, 32, 32)
-    reader = _open_reader(source)
+    found = open_source(source)
     sizes = set()
-    for index in range(min(16, len(reader))):
+    for index in range(min(16, len(found.files))):
         try:
-            with reader[index][0] as stream, Image.open(stream) as image:
-                sizes.add(image.size)
-        except (OSError, UnidentifiedImageError):
+            sizes.add(_Read(found, size_of)(index))
+        except (OSError, DataError):
             continue
-    _close(reader)
-    if len(sizes) != 1:
+    return (channels, *sizes.pop()) if len(sizes) == 1 else None
+
+
+def array_preprocess(source: str) -> Preprocess | None:
+    """How arrays are read unless more is said: as they are, at their own shape. None of images."""
+    if source == "digits":
         return None
-    width, height = sizes.pop()
-    return channels, height, width
+    if is_array_file(source):
+        shape = ArrayFile(Path(source)).x.shape[1:]
+    else:
+        found = open_source(source)
+        if not found.arrays:
+            return None
+        shape = _first_array(found).shape
+    channels = shape[0] if len(shape) > 1 else 1
+    return Preprocess(input_size=shape, mean=(0,) * channels, std=(1,) * channels)
 
 
-def _open_reader(source: str):
-    path = Path(source)
-    if not path.exists():
-        raise DataError(f"no such folder or .tar file: {source}")
-    if path.is_file() and path.suffix != ".tar":
-        raise DataError(f"{source} is neither a folder nor a .tar file")
+def _first_array(found: Source) -> np.ndarray:
+    read = _Read(found, read_array)
     try:
-        # subtle: timm would cache the index of a large tar as a pickle beside it
-        extra = {"cache_tarinfo": False} if path.is_file() else {}
-        return create_reader("", root=str(path), **extra)
-    except Exception:  # what timm raises depends on how it finds nothing
-        raise DataError(f"no images in {source}", do="put .jpg or .png files there") from None
+        return read(0)
+    except (OSError, DataError) as error:
+        raise DataError(f"cannot read {shown(found.files[0])}: {_reason(error)}") from None
 
 
-class _Read(Dataset):
-    """Items of a timm reader: `(image, label)`, or None where the file cannot be read."""
+class _Items(Dataset):
+    """Items `(x, label)`, or where one cannot be read, a line that says which and why."""
 
-    def __init__(self, reader, transform: Callable, mode: str):
-        self.reader, self.transform, self.mode = reader, transform, mode
-        weakref.finalize(self, _close, reader)
+    def __init__(
+        self,
+        names: Sequence[str],
+        labels: Sequence[int],
+        read: Callable[[int], Any],
+        transform: Callable[[Any], Tensor],
+    ):
+        self.names, self.labels, self.read, self.transform = names, labels, read, transform
 
     def __len__(self) -> int:
-        return len(self.reader)
+        return len(self.names)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | None:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | str:
         index, seed = key
         try:
-            stream, label = self.reader[index]
-            with stream, Image.open(stream) as image:
-                pixels = image.convert(self.mode)
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
-            return None
-        with _seeded(seed):
-            return self.transform(pixels), int(label)
+            value = self.read(index)
+            with _seeded(seed):
+                x = self.transform(value)
+            if not torch.isfinite(x).all():
+                raise DataError("it holds NaN or infinite values")
+        except (OSError, DataError) as error:
+            return f"{shown(self.names[index])}: {_reason(error)}"
+        return x, self.labels[index]
+
+
+class _Read:
+    """Reads files of a source by their number."""
+
+    def __init__(self, source: Source, read: Callable):
+        self.source, self.read = source, read
+
+    def __call__(self, index: int) -> Any:
+        with self.source.open(self.source.files[index]) as stream:
+            return self.read(stream)
+
+
+def _reason(error: OSError | DataError) -> str:
+    return error.message if isinstance(error, DataError) else error.strerror or "cannot be opened"
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Random crops and flips of one image decided by a seed, wherever it is loaded."""
     state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        yield
-    random.setstate(state)
-
-
-def _close(reader) -> None:
-    """Close the archive that timm's reader of a .tar keeps open."""
-    archive = getattr(getattr(reader, "tar_state", None), "tf", None)
-    if archive is not None:
-        archive.close()
-
-
-class _Digits(Dataset):
-    """scikit-learn's 8x8 handwritten digits, enlarged to the input size."""
-
-    def __init__(self, preprocess: Preprocess, held_out: bool):
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError:
-            raise DataError(
-                "the digit images come with scikit-learn", do="pip install 'convswap[demo]'"
-            ) from None
-        digits = load_digits()
-        order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
-        chosen = order[:HELD_OUT_DIGITS] if held_out else order[HELD_OUT_DIGITS:]
-        images = torch.tensor(digits.images, dtype=torch.float32)[chosen, None] / 16
-        images = torch.nn.functional.interpolate(
-            images, preprocess.input_size[1:], mode="bilinear", align_corners=False
-        )
-        self.images = (images - preprocess.mean[0]) / preprocess.std[0]
-        self.labels = digits.target[chosen].tolist()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        index, _ = key
-        return self.images[index], self.labels[index]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            yield
+    finally:
+        random.setstate(state)

@@ -1,0 +1,125 @@
+"""NumPy arrays going in, for data that are not images: one file of many, or a file for each."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..record import Preprocess
+
+SUFFIXES = (".npy", ".npz")
+UNPACKED_BYTES = 1 << 32  # the largest .npz that is read; of a .npy only what is asked for is
+LARGEST = {"uint8": 255, "uint16": 65535, "int8": 128, "int16": 32768}  # so 0..1, or -1..1
+
+
+class ArrayFile:
+    """A `.npy` file `[n, ...]`, or a `.npz` of one such array, or of inputs `x` and labels `y`.
+
+    Attributes:
+        x: the inputs; of a `.npy` no more is read than is used.
+        labels: the class of each; zeros without classes.
+        classes: their names; None if there is no `y`.
+
+    Raises:
+        DataError: it cannot be read, holds Python objects (never unpickled), or other arrays.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            packed = path.suffix.lower() == ".npz"
+            arrays = _unpack(path) if packed else {"x": np.lib.format.open_memmap(path, mode="r")}
+        except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+            raise DataError(f"cannot read {path}: {error}") from None
+        if len(arrays) == 1:
+            arrays = {"x": arrays.popitem()[1]}
+        if not arrays.keys() <= {"x", "y"}:
+            raise DataError(
+                f"{path} holds {len(arrays)} arrays", do="name the inputs x and the labels y"
+            )
+        self.x, y = arrays["x"], arrays.get("y")
+        if self.x.ndim < 2 or not self.x.size:
+            raise DataError(f"{path} holds an array of {by(self.x.shape)}, not of [n, ...]")
+        self.labels, self.classes = [0] * len(self.x), None
+        if y is not None:
+            if y.shape != self.x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0:
+                raise DataError(f"y of {path} does not hold a class number for every input")
+            self.labels, self.classes = y.tolist(), [str(i) for i in range(int(y.max()) + 1)]
+
+    def read(self, index: int) -> np.ndarray:
+        """One input."""
+        return np.asarray(self.x[index])
+
+
+def read_array(stream: BinaryIO) -> np.ndarray:
+    """The array of a `.npy` file that holds one input.
+
+    Raises:
+        DataError: it is damaged, or holds Python objects.
+    """
+    try:
+        return np.lib.format.read_array(stream, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError) as error:
+        raise DataError(" ".join(str(error).split())) from None
+
+
+class ArrayTransform:
+    """From an array to the input of a network, of the same shape.
+
+    Integers of 8 and 16 bits become fractions of the largest of their type, as in image files;
+    longer ones, such as tokens, stay integers; all else becomes float32. Then (x - mean) / std
+    along the first axis, but for the longer integers.
+
+    Raises (when called):
+        DataError: the array is of another shape, or does not hold real numbers.
+    """
+
+    def __init__(self, preprocess: Preprocess):
+        self.shape = tuple(preprocess.input_size)
+        along = (-1, *[1] * (len(self.shape) - 1))
+        self.mean, self.std = (
+            torch.tensor(values).view(along) for values in (preprocess.mean, preprocess.std)
+        )
+
+    def __call__(self, array: np.ndarray) -> Tensor:
+        if array.shape != self.shape:
+            raise DataError(f"its shape is {by(array.shape)}, not {by(self.shape)}")
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"its type is {array.dtype}, which is no real number")
+        if array.dtype.kind in "iu" and array.dtype.name not in LARGEST:
+            return torch.from_numpy(array.astype(np.int64))
+        with np.errstate(over="ignore"):  # the reader looks for infinite values
+            x = torch.from_numpy(array.astype(np.float32))
+        return (x / LARGEST.get(array.dtype.name, 1) - self.mean) / self.std
+
+
+def is_array_file(source: str) -> bool:
+    """Whether a source is one file of many arrays."""
+    return Path(source).is_file() and Path(source).suffix.lower() in SUFFIXES
+
+
+def scaling(array: np.ndarray) -> list[str]:
+    """What becomes of the numbers of arrays like this one: a line, if they are changed."""
+    name = array.dtype.name
+    return [f"values of type {name} are divided by {LARGEST[name]}"] if name in LARGEST else []
+
+
+def by(shape: tuple[int, ...]) -> str:
+    """A shape in words: 4x64x64."""
+    return "x".join(map(str, shape)) or "one number"
+
+
+def _unpack(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > UNPACKED_BYTES:
+        raise DataError(
+            f"{path} unpacks to more than {UNPACKED_BYTES >> 30} GiB", do="save its arrays as .npy"
+        )
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)

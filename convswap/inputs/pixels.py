@@ -1,0 +1,152 @@
+"""One file to one image: whatever cameras, scanners and programs write, read as people see it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from timm.data import create_transform
+from torch import Tensor
+
+from ..errors import DataError
+from ..record import Preprocess
+from ..support.quiet import quiet
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # EPS would run another program
+PIXELS = 1 << 26  # the most that are decoded
+LARGE = 1 << 24  # images with more pixels are shrunk by a whole number first
+NARROW = 64  # times as long as wide: enlarged to the input size, such an image fills memory
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # of TIFF
+
+
+def read_colour(stream: BinaryIO) -> Image.Image:
+    """Read an image: turned as its EXIF orientation says, on white where it is transparent, the
+    first frame or page of several.
+
+    Memory is bounded: at most `PIXELS` are decoded, of which large JPEG files need but a part.
+
+    Returns:
+        Mode `RGB`. Files of gray values with more than 8 bits have mode `F`: integers as
+        fractions of the largest of their type, floating point, which must lie in 0..1, as it is.
+
+    Raises:
+        DataError: it is damaged, too large or too narrow, or its values lie outside that range.
+    """
+    return _read(stream, "RGB")
+
+
+def read_gray(stream: BinaryIO) -> Image.Image:
+    """The same without colours: mode `L` in place of `RGB`."""
+    return _read(stream, "L")
+
+
+def size_of(stream: BinaryIO) -> tuple[int, int]:
+    """Height and width of an image as it is seen, without decoding it.
+
+    Raises:
+        DataError: it is no image.
+    """
+    with _opened(stream) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+    return (width, height) if turned else (height, width)
+
+
+class ImageTransform:
+    """From an image to the input `[channels, height, width]` of a network.
+
+    Args:
+        train: crop and flip at random.
+    """
+
+    def __init__(self, preprocess: Preprocess, train: bool):
+        augment: dict[str, Any] = {}
+        if train:
+            augment = {"is_training": True, "scale": (0.6, 1.0), "ratio": (0.9, 1.1),
+                       "color_jitter": None}  # fmt: skip
+        self.resize = create_transform(
+            input_size=preprocess.input_size,
+            interpolation=preprocess.interpolation,
+            crop_pct=preprocess.crop_pct,
+            normalize=False,
+            **augment,
+        )
+        self.channels = preprocess.input_size[0]
+        self.mean, self.std = (
+            torch.tensor(values).view(-1, 1, 1) for values in (preprocess.mean, preprocess.std)
+        )
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        x = self.resize(image)
+        x = x.clamp(0, 1) if x.is_floating_point() else x / 255  # bicubic overshoots
+        return (x.expand(self.channels, -1, -1) - self.mean) / self.std
+
+
+def _read(stream: BinaryIO, mode: str) -> Image.Image:
+    with _opened(stream) as image:
+        if max(image.size) > NARROW * min(image.size):
+            raise DataError(f"{image.width} x {image.height} pixels are too narrow")
+        if image.format == "JPEG" and not image.info.get("progressive"):
+            image.draft(None, tuple(side // _shrink(image) for side in image.size))
+        if math.prod(image.size) > PIXELS:
+            raise DataError(f"{image.width} x {image.height} pixels are more than {PIXELS:,}")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode == "F" or upright.mode.startswith("I"):
+            upright = _from_deep(upright, _largest(image))
+        factor = _shrink(upright)
+        return _flat(upright.reduce(factor) if factor > 1 else upright, mode)
+
+
+@contextmanager
+def _opened(stream: BinaryIO) -> Iterator[Image.Image]:
+    """An image file, not decoded yet; whatever decoders raise inside becomes a DataError."""
+    try:
+        with quiet(), Image.open(stream, formats=FORMATS) as image:
+            yield image
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError("it is no image") from None
+    except Exception as error:  # what damaged files make of decoders has no common type
+        raise DataError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _shrink(image: Image.Image) -> int:
+    """By how much to shrink both sides of a large image; 1 for others."""
+    return max(1, math.isqrt(math.prod(image.size) // LARGE))
+
+
+def _largest(image: Image.Image) -> float:
+    """The largest value that the type of an image file's numbers has; of floating point 1."""
+    if image.mode == "F":
+        return 1.0
+    tags = getattr(image, "tag_v2", {})
+    (bits, *_), (kind, *_) = tags.get(_BITS_PER_SAMPLE, (16,)), tags.get(_SAMPLE_FORMAT, (1,))
+    return 2.0 ** (bits - (kind == _SIGNED)) - 1
+
+
+def _from_deep(image: Image.Image, largest: float) -> Image.Image:
+    """Gray values as fractions of the largest there can be."""
+    values = np.asarray(image).astype(np.float32)
+    low, high = values.min(), values.max()
+    if not (low >= -1e-3 and high <= largest * (1 + 1e-3)):  # so written, NaN is refused too
+        raise DataError(f"values from {low:g} to {high:g}, not from 0 to {largest:g}")
+    values /= largest
+    return Image.fromarray(values.clip(0, 1, out=values))
+
+
+def _flat(image: Image.Image, mode: str) -> Image.Image:
+    """Without palette and transparency: what is transparent lies on white, as on a page."""
+    if image.mode == "F":
+        return image
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        page = Image.new("RGBA", image.size, "white")
+        page.alpha_composite(image)
+        image = page
+    return image.convert(mode)

@@ -1,0 +1,200 @@
+"""Where inputs lie: the files of a folder or of a tar, in order, and the class of each."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from ..errors import DataError
+
+IMAGES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+ARRAYS = frozenset({".npy"})
+TRAIN = ("train", "training")
+JUDGE = ("val", "valid", "validation", "test", "testing")
+FILE_BYTES = 1 << 30  # the largest file that is read
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of one kind that a folder or a tar holds, in natural order.
+
+    Attributes:
+        files: their paths in it, with slashes.
+        labels: the index of the class of each.
+        classes: the folders that hold files, in natural order; None if it is a single one.
+        notes: what was decided, a line each, for the person to see.
+        open: opens one of `files` for reading.
+    """
+
+    files: list[str]
+    labels: list[int]
+    classes: list[str] | None
+    notes: list[str]
+    open: Callable[[str], BinaryIO]
+
+    @property
+    def arrays(self) -> bool:
+        """Whether the files are NumPy arrays, and not images."""
+        return _suffix(self.files[0]) in ARRAYS
+
+
+def open_source(source: str, held_out: bool = False) -> Source:
+    """Find images, or where there are none, arrays.
+
+    Folders within are searched too, hidden files and folders are not. Each folder that holds
+    files is a class; where there are several, files beside the class folders are left out. Of a
+    source with `train/` and `val/` (or `test/`), only one of the two is taken.
+
+    Args:
+        source: a folder, or a `.tar`.
+        held_out: take what is there to judge by, not to train on.
+
+    Raises:
+        DataError: there is no such folder or `.tar`, or nothing in it to read.
+    """
+    root = Path(source)
+    if not root.exists():
+        raise DataError(f"no such folder or .tar file: {source}")
+    if not root.is_dir() and (not root.is_file() or root.suffix.lower() != ".tar"):
+        raise DataError(f"{source} is neither a folder nor a .tar, .npy or .npz file")
+    opener = _Folder(root) if root.is_dir() else _Tar(root)
+    kinds = Counter(map(_suffix, opener.names))
+    kind = IMAGES if any(kinds[suffix] for suffix in IMAGES) else ARRAYS
+    files = sorted((name for name in opener.names if _suffix(name) in kind), key=natural)
+    if not files:
+        raise DataError(f"no images in {source}", do="put .jpg, .png or .npy files there")
+    notes = [_passed_over(source, {k: n for k, n in kinds.items() if k not in kind})]
+    files, note = _one_split(source, files, held_out)
+    notes.append(note)
+    classes = {_folder(name) for name in files} - {"."}
+    if len(classes) > 1 and (beside := [name for name in files if _folder(name) == "."]):
+        files = [name for name in files if _folder(name) != "."]
+        notes.append(f"left out {len(beside)} files beside the class folders of {source}")
+    notes = [note for note in notes if note]
+    if len(classes) < 2:
+        return Source(files, [0] * len(files), None, notes, opener)
+    index = {folder: label for label, folder in enumerate(sorted(classes, key=natural))}
+    shared = os.path.commonpath(index)
+    names = [shown(os.path.relpath(folder, shared or ".")) for folder in index]
+    return Source(files, [index[_folder(name)] for name in files], names, notes, opener)
+
+
+def natural(name: str) -> tuple:
+    """Sorts names as people do: a2 before a10, whatever the case."""
+    parts: list = re.split(r"([0-9]+)", name.lower())
+    digits = [part.lstrip("0") for part in parts[1::2]]
+    parts[1::2] = [(len(number), number) for number in digits]
+    return parts, name
+
+
+def shown(name: str) -> str:
+    """A name for a terminal: what cannot be printed, or would steer it, is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+class _Folder:
+    """The files under a folder; what is reached twice, by links, counts once."""
+
+    def __init__(self, root: Path):
+        self.root, self.names = root, []
+        waiting, seen = [""], set()
+        while waiting:
+            folder = waiting.pop()
+            try:
+                status = (root / folder).stat()
+                entries = sorted(entry.name for entry in os.scandir(root / folder))
+            except OSError as error:
+                raise DataError(
+                    f"cannot read {shown(str(root / folder))}: {error.strerror}"
+                ) from None
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            for entry in entries:
+                name = f"{folder}/{entry}" if folder else entry
+                if entry.startswith("."):
+                    continue
+                (waiting if (root / name).is_dir() else self.names).append(name)
+
+    def __call__(self, name: str) -> BinaryIO:
+        status = (self.root / name).stat()
+        if not stat.S_ISREG(status.st_mode):  # to open a pipe or a device may never end
+            raise DataError("not a regular file")
+        _check_size(status.st_size)
+        return (self.root / name).open("rb")
+
+
+class _Tar:
+    """The regular files of a tar. Each is read by its place, through a handle of its own, so that
+    worker processes do not move one another's."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with tarfile.open(path, "r:") as archive:
+                self.names = {
+                    name: (member.offset_data, member.size)
+                    for member in archive
+                    if member.isfile() and not member.issparse()
+                    if not any(part.startswith(".") for part in _parts(member.name))
+                    for name in ["/".join(_parts(member.name))]
+                }
+        except (OSError, tarfile.TarError, ValueError) as error:
+            raise DataError(f"cannot read {path}: {error}") from None
+
+    def __call__(self, name: str) -> BinaryIO:
+        offset, size = self.names[name]
+        _check_size(size)
+        with self.path.open("rb") as archive:
+            archive.seek(offset)
+            return io.BytesIO(archive.read(size))
+
+
+def _check_size(size: int) -> None:
+    if size > FILE_BYTES:
+        raise DataError(f"the file has more than {FILE_BYTES >> 20} MiB")
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.split("/") if part not in ("", ".")]
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _folder(name: str) -> str:
+    return str(PurePosixPath(name).parent)
+
+
+def _passed_over(source: str, kinds: dict[str, int]) -> str:
+    if not kinds:
+        return ""
+    common = sorted(kinds, key=lambda kind: (-kinds[kind], kind))
+    named = [f"{kinds[kind]} {shown(kind) or 'without suffix'}" for kind in common[:5]]
+    more = ", ..." if len(common) > 5 else ""
+    return f"passed over {sum(kinds.values())} files of {source}: {', '.join(named)}{more}"
+
+
+def _one_split(source: str, files: Sequence[str], held_out: bool) -> tuple[list[str], str]:
+    """The files to train on, or those to judge by, of a source that has both; what was taken."""
+    shared = os.path.commonpath([_folder(name) for name in files])
+    depth = 0 if shared in (".", "") else shared.count("/") + 1
+    tops = {_parts(name)[depth].lower(): _parts(name)[depth] for name in files}
+    split = {kind: next((tops[k] for k in kinds if k in tops), None)
+             for kind, kinds in ((False, TRAIN), (True, JUDGE))}  # fmt: skip
+    if split[False] is None or split[True] is None:
+        return list(files), ""
+    taken = split[held_out]
+    note = f"of {source}, which has {split[False]}/ and {split[True]}/, {taken}/ is used"
+    return [name for name in files if _parts(name)[depth] == taken], note
