@@ -46,8 +46,10 @@ def _one_input(size: tuple[int, ...]) -> tuple[int, ...]:
 
 
 _Side = Annotated[int, Field(gt=0, le=1 << 20)]
-InputSize = Annotated[tuple[_Side, _Side, _Side], AfterValidator(_one_input)]
-"""`(channels, height, width)` of one input."""
+InputSize = Annotated[
+    tuple[_Side, ...], Field(min_length=1, max_length=7), AfterValidator(_one_input)
+]
+"""The shape of one input: `(channels, height, width)` of an image."""
 
 
 class _Data(BaseModel):

@@ -18,7 +18,7 @@ _Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 class Preprocess(BaseModel):
     """How an image becomes an input: size `(channels, height, width)`, then (x - mean) / std
-    on values 0..1."""
+    on values 0..1. Arrays have any shape; their channels are the first of several axes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,11 +30,16 @@ class Preprocess(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Preprocess:
-        channels = self.input_size[0]
+        channels = self.channels
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) != channels:
                 raise ValueError(f"{name} has {len(numbers)} numbers for {channels} channels")
         return self
+
+    @property
+    def channels(self) -> int:
+        """How many numbers mean and std have."""
+        return self.input_size[0] if len(self.input_size) > 1 else 1
 
 
 class Base(BaseModel):

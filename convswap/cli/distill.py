@@ -88,10 +88,12 @@ def _recovered(
     from ..recovery import ranks
     from . import opening
 
+    told = console.note if ranks.leads() else unheard
     preprocess, settings = opening.settle(student, data), asdict(training)
     size, workers = settings.pop("batch_size"), settings.pop("workers")
     batches, judges = training_batches(
-        data, preprocess, size, seed=run.seed, workers=workers, share=ranks.place()
+        data, preprocess, size, seed=run.seed, workers=workers, share=ranks.place(),
+        note=told,
     )
     history: list[Judgement] = []
 
@@ -102,7 +104,7 @@ def _recovered(
         small = convswap.distill(
             student, teacher, batches, **settings, output=output, judges=judges, seed=run.seed,
             checkpoint=_checkpoint(out), progress=progress, judged=judged,
-            tell=console.note if ranks.leads() else unheard,
+            tell=told,
         )  # fmt: skip
     settings |= {"data": data, "images": len(batches.order), "seed": run.seed}
     return small, settings | {"history": [asdict(judgement) for judgement in history]}

@@ -56,5 +56,3 @@ def evaluate(
             )
     found |= vars(convswap.count(opened, size)) | {"skipped": source.skipped}
     console.answer(as_json, found, tables.comparison_table({model: found}))
-    if source.skipped:
-        console.note(f"skipped {source.skipped} unreadable images of {data}")

@@ -160,7 +160,7 @@ def example_images(source: str | None, preprocess: Preprocess) -> Tensor:
     if source is None:
         random = torch.Generator().manual_seed(0)
         return torch.randn(4, *preprocess.input_size, generator=random)
-    images = open_images(source, preprocess)
+    images = open_images(source, preprocess, note=note)
     return next(iter(images.batches(16, count=16)))[0]
 
 

@@ -49,7 +49,8 @@ Data = Annotated[
     Parameter(
         name="--data",
         metavar="SRC",
-        help="images: a folder (class folders, or flat), a .tar of class folders, or `digits`",
+        help="images: a folder (class folders, or flat), a .tar of such, or `digits`; or arrays: "
+        "a .npy or .npz file of many, or a folder of .npy files",
     ),
 ]
 _JUDGES = "images to judge by: labelled, or closeness to the original"
@@ -57,7 +58,7 @@ Judges = Annotated[str | None, Parameter(name="--val", metavar="SRC", help=_JUDG
 InputSize = Annotated[
     tuple[int, int, int] | None,
     _numbers(int, 3),
-    Parameter(metavar="C,H,W", help="default: the model's own"),
+    Parameter(metavar="C,H,W", help="default: the model's own; of arrays theirs"),
 ]
 _PerChannel = Annotated[tuple[float, ...] | None, _numbers(float), Parameter(metavar="NUMBERS")]
 Output = Annotated[

@@ -29,7 +29,7 @@ def calibration_batches(
         source: as for `open_images`.
         count: how many images to draw, by `seed`; fewer where there is no memory for so many.
         memory: GiB that images in flight may take; default: half of what is free.
-        note: told about images that were left out.
+        note: told what was decided about the source, and about images that were left out.
 
     Raises:
         DataError: the images cannot be read.
@@ -37,16 +37,13 @@ def calibration_batches(
     """
     if source is None:
         return []
-    images = open_images(source, record_of(model).preprocess)
+    images = open_images(source, record_of(model).preprocess, note=note)
     count = within_memory(model, min(count, len(images)), memory, note)
     device = next(model.parameters()).device
-    batches = [
+    return [
         tuple(item.to(device) for item in batch)
         for batch in images.batches(batch_size, count=count, seed=seed)
     ]
-    if images.skipped:
-        note(f"skipped {images.skipped} unreadable images of {source}")
-    return batches
 
 
 def within_memory(

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from ..errors import DataError
 from ..record import Preprocess
+from .arrays import by
 
 HELD_OUT_DIGITS = 597  # of 1,797: never used to train, calibrate or distil
 
@@ -23,10 +24,9 @@ class Digits(Dataset):
     """
 
     def __init__(self, preprocess: Preprocess, held_out: bool):
-        if preprocess.input_size[0] != 1:
-            raise DataError(
-                f"digits are images of 1 channel; the network wants {preprocess.input_size[0]}"
-            )
+        shape = preprocess.input_size
+        if len(shape) != 3 or shape[0] != 1:
+            raise DataError(f"digits are images of 1 channel; the network wants {by(shape)}")
         try:
             from sklearn.datasets import load_digits
         except ImportError:
@@ -38,7 +38,7 @@ class Digits(Dataset):
         chosen = order[:HELD_OUT_DIGITS] if held_out else order[HELD_OUT_DIGITS:]
         images = torch.tensor(digits.images, dtype=torch.float32)[chosen, None] / 16
         images = torch.nn.functional.interpolate(
-            images, preprocess.input_size[1:], mode="bilinear", align_corners=False
+            images, shape[1:], mode="bilinear", align_corners=False
         )
         self.images = (images - preprocess.mean[0]) / preprocess.std[0]
         self.labels = digits.target[chosen].tolist()

@@ -6,19 +6,21 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 from ..record import Preprocess
-from .arrays import ArrayFile, ArrayTransform, is_array_file, read_array, scaling
+from ..support.progress import Note, once, unheard
+from .arrays import ArrayFile, ArrayTransform, by, is_array_file, read_array
 from .digits import Digits
 from .pixels import ImageTransform, read_colour, read_gray, size_of
-from .sources import Source, open_source, shown
+from .sources import Source, open_source
 
 APART = 256  # images at most, and an eighth of all, that training leaves out
 UNREADABLE = 0.05  # the share of images that may fail before it is an error; one may always
@@ -29,19 +31,20 @@ class Images:
 
     Attributes:
         classes: class names in label order; None if the images are unlabelled.
-        notes: what was decided about the source, a line each, for the person to see.
-        skipped: how many unreadable images were left out so far.
-        problem: which was the first of them, and why.
+        unreadable: those that were left out so far: a line each, which and why.
     """
 
-    def __init__(
-        self, name: str, items: Dataset, classes: list[str] | None, notes: Sequence[str] = ()
-    ):
-        self.name, self.items, self.classes, self.notes = name, items, classes, notes
-        self.skipped, self.problem = 0, ""
+    def __init__(self, name: str, items: Dataset, classes: list[str] | None, note: Note = unheard):
+        self.name, self.items, self.classes, self.note = name, items, classes, note
+        self.unreadable: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def skipped(self) -> int:
+        """How many unreadable images were left out so far."""
+        return len(self.unreadable)
 
     def batches(
         self,
@@ -61,6 +64,15 @@ class Images:
             shuffle: another order every epoch; `seed` decides it, and every crop and flip.
         """
         return Batches(self, batch_size, count, skip, shuffle, seed, workers)
+
+    def leave_out(self, unreadable: Sequence[str]) -> None:
+        """Count images that could not be read, and say so if they are new."""
+        if not self.unreadable.issuperset(unreadable):
+            self.note(
+                f"skipped {len(unreadable)} unreadable images of {self.name}; "
+                f"the first is {unreadable[0]}"
+            )
+        self.unreadable.update(unreadable)
 
     def collate(self, items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor, list[str]]:
         good = [item for item in items if not isinstance(item, str)]
@@ -102,14 +114,13 @@ class Batches:
                 yield (x, labels) if self.images.classes else (x,)
         if not skipped:
             return
-        self.images.skipped += len(skipped)
-        self.images.problem = self.images.problem or skipped[0]
         if len(skipped) == len(order) or len(skipped) > max(1, UNREADABLE * len(order)):
             raise DataError(
                 f"{len(skipped)} of {len(order)} images cannot be read",
                 where=self.images.name,
                 do=f"remove or repair them; the first is {skipped[0]}",
             )
+        self.images.leave_out(skipped)
 
 
 def open_images(
@@ -118,6 +129,7 @@ def open_images(
     *,
     train: bool = False,
     held_out: bool = False,
+    note: Note = unheard,
 ) -> Images:
     """Open images, or arrays, to be read as a network wants them.
 
@@ -128,6 +140,7 @@ def open_images(
         train: crop and flip images at random, for distillation.
         held_out: those to judge by: of a folder with `train/` and `val/` the latter, of `digits`
             those never used for training or calibration.
+        note: told what was decided about the source, and about images that were left out.
 
     Raises:
         DataError: nothing is there, or it does not fit the network's channels.
@@ -138,31 +151,35 @@ def open_images(
         file = ArrayFile(Path(source))
         names = [f"number {index}" for index in range(len(file.x))]
         items = _Items(names, file.labels, file.read, ArrayTransform(preprocess))
-        return Images(source, items, file.classes, scaling(file.x))
+        return Images(source, items, file.classes, note)
     found = open_source(source, held_out)
+    for line in found.notes:
+        note(line)
     if found.arrays:
-        items = _Items(
-            found.files, found.labels, _Read(found, read_array), ArrayTransform(preprocess)
-        )
-        return Images(source, items, found.classes, [*found.notes, *scaling(_first_array(found))])
-    channels = preprocess.input_size[0]
-    if channels not in (1, 3):
-        raise DataError(f"the network wants {channels} channels; images have 1 or 3")
-    read = _Read(found, read_colour if channels == 3 else read_gray)
-    items = _Items(found.files, found.labels, read, ImageTransform(preprocess, train))
-    return Images(source, items, found.classes, found.notes)
+        read, transform = read_array, ArrayTransform(preprocess)
+    else:
+        read, transform = _reader(preprocess), ImageTransform(preprocess, train)
+    items = _Items(found.files, found.labels, _Read(found, read), transform)
+    return Images(source, items, found.classes, note)
 
 
 def training_batches(
-    source: str, preprocess: Preprocess, batch_size: int, *, seed: int = 0, workers: int = 0
+    source: str,
+    preprocess: Preprocess,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    note: Note = unheard,
 ) -> tuple[Batches, Batches]:
     """Batches to train on, cropped, flipped and shuffled at random, and a few images kept apart
     to judge the result by, as they are (none if there are fewer than eight)."""
-    images = open_images(source, preprocess, train=True)
+    note = once(note)
+    images = open_images(source, preprocess, train=True, note=note)
     apart = min(APART, len(images) // 8)
     training = images.batches(batch_size, skip=apart, shuffle=True, seed=seed, workers=workers)
-    judges = open_images(source, preprocess).batches(batch_size, count=apart, seed=seed)
-    return training, judges
+    judges = open_images(source, preprocess, note=note)
+    return training, judges.batches(batch_size, count=apart, seed=seed)
 
 
 def native_size(source: str, channels: int) -> tuple[int, int, int] | None:
@@ -179,27 +196,35 @@ def native_size(source: str, channels: int) -> tuple[int, int, int] | None:
     return (channels, *sizes.pop()) if len(sizes) == 1 else None
 
 
-def array_preprocess(source: str) -> Preprocess | None:
-    """How arrays are read unless more is said: as they are, at their own shape. None of images."""
+def first_array(source: str) -> np.ndarray | None:
+    """The first array of a source that one can be read of; None if it holds images.
+
+    Raises:
+        DataError: none can be read.
+    """
     if source == "digits":
         return None
     if is_array_file(source):
-        shape = ArrayFile(Path(source)).x.shape[1:]
-    else:
-        found = open_source(source)
-        if not found.arrays:
-            return None
-        shape = _first_array(found).shape
-    channels = shape[0] if len(shape) > 1 else 1
-    return Preprocess(input_size=shape, mean=(0,) * channels, std=(1,) * channels)
+        return ArrayFile(Path(source)).read(0)
+    found = open_source(source)
+    if not found.arrays:
+        return None
+    read, problem = _Read(found, read_array), ""
+    for index, name in enumerate(found.files):
+        try:
+            return read(index)
+        except (OSError, DataError) as error:
+            problem = problem or _line(name, error)
+    raise DataError(f"no array of {source} can be read; the first is {problem}")
 
 
-def _first_array(found: Source) -> np.ndarray:
-    read = _Read(found, read_array)
-    try:
-        return read(0)
-    except (OSError, DataError) as error:
-        raise DataError(f"cannot read {shown(found.files[0])}: {_reason(error)}") from None
+def _reader(preprocess: Preprocess) -> Callable[[BinaryIO], Image.Image]:
+    shape = preprocess.input_size
+    if len(shape) != 3:
+        raise DataError(f"images have three axes; the network wants {by(shape)}")
+    if shape[0] not in (1, 3):
+        raise DataError(f"the network wants {shape[0]} channels; images have 1 or 3")
+    return read_gray if shape[0] == 1 else read_colour
 
 
 class _Items(Dataset):
@@ -226,7 +251,7 @@ class _Items(Dataset):
             if not torch.isfinite(x).all():
                 raise DataError("it holds NaN or infinite values")
         except (OSError, DataError) as error:
-            return f"{shown(self.names[index])}: {_reason(error)}"
+            return _line(self.names[index], error)
         return x, self.labels[index]
 
 
@@ -241,8 +266,10 @@ class _Read:
             return self.read(stream)
 
 
-def _reason(error: OSError | DataError) -> str:
-    return error.message if isinstance(error, DataError) else error.strerror or "cannot be opened"
+def _line(name: str, error: OSError | DataError) -> str:
+    """Which file could not be read, and why."""
+    said = error.message if isinstance(error, DataError) else error.strerror
+    return one_line(f"{name}: {said or 'cannot be opened'}")
 
 
 @contextmanager

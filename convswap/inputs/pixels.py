@@ -49,9 +49,10 @@ def size_of(stream: BinaryIO) -> tuple[int, int]:
     """Height and width of an image as it is seen, without decoding it.
 
     Raises:
-        DataError: it is no image.
+        DataError: it is no image, or too large.
     """
     with _opened(stream) as image:
+        _check_pixels(image)
         width, height = image.size
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
     return (width, height) if turned else (height, width)
@@ -91,15 +92,19 @@ def _read(stream: BinaryIO, mode: str) -> Image.Image:
     with _opened(stream) as image:
         if max(image.size) > NARROW * min(image.size):
             raise DataError(f"{image.width} x {image.height} pixels are too narrow")
-        if image.format == "JPEG" and not image.info.get("progressive"):
+        if image.format in ("JPEG", "MPO") and not image.info.get("progressive"):
             image.draft(None, tuple(side // _shrink(image) for side in image.size))
-        if math.prod(image.size) > PIXELS:
-            raise DataError(f"{image.width} x {image.height} pixels are more than {PIXELS:,}")
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode == "F" or upright.mode.startswith("I"):
-            upright = _from_deep(upright, _largest(image))
-        factor = _shrink(upright)
-        return _flat(upright.reduce(factor) if factor > 1 else upright, mode)
+        _check_pixels(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        deep = image.mode == "F" or image.mode.startswith("I")
+        values = _from_deep(image, _largest(image)) if deep else image
+        factor = _shrink(values)
+        return _flat(values.reduce(factor) if factor > 1 else values, mode)
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if math.prod(image.size) > PIXELS:
+        raise DataError(f"{image.width} x {image.height} pixels are more than {PIXELS:,}")
 
 
 @contextmanager

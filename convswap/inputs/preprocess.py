@@ -8,7 +8,8 @@ from torch import nn
 from ..errors import ConvswapError, problems
 from ..record import Preprocess, record_of, remember
 from ..support.progress import Note, unheard
-from .images import native_size
+from .arrays import LARGEST, as_it_is, by
+from .images import first_array, native_size
 from .networks import input_channels
 
 
@@ -25,6 +26,8 @@ def settle_preprocess(
 
     Args:
         source: the images that will be read, whose own size is taken where nothing is known.
+            Arrays are taken as they are, unless the network is a converted one, which goes on
+            reading them as it did.
         input_size: `(channels, height, width)`.
         mean, std: one number, or one per channel.
         note: told what had to be assumed.
@@ -33,25 +36,49 @@ def settle_preprocess(
         ConvswapError: what was said does not fit the network, or no input can be like that.
     """
     channels = input_channels(model)
-    if input_size and input_size[0] != channels:
+    if input_size and len(input_size) == 3 and input_size[0] != channels:
         raise ConvswapError(
             f"the input size {','.join(map(str, input_size))} has {input_size[0]} channels, "
             f"the network takes {channels}"
         )
-    known = record_of(model).preprocess or _assumed(
-        model, source, input_size=input_size, mean=mean, std=std, note=note
-    )
-    said: dict[str, object] = {"input_size": input_size} if input_size else {}
-    channels = (input_size or known.input_size)[0]
-    for name, values in (("mean", mean), ("std", std)):
-        if values:
-            said[name] = _per_channel(name, values, channels)
     try:
+        known = _of_arrays(model, source, mean=mean, std=std, note=note)
+        known = known or record_of(model).preprocess
+        known = known or _assumed(
+            model, source, input_size=input_size, mean=mean, std=std, note=note
+        )
+        said: dict[str, object] = {"input_size": input_size} if input_size else {}
+        channels = known.model_copy(update=said).channels
+        for name, values in (("mean", mean), ("std", std)):
+            if values:
+                said[name] = _per_channel(name, values, channels)
         preprocess = Preprocess.model_validate(known.model_dump() | said)
     except ValidationError as error:
         raise ConvswapError(f"impossible input: {problems(error)}") from None
     remember(model, preprocess=preprocess)
     return preprocess
+
+
+def _of_arrays(
+    model: nn.Module, source: str | None, *, note: Note, **said: tuple[float, ...] | None
+) -> Preprocess | None:
+    """How arrays are read, if the source holds such and it is not settled: what becomes of their
+    numbers is noted."""
+    record = record_of(model)
+    if source is None or (record.plans and record.preprocess):
+        return None
+    array = first_array(source)
+    if array is None:
+        return None
+    name = array.dtype.name
+    if name in LARGEST:
+        note(f"values of type {name} are divided by {LARGEST[name]}")
+    if missing := [name for name, values in said.items() if not values]:
+        note(
+            f"arrays of {by(array.shape)} are taken without {' and '.join(missing)}: say otherwise "
+            "with --mean, --std"
+        )
+    return as_it_is(array)
 
 
 def _assumed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import posixpath
 import re
 import stat
 import tarfile
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 
 IMAGES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -31,7 +32,7 @@ class Source:
     Attributes:
         files: their paths in it, with slashes.
         labels: the index of the class of each.
-        classes: the folders that hold files, in natural order; None if it is a single one.
+        classes: the folders at the top, in natural order; None if all files lie in one.
         notes: what was decided, a line each, for the person to see.
         open: opens one of `files` for reading.
     """
@@ -51,9 +52,10 @@ class Source:
 def open_source(source: str, held_out: bool = False) -> Source:
     """Find images, or where there are none, arrays.
 
-    Folders within are searched too, hidden files and folders are not. Each folder that holds
-    files is a class; where there are several, files beside the class folders are left out. Of a
-    source with `train/` and `val/` (or `test/`), only one of the two is taken.
+    Folders within are searched too, hidden files and folders are not. Each folder at the top
+    is a class, with all that is below it; where there are several, files beside the class
+    folders are left out. The top is where paths part: what all of them begin with does not
+    count. Of a source with `train/` and `val/` (or `test/`), only one of the two is taken.
 
     Args:
         source: a folder, or a `.tar`.
@@ -76,17 +78,20 @@ def open_source(source: str, held_out: bool = False) -> Source:
     notes = [_passed_over(source, {k: n for k, n in kinds.items() if k not in kind})]
     files, note = _one_split(source, files, held_out)
     notes.append(note)
-    classes = {_folder(name) for name in files} - {"."}
-    if len(classes) > 1 and (beside := [name for name in files if _folder(name) == "."]):
-        files = [name for name in files if _folder(name) != "."]
-        notes.append(f"left out {len(beside)} files beside the class folders of {source}")
-    notes = [note for note in notes if note]
+    below = _below_the_shared(files)
+    classes = sorted({parts[0] for parts in below if len(parts) > 1}, key=natural)
     if len(classes) < 2:
-        return Source(files, [0] * len(files), None, notes, opener)
-    index = {folder: label for label, folder in enumerate(sorted(classes, key=natural))}
-    shared = os.path.commonpath(index)
-    names = [shown(os.path.relpath(folder, shared or ".")) for folder in index]
-    return Source(files, [index[_folder(name)] for name in files], names, notes, opener)
+        return Source(files, [0] * len(files), None, [*filter(None, notes)], opener)
+    index = {folder: label for label, folder in enumerate(classes)}
+    labelled = {
+        name: index[parts[0]] for name, parts in zip(files, below, strict=True) if len(parts) > 1
+    }
+    if beside := len(files) - len(labelled):
+        notes.append(f"left out {beside} files beside the class folders of {source}")
+    if any(len(parts) > 2 for parts in below):
+        notes.append(f"classes are the {len(classes)} folders at the top of {source}")
+    files, labels = [*labelled], [*labelled.values()]
+    return Source(files, labels, [*map(one_line, classes)], [*filter(None, notes)], opener)
 
 
 def natural(name: str) -> tuple:
@@ -95,11 +100,6 @@ def natural(name: str) -> tuple:
     digits = [part.lstrip("0") for part in parts[1::2]]
     parts[1::2] = [(len(number), number) for number in digits]
     return parts, name
-
-
-def shown(name: str) -> str:
-    """A name for a terminal: what cannot be printed, or would steer it, is escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 class _Folder:
@@ -112,19 +112,17 @@ class _Folder:
             folder = waiting.pop()
             try:
                 status = (root / folder).stat()
-                entries = sorted(entry.name for entry in os.scandir(root / folder))
+                with os.scandir(root / folder) as found:
+                    entries = sorted((entry.name, _is_folder(entry)) for entry in found)
             except OSError as error:
-                raise DataError(
-                    f"cannot read {shown(str(root / folder))}: {error.strerror}"
-                ) from None
+                raise DataError(f"cannot read {root / folder}: {error.strerror}") from None
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            for entry in entries:
-                name = f"{folder}/{entry}" if folder else entry
-                if entry.startswith("."):
-                    continue
-                (waiting if (root / name).is_dir() else self.names).append(name)
+            for entry, is_folder in entries:
+                if not entry.startswith("."):
+                    name = f"{folder}/{entry}" if folder else entry
+                    (waiting if is_folder else self.names).append(name)
 
     def __call__(self, name: str) -> BinaryIO:
         status = (self.root / name).stat()
@@ -160,6 +158,11 @@ class _Tar:
             return io.BytesIO(archive.read(size))
 
 
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether it is, or leads to, a folder; of plain files the disk is not asked."""
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
+
+
 def _check_size(size: int) -> None:
     if size > FILE_BYTES:
         raise DataError(f"the file has more than {FILE_BYTES >> 20} MiB")
@@ -173,28 +176,29 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _folder(name: str) -> str:
-    return str(PurePosixPath(name).parent)
+def _below_the_shared(files: Sequence[str]) -> list[list[str]]:
+    """The parts of each path, without the folders that all of them lie in."""
+    depth = len(_parts(posixpath.commonpath([posixpath.dirname(name) for name in files])))
+    return [_parts(name)[depth:] for name in files]
 
 
 def _passed_over(source: str, kinds: dict[str, int]) -> str:
     if not kinds:
         return ""
     common = sorted(kinds, key=lambda kind: (-kinds[kind], kind))
-    named = [f"{kinds[kind]} {shown(kind) or 'without suffix'}" for kind in common[:5]]
+    named = [f"{kinds[kind]} {kind or 'without suffix'}" for kind in common[:5]]
     more = ", ..." if len(common) > 5 else ""
     return f"passed over {sum(kinds.values())} files of {source}: {', '.join(named)}{more}"
 
 
 def _one_split(source: str, files: Sequence[str], held_out: bool) -> tuple[list[str], str]:
     """The files to train on, or those to judge by, of a source that has both; what was taken."""
-    shared = os.path.commonpath([_folder(name) for name in files])
-    depth = 0 if shared in (".", "") else shared.count("/") + 1
-    tops = {_parts(name)[depth].lower(): _parts(name)[depth] for name in files}
+    below = _below_the_shared(files)
+    tops = {parts[0].lower(): parts[0] for parts in below if len(parts) > 1}
     split = {kind: next((tops[k] for k in kinds if k in tops), None)
              for kind, kinds in ((False, TRAIN), (True, JUDGE))}  # fmt: skip
     if split[False] is None or split[True] is None:
         return list(files), ""
     taken = split[held_out]
     note = f"of {source}, which has {split[False]}/ and {split[True]}/, {taken}/ is used"
-    return [name for name in files if _parts(name)[depth] == taken], note
+    return [name for name, parts in zip(files, below, strict=True) if parts[0] == taken], note

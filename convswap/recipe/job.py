@@ -18,7 +18,7 @@ from ..recovery.distill import distill
 from ..results.evaluation import open_judges, quality
 from ..runtimes import device_for, open_target
 from ..support.files import new_file, read_text
-from ..support.progress import Note, Progress, silent, unheard
+from ..support.progress import Note, Progress, once, silent, unheard
 from ..surgery.convert import convert
 from ..timing import measure
 from .recipe import Recipe
@@ -56,7 +56,7 @@ def run(
         images, MACs, parameters, bytes (of the weights file, for what was written),
         milliseconds per image on the recipe's target.
     """
-    sources, seed = recipe.data, recipe.seed
+    sources, seed, note = recipe.data, recipe.seed, once(note)
     device = device_for(recipe.target.name, str(next(dense.parameters()).device))
     target = open_target(recipe.target.name, threads=recipe.target.threads, device=device)
     preprocess = settle_preprocess(
@@ -80,7 +80,7 @@ def run(
     if recipe.distill:
         settings = recipe.distill.model_dump()
         source, batch_size = sources.train or sources.calibration, settings.pop("batch_size")
-        training, judges = training_batches(source, preprocess, batch_size, seed=seed)
+        training, judges = training_batches(source, preprocess, batch_size, seed=seed, note=note)
         checkpoint = folder / "checkpoint.pt"
         networks["recovered"] = distill(
             networks["converted"], dense, training, **settings, judges=judges,

@@ -23,9 +23,10 @@ def open_judges(model: nn.Module, source: str, note: Note = unheard) -> Images:
     Args:
         model: with its preprocessing settled.
         source: as for `open_images`.
-        note: told if there are fewer classes of images than the network has.
+        note: told if there are fewer classes of images than the network has, what else was
+            decided about the source, and about images that were left out.
     """
-    images = open_images(source, record_of(model).preprocess, held_out=True)
+    images = open_images(source, record_of(model).preprocess, held_out=True, note=note)
     folders, classes = len(images.classes or ()), getattr(model, "num_classes", None)
     if isinstance(classes, int) and 0 < folders < classes:
         note(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
@@ -17,3 +18,8 @@ def silent(what: str, done: int, total: int) -> None:
 
 def unheard(text: str) -> None:
     """Tell nobody."""
+
+
+def once(note: Note) -> Note:
+    """The same, but a line that was told is not told again."""
+    return cache(note)
