@@ -92,7 +92,12 @@ def _recovered(
     preprocess, settings = opening.settle(student, data), asdict(training)
     size, workers = settings.pop("batch_size"), settings.pop("workers")
     batches, judges = training_batches(
-        data, preprocess, size, seed=run.seed, workers=workers, share=ranks.place(),
+        data,
+        preprocess,
+        size,
+        seed=run.seed,
+        workers=workers,
+        share=ranks.place(),
         note=told,
     )
     history: list[Judgement] = []

@@ -10,6 +10,7 @@ from ..record import record_of
 from ..statistics.moments import fit_bytes
 from ..support.progress import Note, unheard
 from .images import open_images
+from .split import to_fit
 
 
 def calibration_batches(
@@ -27,7 +28,8 @@ def calibration_batches(
     Args:
         model: with its preprocessing settled.
         source: as for `open_images`.
-        count: how many images to draw, by `seed`; fewer where there is no memory for so many.
+        count: how many images to draw, by `seed`, from those that do not judge (`inputs.split`);
+            fewer where there is no memory for so many.
         memory: GiB that images in flight may take; default: half of what is free.
         note: told what was decided about the source, and about images that were left out.
 
@@ -42,7 +44,7 @@ def calibration_batches(
     device = next(model.parameters()).device
     return [
         tuple(item.to(device) for item in batch)
-        for batch in images.batches(batch_size, count=count, seed=seed)
+        for batch in images.batches(batch_size, only=to_fit(len(images), count, seed))
     ]
 
 

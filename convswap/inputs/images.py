@@ -21,8 +21,8 @@ from .arrays import ArrayFile, ArrayTransform, by, is_array_file, read_array
 from .digits import Digits
 from .pixels import ImageTransform, read_colour, read_gray, size_of
 from .sources import Source, open_source
+from .split import shuffled, to_judge, to_train
 
-APART = 256  # images at most, and an eighth of all, that training leaves out
 UNREADABLE = 0.05  # the share of images that may fail before it is an error; one may always
 
 
@@ -51,19 +51,23 @@ class Images:
         batch_size: int,
         *,
         count: int | None = None,
-        skip: int = 0,
+        only: Sequence[int] | None = None,
         shuffle: bool = False,
         seed: int = 0,
         workers: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> Batches:
         """Batches `(x, labels)`, or `(x,)` without labels; the same every time, per epoch.
 
         Args:
             count: take only so many images, drawn by `seed`.
-            skip: leave out those that a `count` as large would take first.
+            only: indices of the images to take, in place of a count.
             shuffle: another order every epoch; `seed` decides it, and every crop and flip.
+            share: `(which, of)`: only this part of every batch; the others are read elsewhere.
         """
-        return Batches(self, batch_size, count, skip, shuffle, seed, workers)
+        if only is None:
+            only = range(len(self)) if count is None else shuffled(len(self), seed)[:count]
+        return Batches(self, batch_size, only, shuffle, seed, workers, share)
 
     def leave_out(self, unreadable: Sequence[str]) -> None:
         """Count images that could not be read, and say so if they are new."""
@@ -82,24 +86,29 @@ class Images:
 
 
 class Batches:
-    """A seeded, repeatable pass over images; iterate as often as you like."""
+    """A seeded, repeatable pass over images; iterate as often as you like.
 
-    def __init__(self, images, batch_size, count, skip, shuffle, seed, workers):
-        self.images, self.batch_size, self.shuffle = images, batch_size, shuffle
-        self.seed, self.workers, self.epoch = seed, workers, 0
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-        some = count is not None or skip
-        self.order = order[skip:][:count].tolist() if some else range(len(images))
+    Attributes:
+        epoch: the number of the next pass, which decides its order.
+        start: how many batches of the next pass to leave out.
+    """
+
+    def __init__(self, images, batch_size, order, shuffle, seed, workers, share):
+        self.images, self.order, self.shuffle = images, order, shuffle
+        self.seed, self.workers, self.share = seed, workers, share
+        self.batch_size = max(1, batch_size // share[1])
+        self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        return -(-len(self.order) // self.batch_size)
+        return -(-(len(self.order) // self.share[1]) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        order, seed = self.order, self.seed + 1_000_003 * self.epoch
-        self.epoch += 1
+        order, seed, start = self.order, self.seed + 1_000_003 * self.epoch, self.start
+        self.epoch, self.start = self.epoch + 1, 0
         if self.shuffle:
-            shuffled = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
-            order = [order[i] for i in shuffled.tolist()]
+            order = [order[i] for i in shuffled(len(order), seed)]
+        which, of = self.share
+        order = order[which::of][: len(order) // of][start * self.batch_size :]
         loader = DataLoader(
             self.images.items,
             self.batch_size,
@@ -170,16 +179,19 @@ def training_batches(
     *,
     seed: int = 0,
     workers: int = 0,
+    share: tuple[int, int] = (0, 1),
     note: Note = unheard,
 ) -> tuple[Batches, Batches]:
-    """Batches to train on, cropped, flipped and shuffled at random, and a few images kept apart
-    to judge the result by, as they are (none if there are fewer than eight)."""
+    """Batches to train on, cropped, flipped and shuffled at random, and those of the images kept
+    apart to judge by, as they are (see `inputs.split`)."""
     note = once(note)
     images = open_images(source, preprocess, train=True, note=note)
-    apart = min(APART, len(images) // 8)
-    training = images.batches(batch_size, skip=apart, shuffle=True, seed=seed, workers=workers)
+    training = images.batches(
+        batch_size, only=to_train(len(images)), shuffle=True, seed=seed, workers=workers,
+        share=share,
+    )  # fmt: skip
     judges = open_images(source, preprocess, note=note)
-    return training, judges.batches(batch_size, count=apart, seed=seed)
+    return training, judges.batches(batch_size, only=to_judge(len(judges)))
 
 
 def native_size(source: str, channels: int) -> tuple[int, int, int] | None:

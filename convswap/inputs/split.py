@@ -13,7 +13,7 @@ APART = 256  # images at most, and an eighth of all, are kept to judge by
 
 def to_judge(total: int) -> list[int]:
     """Indices of the images kept apart; none if there are fewer than eight."""
-    return _shuffled(total, 0)[total - min(APART, total // 8) :]
+    return shuffled(total, 0)[total - min(APART, total // 8) :]
 
 
 def to_train(total: int) -> list[int]:
@@ -24,8 +24,9 @@ def to_train(total: int) -> list[int]:
 def to_fit(total: int, count: int, seed: int) -> list[int]:
     """So many of those at most, drawn by the seed."""
     apart = {*to_judge(total)}
-    return [index for index in _shuffled(total, seed) if index not in apart][:count]
+    return [index for index in shuffled(total, seed) if index not in apart][:count]
 
 
-def _shuffled(total: int, seed: int) -> list[int]:
+def shuffled(total: int, seed: int) -> list[int]:
+    """Numbers below a total, in an order that a seed decides."""
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
