@@ -6,9 +6,11 @@ from pydantic import ValidationError
 from torch import nn
 
 from ..errors import ConvswapError, problems
+from ..network.calls import example_of
+from ..network.copies import dry_copy
 from ..record import Preprocess, record_of, remember
 from ..support.progress import Note, unheard
-from .arrays import LARGEST, as_it_is, by
+from .arrays import LARGEST, ArrayTransform, as_it_is, by
 from .images import first_array, native_size
 from .networks import input_channels
 
@@ -42,10 +44,10 @@ def settle_preprocess(
             f"the network takes {channels}"
         )
     try:
-        known = _of_arrays(model, source, mean=mean, std=std, note=note)
-        known = known or record_of(model).preprocess
-        known = known or _assumed(
-            model, source, input_size=input_size, mean=mean, std=std, note=note
+        known = (
+            _of_arrays(model, source, mean=mean, std=std, note=note)
+            or record_of(model).preprocess
+            or _assumed(model, source, input_size=input_size, mean=mean, std=std, note=note)
         )
         said: dict[str, object] = {"input_size": input_size} if input_size else {}
         channels = known.model_copy(update=said).channels
@@ -63,7 +65,7 @@ def _of_arrays(
     model: nn.Module, source: str | None, *, note: Note, **said: tuple[float, ...] | None
 ) -> Preprocess | None:
     """How arrays are read, if the source holds such and it is not settled: what becomes of their
-    numbers is noted."""
+    numbers is noted, and the network tried on one of them."""
     record = record_of(model)
     if source is None or (record.plans and record.preprocess):
         return None
@@ -78,7 +80,9 @@ def _of_arrays(
             f"arrays of {by(array.shape)} are taken without {' and '.join(missing)}: say otherwise "
             "with --mean, --std"
         )
-    return as_it_is(array)
+    preprocess = as_it_is(array)
+    dry_copy(model, example_of(model, ArrayTransform(preprocess)(array)[None]))
+    return preprocess
 
 
 def _assumed(
