@@ -323,3 +323,17 @@ def test_a_damaged_file_is_an_image_still_or_is_left_out_with_a_reason(
             assert item.isprintable()
         else:
             assert item[0].shape == (3, SIZE, SIZE)
+
+
+def test_an_image_that_fails_while_it_is_cropped_leaves_the_random_state_alone(tmp_path):
+    def fails(image: Image.Image) -> None:
+        random.random(), torch.rand(1)
+        raise OSError(None, "gone")
+
+    write_images(tmp_path, classes=(), each=1)
+    images = open_images(str(tmp_path), RAW, train=True)
+    images.items.transform = fails
+    before = random.getstate(), torch.get_rng_state()
+    assert images.items[0, 7] == "00.png: gone"
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -14,13 +12,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DataError, one_line
+from ..errors import DataError
 from ..record import Preprocess
 from ..support.progress import Note, once, unheard
 from .arrays import ArrayFile, ArrayTransform, by, is_array_file, read_array
 from .digits import Digits
+from .items import Items, ReadFile, unreadable
 from .pixels import ImageTransform, read_colour, read_gray, size_of
-from .sources import Source, open_source
+from .sources import open_source
 from .split import shuffled, to_judge, to_train
 
 UNREADABLE = 0.05  # the share of images that may fail before it is an error; one may always
@@ -159,7 +158,7 @@ def open_images(
     if is_array_file(source):
         file = ArrayFile(Path(source))
         names = [f"number {index}" for index in range(len(file.x))]
-        items = _Items(names, file.labels, file.read, ArrayTransform(preprocess))
+        items = Items(names, file.labels, file.read, ArrayTransform(preprocess))
         return Images(source, items, file.classes, note)
     found = open_source(source, held_out)
     for line in found.notes:
@@ -168,7 +167,7 @@ def open_images(
         read, transform = read_array, ArrayTransform(preprocess)
     else:
         read, transform = _reader(preprocess), ImageTransform(preprocess, train)
-    items = _Items(found.files, found.labels, _Read(found, read), transform)
+    items = Items(found.files, found.labels, ReadFile(found, read), transform)
     return Images(source, items, found.classes, note)
 
 
@@ -202,7 +201,7 @@ def native_size(source: str, channels: int) -> tuple[int, int, int] | None:
     sizes = set()
     for index in range(min(16, len(found.files))):
         try:
-            sizes.add(_Read(found, size_of)(index))
+            sizes.add(ReadFile(found, size_of)(index))
         except (OSError, DataError):
             continue
     return (channels, *sizes.pop()) if len(sizes) == 1 else None
@@ -221,12 +220,12 @@ def first_array(source: str) -> np.ndarray | None:
     found = open_source(source)
     if not found.arrays:
         return None
-    read, problem = _Read(found, read_array), ""
+    read, problem = ReadFile(found, read_array), ""
     for index, name in enumerate(found.files):
         try:
             return read(index)
         except (OSError, DataError) as error:
-            problem = problem or _line(name, error)
+            problem = problem or unreadable(name, error)
     raise DataError(f"no array of {source} can be read; the first is {problem}")
 
 
@@ -237,61 +236,3 @@ def _reader(preprocess: Preprocess) -> Callable[[BinaryIO], Image.Image]:
     if shape[0] not in (1, 3):
         raise DataError(f"the network wants {shape[0]} channels; images have 1 or 3")
     return read_gray if shape[0] == 1 else read_colour
-
-
-class _Items(Dataset):
-    """Items `(x, label)`, or where one cannot be read, a line that says which and why."""
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        labels: Sequence[int],
-        read: Callable[[int], Any],
-        transform: Callable[[Any], Tensor],
-    ):
-        self.names, self.labels, self.read, self.transform = names, labels, read, transform
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | str:
-        index, seed = key
-        try:
-            value = self.read(index)
-            with _seeded(seed):
-                x = self.transform(value)
-            if not torch.isfinite(x).all():
-                raise DataError("it holds NaN or infinite values")
-        except (OSError, DataError) as error:
-            return _line(self.names[index], error)
-        return x, self.labels[index]
-
-
-class _Read:
-    """Reads files of a source by their number."""
-
-    def __init__(self, source: Source, read: Callable):
-        self.source, self.read = source, read
-
-    def __call__(self, index: int) -> Any:
-        with self.source.open(self.source.files[index]) as stream:
-            return self.read(stream)
-
-
-def _line(name: str, error: OSError | DataError) -> str:
-    """Which file could not be read, and why."""
-    said = error.message if isinstance(error, DataError) else error.strerror
-    return one_line(f"{name}: {said or 'cannot be opened'}")
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Random crops and flips of one image decided by a seed, wherever it is loaded."""
-    state = random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            random.seed(seed)
-            yield
-    finally:
-        random.setstate(state)

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..errors import ConvswapError, problems
 from ..network.calls import example_of
-from ..network.copies import dry_copy
+from ..network.copies import dry_run
 from ..record import Preprocess, record_of, remember
 from ..support.progress import Note, unheard
 from .arrays import LARGEST, ArrayTransform, as_it_is, by
@@ -81,7 +81,8 @@ def _of_arrays(
             "with --mean, --std"
         )
     preprocess = as_it_is(array)
-    dry_copy(model, example_of(model, ArrayTransform(preprocess)(array)[None]))
+    example = example_of(model, ArrayTransform(preprocess)(array)[None])
+    dry_run(model, example, lambda network, batch: batch.run(network))
     return preprocess
 
 
