@@ -200,12 +200,32 @@ def test_a_count_draws_from_all_classes(folder):
     assert len(set(labels(open_images(str(folder), RGB), count=12))) == len(CLASSES)
 
 
-def test_skipping_leaves_out_what_a_count_takes(folder):
+def test_only_some_images_are_read_where_they_are_named(folder):
     images = open_images(str(folder), RAW)
-    taken, others = pixels(images, count=6), pixels(images, skip=6)
-    assert len(others) == 14
-    together = torch.cat([taken, others]).flatten(1)
-    assert len(together.unique(dim=0)) == len(pixels(images).flatten(1).unique(dim=0)) == 20
+    everything = pixels(images)
+    assert torch.equal(pixels(images, only=[7, 2]), everything[[7, 2]])
+
+
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_a_pass_that_starts_later_leaves_out_the_first_batches(folder, start):
+    whole, rest = (
+        open_images(str(folder), RAW, train=True).batches(4, shuffle=True) for _ in range(2)
+    )
+    wanted = [x for x, _ in whole][start:]
+    rest.start = start
+    assert all(map(torch.equal, wanted, [x for x, _ in rest]))
+    assert len(list(rest)) == len(whole)  # the next pass is whole again
+
+
+def test_shares_of_batches_make_up_the_whole(folder):
+    def read(share):
+        images = open_images(str(folder), RAW).batches(6, shuffle=True, share=share)
+        return len(images), [x for x, _ in images]
+
+    (steps, first), (same, second), (_, whole) = read((0, 2)), read((1, 2)), read((0, 1))
+    assert steps == same == len(first) == len(second)
+    together, wanted = (torch.cat(part).flatten(1) for part in (first + second, whole))
+    assert torch.equal(together.unique(dim=0), wanted.unique(dim=0))
 
 
 @pytest.mark.parametrize(("each", "apart"), [(1, 0), (5, 2), (10, 5)])
