@@ -94,39 +94,41 @@ def distill(
 
     if not len(batches):
         raise DataError("no images to distil on")
-    first = [read(batch) for _, batch in steps(batches, seed, 0, 1)]
     with seeded(seed):
+        first = [read(batch) for _, batch in steps(batches, seed, 0, 1)]
         seen = [read(batch) for batch in [*judges] or islice(batches, JUDGES)]
-    if not first or not seen:
-        raise DataError("no images to distil on")
-    if labels and any(batch.labels is None for batch in seen):
-        raise DataError("the images have no labels", do="put them in folders, one per class")
-    if not any(parameter.requires_grad for parameter in student.parameters()):
-        raise ConvswapError("nothing to train: no parameter of the network requires gradients")
+        if not first or not seen:
+            raise DataError("no images to distil on")
+        if labels and any(batch.labels is None for batch in seen):
+            raise DataError("the images have no labels", do="put them in folders, one per class")
+        if not any(parameter.requires_grad for parameter in student.parameters()):
+            raise ConvswapError("nothing to train: no parameter of the network requires gradients")
 
-    kind = output or planned_output(student) or output_kind(teacher, seen)
-    reference = Reference(teacher, seen, kind)
-    lr = lr or rate_for(reference.distance(student))
-    judge = judge or (with_labels(reference, seen) if labels else reference.distance)
-    sites = [choice.site for plan in record_of(student).plans[-1:] for choice in plan.choices]
-    values = compared(student, teacher, sites, seen[0])
-    task = Task(student, teacher, values, kind, reference.scale, labels=labels, loss=loss)
+        kind = output or planned_output(student) or output_kind(teacher, seen)
+        reference = Reference(teacher, seen, kind)
+        lr = lr or rate_for(reference.distance(student))
+        judge = judge or (with_labels(reference, seen) if labels else reference.distance)
+        sites = [choice.site for plan in record_of(student).plans[-1:] for choice in plan.choices]
+        values = compared(student, teacher, sites, seen[0])
+        task = Task(student, teacher, values, kind, reference.scale, labels=labels, loss=loss)
 
-    settings = (epochs, minutes, lr, labels, kind, seed)
-    job = digest(__version__, task.state_dict(), seen, len(batches), first, settings)
-    kept = Checkpoint(checkpoint if ranks.leads() else None, job, tell)
-    state = ranks.agreed(kept.read())
-    task = ranks.together(task)
-    if state:
-        length = state["steps"]
-    elif minutes:
-        length = ranks.agreed(_steps_within(minutes, task, student, judge, lr, batches, read, seed))
-    else:
-        images = len(batches) * len(first[0]) * ranks.place()[1]
-        length = max(1, round((epochs or passes_for(images)) * len(batches)))
-    training = Training(task, student, judge, lr, length)
-    if state:
-        training.go_on_from(state)
+        settings = (epochs, minutes, lr, labels, kind, seed)
+        job = digest(__version__, task.state_dict(), seen, len(batches), first, settings)
+        kept = Checkpoint(checkpoint if ranks.leads() else None, job, tell)
+        state = ranks.agreed(kept.read())
+        task = ranks.together(task)
+        if state:
+            length = state["steps"]
+        elif minutes:
+            length = ranks.agreed(
+                _steps_within(minutes, task, student, judge, lr, batches, read, seed)
+            )
+        else:
+            images = len(batches) * len(first[0]) * ranks.place()[1]
+            length = max(1, round((epochs or passes_for(images)) * len(batches)))
+        training = Training(task, student, judge, lr, length)
+        if state:
+            training.go_on_from(state)
     try:
         _train(training, batches, read, seed, kept, progress, judged, tell)
     except (ConvswapError, OSError, RuntimeError) as error:
