@@ -28,7 +28,7 @@ def read_colour(stream: BinaryIO) -> Image.Image:
     """Read an image: turned as its EXIF orientation says, on white where it is transparent, the
     first frame or page of several.
 
-    Memory is bounded: at most `PIXELS` are decoded, of which large JPEG files need but a part.
+    Memory is bounded, by 0.8 GiB: at most `PIXELS` are decoded, and of large JPEG files a part.
 
     Returns:
         Mode `RGB`. Files of gray values with more than 8 bits have mode `F`: integers as
