@@ -124,13 +124,11 @@ def _rebuilding(model: nn.Module, record: Record) -> Base:
     by, or else `code`."""
     known = record.base
     config = getattr(model, "pretrained_cfg", None) or {}
-    kwargs = {}
-    for argument, default in (("num_classes", config.get("num_classes")),
-                              ("in_chans", (config.get("input_size") or [3])[0])):  # fmt: skip
-        if getattr(model, argument, default) != default:
-            kwargs[argument] = getattr(model, argument)
-    name = f"timm:{config.get('architecture')}"
-    for base in (known, known.model_copy(update={"name": name, "kwargs": kwargs})):
+    name, tried = f"timm:{config.get('architecture')}", [known]
+    for arguments in ((), ("num_classes",), ("in_chans",), ("num_classes", "in_chans")):
+        kwargs = {name: getattr(model, name) for name in arguments if hasattr(model, name)}
+        tried.append(known.model_copy(update={"name": name, "kwargs": kwargs}))
+    for base in tried:
         if is_library(base.name) and _rebuilds(model, base, record):
             return base
     try:

@@ -1,0 +1,105 @@
+"""Whatever is saved can be loaded: what could not be is refused when it is saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from helpers import image_batches, plan_for, tiny
+from torch import nn
+
+from convswap import convert, distill, load, open_model, record_of, save
+from convswap.errors import ArtifactError
+
+SIZE = (3, 32, 32)
+
+
+def small_of(model: nn.Module, site: str, size: tuple = SIZE) -> nn.Module:
+    return convert(model, plan_for(model, size, {site: ("channel", 2)}, fit="weight"))
+
+
+def timms() -> nn.Module:
+    return timm.create_model("resnet10t", num_classes=5).eval()
+
+
+def opened(name: str, **kwargs: object) -> nn.Module:
+    return open_model(name, random_weights=True, kwargs=kwargs)
+
+
+def local_folder(folder: Path) -> nn.Module:
+    """A timm network that was opened from a folder as the hub has them."""
+    folder.mkdir()
+    made = timm.create_model("resnet10t", num_classes=4)
+    config = {"architecture": "resnet10t", "num_classes": 4, "pretrained_cfg": made.pretrained_cfg}
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.save(made.state_dict(), folder / "pytorch_model.bin")
+    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+
+NETWORKS: dict[str, Callable[[Path], nn.Module]] = {
+    "data parallel": lambda path: nn.DataParallel(small_of(timms(), "layer1.0.conv1")),
+    "torch.compile": lambda path: torch.compile(small_of(timms(), "layer1.0.conv1")),
+    "arguments in a mapping": lambda path: small_of(
+        opened("timm:resnet18", block_args={"attn_layer": "se"}, channels=[8, 8, 8, 8]),
+        "layer1.0.conv1",
+    ),
+    "converted twice and distilled": lambda path: distill(
+        small_of(first := small_of(timms(), "layer1.0.conv1"), "layer2.0.conv1"),
+        first, image_batches(SIZE, count=1), 1,
+    ),
+    "of a timm folder": lambda path: small_of(local_folder(path / "hub"), "layer1.0.conv1"),
+    "half precision": lambda path: small_of(timms().bfloat16(), "layer1.0.conv1"),
+    "in a channels_last layout": lambda path: small_of(
+        timms().to(memory_format=torch.channels_last), "layer1.0.conv1"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_what_is_saved_is_loaded_and_computes_the_same(kind: str, tmp_path):
+    torch.manual_seed(0)
+    small = NETWORKS[kind](tmp_path).eval()
+    save(small, tmp_path / "out")
+    again = load(tmp_path / "out")
+    x = torch.randn(2, *SIZE, dtype=next(small.parameters()).dtype)
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), small(x))
+    assert record_of(again).plans
+
+
+class Remembers(nn.Module):
+    """Keeps something that is no tensor with its weights."""
+
+    def __init__(self, extra: object):
+        super().__init__()
+        self.conv, self.extra = nn.Conv2d(3, 8, 3), extra
+
+    def get_extra_state(self) -> object:
+        return self.extra
+
+    def set_extra_state(self, state: object) -> None:
+        self.extra = state
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+def test_state_that_is_no_tensor_is_refused_in_one_line_when_it_is_saved(tmp_path):
+    small = small_of(Remembers({"steps": 3}).eval(), "conv")
+    with pytest.raises(ArtifactError) as caught:
+        save(small, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_of_the_users_own_comes_back_in_its_own_architecture(tmp_path):
+    model, size = tiny("own class")
+    small = small_of(model, "first", size)
+    save(small, tmp_path / "out")
+    again = load(tmp_path / "out", tiny("own class")[0])
+    with torch.no_grad():
+        assert torch.equal(again(torch.ones(1, *size)), small(torch.ones(1, *size)))
