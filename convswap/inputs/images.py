@@ -118,17 +118,16 @@ class Batches:
         skipped = []
         for x, labels, failed in loader:
             skipped += failed
+            if len(skipped) == len(order) or len(skipped) > max(1, UNREADABLE * len(order)):
+                raise DataError(
+                    f"{len(skipped)} of {len(order)} images cannot be read",
+                    where=self.images.name,
+                    do=f"remove or repair them; the first is {skipped[0]}",
+                )
+            if failed:
+                self.images.leave_out(failed)
             if len(x):
                 yield (x, labels) if self.images.classes else (x,)
-        if not skipped:
-            return
-        if len(skipped) == len(order) or len(skipped) > max(1, UNREADABLE * len(order)):
-            raise DataError(
-                f"{len(skipped)} of {len(order)} images cannot be read",
-                where=self.images.name,
-                do=f"remove or repair them; the first is {skipped[0]}",
-            )
-        self.images.leave_out(skipped)
 
 
 def open_images(

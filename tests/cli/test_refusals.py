@@ -96,7 +96,7 @@ BAD = {
     "too many unreadable images": (
         None, "evaluate model.py:build --data many", ["3 of 40 images cannot be read", "many"]),
     "too many unreadable images to calibrate on": (
-        None, "convert model.py:build --data many --macs 0.5 --out o", ["3 of 40 images"]),
+        None, "convert model.py:build --data many --macs 0.5 --out o", ["3 of 35 images"]),
     "too many unreadable images to train on": (
         None, "distill art --model model.py:build --data many --epochs 1 --out o",
         ["of 35 images"]),

@@ -1,0 +1,66 @@
+"""What distillation recovers: one JSON line per start, number of passes and seed.
+
+    python tests/benchmarks/recovery.py resnet20 --macs 0.5 0.3 0.2 0.1 --epochs 2
+    python tests/benchmarks/recovery.py resnet20 --macs 0.2 --epochs 16 --images 1000
+    python tests/benchmarks/recovery.py srvgg --macs 0.3 --epochs 0.5
+
+Starts are `convert`'s. Real weights and images are read from a folder beside the repository
+(`--bench`), as for accuracy.py; none of the test images is used otherwise.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from accuracy import SUBJECTS, batches, open_subject
+from torch import nn
+
+import convswap
+from convswap.inputs.images import training_batches
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("subject", choices=["resnet20", "srvgg"])
+    parser.add_argument("--macs", nargs="+", type=float, default=[0.2])
+    parser.add_argument("--epochs", nargs="+", type=float, default=[2])
+    parser.add_argument("--images", type=int, help="to train on; default: all")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--lr", type=float, help="default: as `distill` chooses")
+    parser.add_argument("--bench", type=Path, default=Path(__file__).parents[3] / "shared/bench")
+    args = parser.parse_args()
+    subject = SUBJECTS[args.subject]
+    dense = open_subject(args.bench, args.subject)
+    calibration = batches(args.bench, subject, "calibration")
+    test = batches(args.bench, subject, "test")
+    kind = "logits" if args.subject == "resnet20" else "values"
+
+    def quality(network: nn.Module) -> dict[str, float]:
+        found = convswap.fidelity(network, dense, test, kind)
+        found |= {"top1": convswap.accuracy(network, test)["top1"]} if kind == "logits" else {}
+        return {key: round(found[key], 4) for key in ("top1", "kl", "psnr", "r2") if key in found}
+
+    for macs in args.macs:
+        plan = convswap.plan(dense, calibration, convswap.Budget(macs=macs))
+        start = convswap.convert(dense, plan, calibration)
+        before = quality(start)
+        for epochs in args.epochs:
+            for seed in range(args.seeds):
+                source = str(args.bench / subject["calibration"][0])
+                training, judges = training_batches(source, subject["preprocess"], 64, seed=seed)
+                training.order = training.order[:: len(training.order) // args.images
+                                                if args.images else 1][: args.images]  # fmt: skip
+                began = time.process_time()
+                small = convswap.distill(
+                    start, dense, training, epochs, lr=args.lr, judges=judges, seed=seed
+                )
+                row = {"subject": args.subject, "macs": macs, "images": len(training.order)}
+                row |= {"epochs": epochs, "seed": seed, "before": before, "after": quality(small)}
+                row |= {"processor_s": round(time.process_time() - began)}
+                print(json.dumps(row | {"threads": torch.get_num_threads()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
