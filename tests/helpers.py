@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convswap.network import lockstep
-from convswap.network.calls import read_batches
+from convswap.network.calls import read_batch, read_batches
 from convswap.network.cost import count
 from convswap.network.lockstep import Stop
 from convswap.network.observe import find_sites
@@ -337,7 +337,7 @@ def priced(plan: Plan, model: nn.Module, input_size: tuple[int, int, int]) -> Pl
 
 def walk(model: nn.Module, paths: Sequence[str], batches: object, *rest: object) -> Iterator[Stop]:
     """A walk over plain tensors."""
-    return lockstep.walk(model, paths, read_batches(model, batches), *rest)
+    return lockstep.walk(model, paths, [read_batch(model, each) for each in batches], *rest)
 
 
 def gather(

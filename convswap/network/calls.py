@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import DataError
 from ..plans import Input
+from .match import Match, Pick, find_match
 
 LABELS = ("label", "labels", "target", "targets", "y")  # keys that are not passed on
 IMAGES = ("image", "images", "pixel_values", "input", "inputs", "x", "img", "data")
@@ -29,14 +30,20 @@ class Batch:
         args, kwargs: what `forward` is called with.
         labels: `[n]` class numbers that came with the inputs, if any did.
         call: runs the network on `args[0]` in the user's own way.
+        match: what is compared of what the network puts out.
     """
 
     args: tuple
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     labels: Tensor | None = None
     call: Call | None = None
+    match: Match = Match()
 
     def run(self, network: nn.Module) -> Any:
+        """What is compared of the network's output."""
+        return self.match.of(network, lambda: self.forward(network))
+
+    def forward(self, network: nn.Module) -> Any:
         """The network's output on a copy of the inputs, which it may change."""
         args, kwargs = self._map(Tensor.clone)
         return self.call(network, *args) if self.call else network(*args, **kwargs)
@@ -74,6 +81,14 @@ class Batch:
         labels = self.labels if self.labels is None else self.labels.to(device)
         return replace(self.mapped(moved), labels=labels)
 
+    def noise(self) -> Batch:
+        """Noise in place of floating-point inputs."""
+
+        def replaced(tensor: Tensor) -> Tensor:
+            return noise(tensor.shape).to(tensor) if tensor.is_floating_point() else tensor
+
+        return self.mapped(replaced)
+
     @property
     def inputs(self) -> tuple[Input, ...]:
         """What is passed, as plain data."""
@@ -96,7 +111,9 @@ class Batch:
         return tree_map(each, self.args), tree_map(each, dict(self.kwargs))
 
 
-def read_batches(model: nn.Module, batches: object, call: Call | None = None) -> list[Batch]:
+def read_batches(
+    model: nn.Module, batches: object, call: Call | None = None, pick: Pick | None = None
+) -> list[Batch]:
     """Batches as users have them, as a network takes them: on its device and in its type.
 
     A batch is a tensor, a tuple or list of inputs with labels after them, a dict, or a list of
@@ -105,6 +122,8 @@ def read_batches(model: nn.Module, batches: object, call: Call | None = None) ->
     Args:
         batches: an iterable of batches, or one tensor of all samples.
         call: passes a batch to the network where guessing is wrong.
+        pick: takes what is compared out of an output; default: all of it, or what the network's
+            parts put out, where the whole varies.
 
     Raises:
         DataError: a batch holds no tensor, or values that are not finite.
@@ -114,7 +133,11 @@ def read_batches(model: nn.Module, batches: object, call: Call | None = None) ->
     elif isinstance(batches, (Batch, Mapping)):
         batches = [batches]
     found = [read_batch(model, batch, call) for batch in batches]
-    return [batch for batch in found if len(batch)]
+    found = [batch for batch in found if len(batch)]
+    if not found:
+        return []
+    match = Match(pick) if pick else find_match(model, found[0])
+    return [replace(batch, match=match) for batch in found]
 
 
 def read_batch(model: nn.Module, batch: object, call: Call | None = None) -> Batch:

@@ -49,6 +49,12 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return deep_copy(model, memo)
 
 
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A copy of the module tree with the same parameters and buffers."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return deep_copy(model, {id(tensor): tensor for tensor in tensors})
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network itself: without `DataParallel`, `DistributedDataParallel` or `torch.compile`
     around it (a copy, where `model.compile()` was called).

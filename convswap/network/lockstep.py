@@ -4,7 +4,9 @@ Each forward pass runs as a coroutine (a greenlet) that a hook suspends when it 
 site. All batches are brought to the same site; the caller looks at what it reads and writes,
 may change the weights there, and the walk goes on. So every module runs exactly once per
 batch and network, whatever the number of sites; activations live as long as the network's
-own forward keeps them; and any `nn.Module` will do, whether or not it can be traced.
+own forward keeps them; and any `nn.Module` will do, whether or not it can be traced. Each pass
+has modules of its own, which share parameters and buffers: what some modules keep for others to
+read later in the pass is not mixed up.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
-from greenlet import GreenletExit, getcurrent, greenlet
+from greenlet import GreenletExit, greenlet
 from torch import Tensor, nn
 
 from ..errors import ConversionError
 from .calls import Batch
+from .copies import shared_copy
 from .thread_state import ThreadState
 
 
@@ -38,7 +42,7 @@ class Stop:
         pairs: per batch, what the site reads in the network that is being changed (or in the
             only one), and what it writes in the original. At the end, the networks' outputs.
         kept: per batch, what the site's tap got in the same two networks, None where the batch
-            did not come by; empty without a tap.
+            did not come by, or what they got differs in shape; empty without a tap.
     """
 
     path: str | None
@@ -68,22 +72,9 @@ def walk(
     """
     taps = taps or {}
     with ExitStack() as stack:
-
-        def listen(module: nn.Module, hook: Callable, after: bool) -> None:
-            register = module.register_forward_hook if after else module.register_forward_pre_hook
-            stack.callback(register(hook, with_kwargs=True).remove)
-
-        def watch(network: nn.Module, after: bool) -> None:
-            for path, tap in taps.items():
-                listen(network.get_submodule(tap.path), _keep(path, tap.written), tap.written)
-            for path in paths:
-                listen(network.get_submodule(path), _suspend(path, after), after)
-
-        watch(model, after=True)
-        rows = [[_Run(model, batch) for batch in batches]]
+        rows = [[_Run(model, batch, paths, taps, after=True) for batch in batches]]
         if changed is not None:
-            watch(changed, after=False)
-            rows.append([_Run(changed, batch) for batch in batches])
+            rows.append([_Run(changed, batch, paths, taps, after=False) for batch in batches])
         stack.callback(_kill, rows)
         while True:
             reached = [[run.advance() for run in row] for row in rows]
@@ -102,17 +93,34 @@ def walk(
                 )
             path = first.path
             pairs = [
-                (changing.read, original.written)
+                _pair(changing, original)
                 for changing, original in zip(reached[-1], reached[0], strict=True)
             ]
             kept = [
-                (changing.kept.pop(path, None), original.kept.pop(path, None))
+                _both(changing.kept.pop(path, None), original.kept.pop(path, None))
                 for changing, original in zip(rows[-1], rows[0], strict=True)
                 if path in taps
             ]
             del reached, first
             yield Stop(path, pairs, kept)
             del pairs, kept
+
+
+def _pair(changing: _Halt, original: _Halt) -> tuple[Tensor, Tensor]:
+    """What the changed network reads, and what the original has written.
+
+    A network that chooses what to look at (a detector) may choose otherwise once it is changed:
+    then what the original reads, which is right in itself.
+    """
+    same = changing.read.shape == original.read.shape
+    return (changing if same else original).read, original.written
+
+
+def _both(ours: Tensor | None, theirs: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """What a tap got in two networks, if both are of one shape."""
+    if ours is None or theirs is None or ours.shape != theirs.shape:
+        return None, None
+    return ours, theirs
 
 
 @dataclass(frozen=True)
@@ -125,19 +133,30 @@ class _Halt:
 
 
 class _Run(greenlet):
-    """One forward pass of one batch, suspended at sites.
+    """One forward pass of one batch, suspended after sites or before them.
 
     Attributes:
         kept: what taps got, by site.
         output: of the network, once it has ended.
     """
 
-    def __init__(self, network: nn.Module, batch: Batch):
+    def __init__(
+        self,
+        network: nn.Module,
+        batch: Batch,
+        paths: Sequence[str],
+        taps: Mapping[str, Tap],
+        after: bool,
+    ):
         super().__init__(self._forward)
-        self._network, self._batch = network, batch
+        self._network, self._batch = shared_copy(network), batch
         self._state = replace(ThreadState.taken(), grad=False)
         self.kept: dict[str, Tensor] = {}
         self.output: object = None
+        for path, tap in taps.items():
+            self._listen(tap.path, partial(self._keep, path), tap.written)
+        for path in paths:
+            self._listen(path, partial(self._suspend, path), after)
 
     def advance(self) -> _Halt | None:
         """Run to the next stop; None at the end."""
@@ -152,36 +171,30 @@ class _Run(greenlet):
             with self._state.active():
                 self.throw(GreenletExit)
 
-    def suspend(self, halt: _Halt) -> None:
-        """Called from within: wait until the caller asks for more."""
-        self._state = ThreadState.taken()
-        self.parent.switch(halt)
-
     def _forward(self) -> None:
-        self.output = self._batch.run(self._network)
+        network, self._network = self._network, None  # subtle: its hooks hold this run
+        self.output = self._batch.forward(network)
 
+    def _listen(self, path: str, hook: Callable, after: bool) -> None:
+        module = self._network.get_submodule(path)
+        listen = module.register_forward_hook if after else module.register_forward_pre_hook
+        listen(hook, with_kwargs=True)
 
-def _keep(path: str, written: bool):
-    def keep(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None) -> None:
-        run = getcurrent()
-        if isinstance(run, _Run):
-            run.kept[path] = output if written else _read(args, kwargs)
+    def _keep(
+        self, path: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None
+    ) -> None:
+        self.kept[path] = _read(args, kwargs) if output is None else output
 
-    return keep
+    def _suspend(
+        self, path: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None
+    ) -> None:
+        self._state = ThreadState.taken()
+        self.parent.switch(_Halt(path, _read(args, kwargs), output))
 
 
 def _read(args: tuple, kwargs: dict) -> Tensor:
     """The first argument of a module's call."""
     return args[0] if args else next(iter(kwargs.values()))
-
-
-def _suspend(path: str, after: bool):
-    def suspend(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None) -> None:
-        run = getcurrent()
-        if isinstance(run, _Run):
-            run.suspend(_Halt(path, _read(args, kwargs), output))
-
-    return suspend
 
 
 def _kill(rows: list[list[_Run]]) -> None:

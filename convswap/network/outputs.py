@@ -7,8 +7,7 @@ than the mean output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,20 +16,9 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..plans import Kind
 from .calls import Batch
+from .match import tensors
 
-
-def tensors(output: object) -> list[Tensor]:
-    """The floating-point tensors of any tree of outputs, in order: tuples, lists, mappings and
-    dataclasses in one another."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    if isinstance(output, Mapping):
-        parts = output.values()
-    elif is_dataclass(output) and not isinstance(output, type):
-        parts = [getattr(output, field.name) for field in fields(output)]
-    else:
-        parts = output if isinstance(output, (tuple, list)) else ()
-    return [tensor for part in parts for tensor in tensors(part)]
+_PICK = "say what to compare: output=lambda output: output[...]"
 
 
 @torch.no_grad()
@@ -47,7 +35,7 @@ def output_kind(model: nn.Module, batches: Sequence[Batch]) -> Kind:
     leaves = tensors(batches[0].run(model))
     if not leaves:
         raise ModelError(f"{type(model).__name__} puts out no floating-point tensor")
-    if len(leaves) != 1 or leaves[0].dim() != 2:
+    if len(leaves) != 1 or leaves[0].dim() != 2 or batches[0].match.parts:
         return "values"
     classes = leaves[0].shape[1]
     declared = getattr(model, "num_classes", None)
@@ -61,20 +49,33 @@ def output_kind(model: nn.Module, batches: Sequence[Batch]) -> Kind:
 
 
 def energy(outputs: Sequence[object]) -> list[float]:
-    """Per tensor of the output tree: squared distance from the mean, per image; from zero, where
-    all images have the same output, as a single one has."""
-    columns = zip(*(tensors(output) for output in outputs), strict=True)
-    totals = []
-    for column in columns:
-        alike: dict[torch.Size, list[Tensor]] = {}  # those of one size have one mean
-        for tensor in column:
-            rows = tensor.double().reshape(_images(tensor), -1)
-            alike.setdefault(tensor.shape[1:], []).append(rows)
-        groups = [torch.cat(group) for group in alike.values()]
-        spread = sum((rows - rows.mean(0)).square().sum().item() for rows in groups)
-        power = sum(rows.square().sum().item() for rows in groups)
-        totals.append(max((spread or power) / sum(map(len, groups)), 1e-30))
-    return totals
+    """Per tensor of the output tree: squared distance from the mean, per image.
+
+    The mean is that over images of one shape; over all values, where all images are alike, as a
+    single one is.
+    """
+    return [_spread(column) for column in _pairs(*outputs)]
+
+
+def _spread(column: Sequence[Tensor]) -> float:
+    alike: dict[torch.Size, list[Tensor]] = {}
+    for tensor in column:
+        rows = tensor.double().reshape(_images(tensor), -1)
+        alike.setdefault(tensor.shape[1:], []).append(rows)
+    groups = [torch.cat(group) for group in alike.values()]
+    values = torch.cat([rows.flatten() for rows in groups])
+    spread = sum((rows - rows.mean(0)).square().sum().item() for rows in groups)
+    if spread <= 1e-12 * values.square().sum().item():
+        spread = (values - values.mean()).square().sum().item()
+    return max(spread / sum(map(len, groups)), 1e-30)
+
+
+def _pairs(*outputs: object) -> list[tuple[Tensor, ...]]:
+    """The tensors of several outputs side by side."""
+    rows = [tensors(output) for output in outputs]
+    if len({len(row) for row in rows}) > 1:
+        raise ModelError("outputs differ in their number", do=_PICK)
+    return list(zip(*rows, strict=True))
 
 
 def _images(output: Tensor) -> int:
@@ -87,10 +88,12 @@ def divergence(output: object, reference: object, kind: Kind, scale: Sequence[fl
     Args:
         scale: `energy` of the original outputs; not used for logits.
     """
-    pairs = zip(tensors(output), tensors(reference), strict=True)
+    pairs = _pairs(output, reference)
+    for ours, theirs in pairs:
+        if ours.shape != theirs.shape:
+            raise ModelError("outputs differ in their shape from the original's", do=_PICK)
     if kind == "logits":
-        student, teacher = next(pairs)
-        return kl(student, teacher)
+        return kl(*pairs[0])
     gaps = [
         (a.float() - b.float()).pow(2).sum() / (_images(a) * unit)
         for (a, b), unit in zip(pairs, scale, strict=True)

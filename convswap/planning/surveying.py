@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -11,6 +11,7 @@ from ..errors import ConversionError, PlanError
 from ..network.bake import baked
 from ..network.calls import Call, read_batches
 from ..network.copies import check_finite, unwrapped
+from ..network.match import Match, Pick
 from ..network.observe import Observation, observe
 from ..network.outputs import output_kind
 from ..network.price import price
@@ -103,7 +104,7 @@ def plan(
     *,
     fit: Fit = "corrected",
     input_size: tuple[int, int, int] | None = None,
-    output: Kind | None = None,
+    output: Kind | Pick | None = None,
     call: Call | None = None,
     target: Target | None = None,
     batch: int = 1,
@@ -120,7 +121,8 @@ def plan(
         input_size: `(channels, height, width)` of an image, or a batch of whatever the network
             takes; needed only without batches.
         output: `logits` (judge by KL divergence) or `values` (by relative squared error);
-            found out from the network where not given.
+            found out from the network where not given. Or what is judged is picked out of the
+            output, `lambda output: output["logits"]`; give the same to `convert`.
         call: how a batch is passed, `lambda model, batch: model(batch["image"])`, where the
             signature of `forward` does not tell.
         target, batch: for a budget of latency; see `Survey.plan`.
@@ -145,7 +147,7 @@ def survey(
     budgets: Iterable[Budget] = (),
     fit: Fit = "corrected",
     input_size: tuple[int, int, int] | None = None,
-    output: Kind | None = None,
+    output: Kind | Pick | None = None,
     call: Call | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -161,7 +163,8 @@ def survey(
     """
     model = unwrapped(model).eval()
     check_finite(model)
-    batches = read_batches(model, batches, call)
+    pick, kind = (output, None) if callable(output) else (None, output)
+    batches = read_batches(model, batches, call, pick)
     if not batches and fit != "weight":
         raise PlanError(f"fit {fit!r} needs images", do='give batches, or say fit="weight"')
     if not batches and input_size is None:
@@ -177,13 +180,23 @@ def survey(
         bounds = budget.bounds(seen.dense)
         check_reachable(costs, [site.cost for site in sites], seen.dense, bounds)
     if fit == "weight":
-        return Survey(model, seen, weight_candidates(dense, sites, progress), fit, seed, output)
-    output = output or output_kind(model, batches)
-    options, cut_off = find_candidates(dense, sites, batches, output, seed, progress)
-    notes = (_of_cut_off(cut_off),) if cut_off else ()
-    return Survey(model, seen, options, fit, seed, output, notes)
+        return Survey(model, seen, weight_candidates(dense, sites, progress), fit, seed, kind)
+    kind = kind or output_kind(model, batches)
+    options, cut_off = find_candidates(dense, sites, batches, kind, seed, progress)
+    return Survey(model, seen, options, fit, seed, kind, _notes(batches[0].match, cut_off))
 
 
-def _of_cut_off(paths: list[str]) -> str:
-    shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-    return f"no gradient of the output reaches {shown}: judged by what these put out themselves"
+def _notes(match: Match, cut_off: Sequence[str]) -> tuple[str, ...]:
+    notes = ()
+    if match.parts:
+        notes += (f"the outputs vary in number or shape: judged by those of {_some(match.parts)}",)
+    if cut_off:
+        notes += (
+            f"no gradient of the output reaches {_some(cut_off)}: judged by what these put out "
+            "themselves",
+        )
+    return notes
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
 from ..inputs.images import Batches, Images, open_images
-from ..network.calls import read_batch
-from ..network.outputs import kl, output_kind, tensors
+from ..network.calls import read_batch, read_batches
+from ..network.match import Match, find_match, tensors
+from ..network.outputs import kl, output_kind
 from ..plans import Kind
 from ..record import planned_output, record_of
 from ..support.progress import Note, Progress, silent, unheard
@@ -63,7 +65,7 @@ def closeness(
     """`fidelity`, of the kind of output that is given, else planned, else found out."""
     kind = output or planned_output(model)
     if kind is None:
-        kind = output_kind(reference, [read_batch(reference, next(iter(batches)))])
+        kind = output_kind(reference, read_batches(reference, [next(iter(batches))]))
     return fidelity(model, reference, batches, kind, progress)
 
 
@@ -115,9 +117,12 @@ def fidelity(
     model.eval(), reference.eval()
     error = total_square = kl_sum = same = 0.0
     total_sum: Tensor | None = None
+    match: Match | None = None
     images = values = 0
     for done, batch in enumerate(batches):
         batch = read_batch(reference, batch)
+        match = match or find_match(reference, batch)
+        batch = replace(batch, match=match)
         pairs = list(zip(tensors(batch.run(model)), tensors(batch.run(reference)), strict=True))
         ours = torch.cat([a.flatten(1).double() for a, _ in pairs], 1)
         theirs = torch.cat([b.flatten(1).double() for _, b in pairs], 1)

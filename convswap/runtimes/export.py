@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import ConvswapError
 from ..network.copies import deep_copy
-from ..network.outputs import tensors
+from ..network.match import tensors
 from ..support.files import new_file
 from ..support.quiet import quiet
 

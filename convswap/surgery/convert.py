@@ -12,6 +12,7 @@ from ..forms.group_fits import GroupFits, joined
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches, stand_in
 from ..network.copies import check_finite, deep_copy, unwrapped
+from ..network.match import Pick
 from ..network.observe import check_planned, observe
 from ..network.outputs import Reference, held_back, output_kind
 from ..network.price import price
@@ -33,6 +34,7 @@ def convert(
     plan: Plan,
     batches: Iterable[object] = (),
     *,
+    output: Pick | None = None,
     call: Call | None = None,
     progress: Progress = silent,
 ) -> nn.Module:
@@ -41,7 +43,7 @@ def convert(
     Args:
         model: the network the plan was made for; it is put into eval mode, else untouched.
         batches: calibration inputs, as for `plan`; may be empty if `plan.fit` is `weight`.
-        call: how a batch is passed, as for `plan`.
+        output, call: what is picked out of the output, and how a batch is passed, as for `plan`.
 
     Raises:
         PlanError, RankError: the plan does not fit the network.
@@ -51,7 +53,7 @@ def convert(
         raise ConversionError("the plan converts nothing: every layer already fits the budget")
     model = unwrapped(model).eval()
     check_finite(model)
-    batches = read_batches(model, batches, call)
+    batches = read_batches(model, batches, call, output)
     if not batches and plan.fit != "weight":
         raise PlanError(f"fit {plan.fit!r} needs images", do="give batches")
     seen = observe(model, batches[0] if batches else stand_in(model, plan.inputs))

@@ -1,0 +1,122 @@
+"""What of a network's output is compared: all of it, or what the caller picks; and where its
+number or shape varies from image to image (what a detector finds), what its parts put out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .calls import Batch
+
+Pick = Callable[[Any], object]
+"""Takes what is to be compared out of an output: `lambda output: output["logits"]`."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """What is compared.
+
+    Attributes:
+        pick: what the caller takes out of the output.
+        parts: paths of modules whose outputs are compared in place of the network's.
+    """
+
+    pick: Pick | None = None
+    parts: tuple[str, ...] = ()
+
+    def of(self, network: nn.Module, run: Callable[[], object]) -> object:
+        """What is compared of a network that `run` runs."""
+        with _written([network.get_submodule(path) for path in self.parts]) as written:
+            output = run()
+        if self.pick:
+            return self.pick(output)
+        return [made for _, made in written] if self.parts else output
+
+
+@torch.no_grad()
+def find_match(model: nn.Module, batch: Batch) -> Match:
+    """Parts, if outputs vary, else the whole output.
+
+    The parts are the outermost modules that put out a row for each sample, of a shape that does
+    not depend on values: of torchvision's detectors backbone and heads.
+
+    Args:
+        model: in eval mode.
+        batch: on its device.
+    """
+    one = batch.take(slice(0, 1))
+    try:
+        whole = [_shapes(batch.forward(model)) for batch in (one, one.noise())]
+        together = _shapes(batch.take(slice(0, 2)).forward(model))
+        if whole[0] == whole[1] and all(map(_full, whole[0])) and len(together) == len(whole[0]):
+            return Match()
+        return Match(parts=tuple(_steady(model, one)))
+    except Exception:  # a network that cannot run is refused where it is observed
+        return Match()
+
+
+def tensors(output: object) -> list[Tensor]:
+    """The floating-point tensors of any tree of outputs, in order: tuples, lists, mappings and
+    dataclasses in one another."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    if isinstance(output, Mapping):
+        parts = output.values()
+    elif is_dataclass(output) and not isinstance(output, type):
+        parts = [getattr(output, field.name) for field in fields(output)]
+    else:
+        parts = output if isinstance(output, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+def _shapes(output: object) -> list[torch.Size]:
+    return [tensor.shape for tensor in tensors(output)]
+
+
+def _full(shape: torch.Size) -> bool:
+    return shape.numel() > 0
+
+
+def _steady(model: nn.Module, one: Batch) -> Iterator[str]:
+    """Paths of the outermost modules whose outputs are rows of one shape."""
+    seen: list[dict[nn.Module, list[torch.Size]]] = []
+    for batch in (one, one.noise()):
+        with _written(list(model.modules())) as written:
+            batch.forward(model)
+        seen.append({})
+        for module, made in written:
+            seen[-1].setdefault(module, []).extend(_shapes(made))
+
+    def is_steady(module: nn.Module) -> bool:
+        here, there = (shapes.get(module) for shapes in seen)
+        return bool(here) and here == there and all(s[:1] == (1,) and _full(s) for s in here)
+
+    def search(module: nn.Module, prefix: str) -> Iterator[str]:
+        for name, child in module.named_children():
+            if is_steady(child):
+                yield prefix + name
+            else:
+                yield from search(child, f"{prefix}{name}.")
+
+    return search(model, "")
+
+
+@contextmanager
+def _written(modules: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Module, list[Tensor]]]]:
+    """What modules put out while something runs inside, in order of execution."""
+    written: list[tuple[nn.Module, list[Tensor]]] = []
+
+    def keep(module: nn.Module, args: tuple, output: object) -> None:
+        # subtle: cloned, for an in-place operation may follow
+        written.append((module, [tensor.clone() for tensor in tensors(output)]))
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(keep).remove)
+        yield written

@@ -1,0 +1,494 @@
+"""Networks of other people's libraries, in their smallest configurations, with random weights.
+
+Each function imports its library and lists what is tried of it: by name, how the network is made,
+and how one batch of two samples is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+Rows = dict[str, tuple[Callable[[], nn.Module], Callable[[], object]]]
+
+
+def image(size: int = 64, channels: int = 3) -> Tensor:
+    """Two images."""
+    return torch.rand(2, channels, size, size)
+
+
+def large() -> Tensor:
+    """Two images that detectors find worth looking at."""
+    return image(128)
+
+
+def volume(size: int = 32, channels: int = 1) -> Tensor:
+    """Two volumes."""
+    return torch.rand(2, channels, size, size, size)
+
+
+def sound(samples: int = 8000) -> Tensor:
+    """Half a second of audio, twice."""
+    return torch.randn(2, samples)
+
+
+def torchvision() -> Rows:
+    from torchvision import models as m
+
+    bare = {"weights": None, "weights_backbone": None}
+    segmenter, detector = {**bare, "num_classes": 5}, {**bare, "num_classes": 4, "min_size": 128}
+
+    def two_images() -> list[Tensor]:
+        return [torch.rand(3, 128, 128), torch.rand(3, 96, 128)]
+
+    return {
+        "resnet18": (m.resnet18, image),
+        "vgg11_bn": (partial(m.vgg11_bn, num_classes=10), image),
+        "alexnet": (m.alexnet, image),
+        "densenet121": (m.densenet121, image),
+        "googlenet": (partial(m.googlenet, init_weights=False), image),
+        "inception_v3": (partial(m.inception_v3, init_weights=False), partial(image, 96)),
+        "mobilenet_v3_small": (m.mobilenet_v3_small, image),
+        "regnet_y_400mf": (m.regnet_y_400mf, image),
+        "shufflenet_v2_x0_5": (m.shufflenet_v2_x0_5, image),
+        "convnext_tiny": (m.convnext_tiny, image),
+        "swin_t": (m.swin_t, image),
+        "vit_b_32": (partial(m.vit_b_32, image_size=64, num_classes=10), image),
+        "fcn_resnet50": (partial(m.segmentation.fcn_resnet50, aux_loss=True, **segmenter), image),
+        "deeplabv3_mobilenet": (
+            partial(m.segmentation.deeplabv3_mobilenet_v3_large, **segmenter), image,
+        ),
+        "lraspp_mobilenet": (partial(m.segmentation.lraspp_mobilenet_v3_large, **segmenter), image),
+        "fasterrcnn_mobilenet_320": (
+            partial(m.detection.fasterrcnn_mobilenet_v3_large_320_fpn, **detector), two_images,
+        ),
+        "maskrcnn_resnet50": (partial(m.detection.maskrcnn_resnet50_fpn, **detector), two_images),
+        "keypointrcnn_resnet50": (
+            partial(m.detection.keypointrcnn_resnet50_fpn, **bare, min_size=128), two_images,
+        ),
+        "retinanet_resnet50": (partial(m.detection.retinanet_resnet50_fpn, **detector), two_images),
+        "fcos_resnet50": (partial(m.detection.fcos_resnet50_fpn, **detector), two_images),
+        "ssdlite320_mobilenet": (
+            partial(m.detection.ssdlite320_mobilenet_v3_large, **bare, num_classes=4), two_images,
+        ),
+        "ssd300_vgg16": (partial(m.detection.ssd300_vgg16, **bare, num_classes=4), two_images),
+        "r3d_18": (m.video.r3d_18, lambda: torch.rand(2, 3, 4, 32, 32)),
+        "raft_small": (
+            partial(m.optical_flow.raft_small, weights=None), lambda: (image(128), image(128)),
+        ),
+    }  # fmt: skip
+
+
+def timm() -> Rows:
+    import timm
+
+    names = (
+        "resnet10t", "resnetv2_50x1_bit", "nf_resnet26", "skresnet18", "ecaresnet26t", "dla34",
+        "hrnet_w18_small", "vovnet39a", "selecsls42b", "repvgg_a0", "ese_vovnet19b_dw", "res2net50_14w_8s",
+        "resnest14d", "levit_128s", "mobileone_s0", "ghostnet_050", "efficientnet_lite0", "tf_mobilenetv3_small_075",
+        "cspresnet50", "darknet17", "mixnet_s", "coat_tiny", "poolformer_s12", "fastvit_t8",
+    )  # fmt: skip
+    rows: Rows = {name: (partial(timm.create_model, name), image) for name in names}
+    features = partial(timm.create_model, "resnet18", features_only=True)
+    return rows | {
+        "resnet18 features": (features, image),
+        "resnet10t checkpointed": (partial(_checkpointed, timm, "resnet10t"), image),
+    }
+
+
+def _checkpointed(timm, name: str) -> nn.Module:
+    model = timm.create_model(name)
+    model.set_grad_checkpointing()
+    return model
+
+
+def segmentation_models_pytorch() -> Rows:
+    import segmentation_models_pytorch as smp
+
+    names = (
+        "Unet",
+        "UnetPlusPlus",
+        "MAnet",
+        "Linknet",
+        "FPN",
+        "PSPNet",
+        "DeepLabV3Plus",
+        "PAN",
+        "UPerNet",
+    )
+    rows = {
+        name: (
+            partial(getattr(smp, name), "resnet18", encoder_weights=None, classes=3),
+            partial(image, 128),
+        )
+        for name in names
+    }
+    head = {"pooling": "avg", "classes": 4}
+    with_head = partial(smp.Unet, "resnet18", encoder_weights=None, classes=3, aux_params=head)
+    return rows | {"Unet with a classifier": (with_head, image)}
+
+
+def transformers() -> Rows:
+    import transformers as t
+
+    def named(key: str = "pixel_values", **more: object) -> Callable[[], dict]:
+        return lambda: {key: image(), **more}
+
+    stages = {"embedding_size": 16, "hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]}
+    vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "intermediate_size": 64, "image_size": 64, "patch_size": 8}  # fmt: skip
+    backbone = t.ResNetConfig(**stages, out_features=["stage1", "stage2", "stage3", "stage4"])
+    audio = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "intermediate_size": 64, "conv_dim": (32,) * 7, "num_conv_pos_embeddings": 16,
+             "num_conv_pos_embedding_groups": 4}  # fmt: skip
+
+    def checkpointed() -> nn.Module:
+        model = t.ResNetForImageClassification(t.ResNetConfig(**stages))
+        if model.supports_gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        return model.train()
+
+    mask = t.Mask2FormerConfig(
+        backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32,
+        encoder_feedforward_dim=32, dim_feedforward=32, encoder_layers=1, decoder_layers=2,
+        num_attention_heads=2, num_queries=5,
+    )  # fmt: skip
+    detr = t.DetrConfig(
+        backbone_config=t.ResNetConfig(**stages, out_features=["stage4"]), use_timm_backbone=False, backbone=None, d_model=32,
+        encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=32, decoder_ffn_dim=32, num_queries=5,
+    )  # fmt: skip
+    clip = t.CLIPVisionConfig(**vision)
+    return {
+        "ResNet": (lambda: t.ResNetForImageClassification(t.ResNetConfig(**stages)), named()),
+        "ResNet checkpointed": (checkpointed, named()),
+        "RegNet": (
+            lambda: t.RegNetForImageClassification(t.RegNetConfig(**stages, groups_width=8)),
+            named(),
+        ),
+        "ConvNext": (
+            lambda: t.ConvNextForImageClassification(
+                t.ConvNextConfig(hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1])
+            ),
+            named(),
+        ),
+        "MobileNetV2": (
+            lambda: t.MobileNetV2ForImageClassification(t.MobileNetV2Config(depth_multiplier=0.5)),
+            named(),
+        ),
+        "EfficientNet": (
+            lambda: t.EfficientNetForImageClassification(
+                t.EfficientNetConfig(width_coefficient=0.5, depth_coefficient=0.5, hidden_dim=640)
+            ),
+            named(),
+        ),
+        "BiT": (
+            lambda: t.BitForImageClassification(
+                t.BitConfig(embedding_size=32, hidden_sizes=[128] * 4, depths=[1] * 4)
+            ),
+            named(),
+        ),
+        "SegFormer": (
+            lambda: t.SegformerForSemanticSegmentation(
+                t.SegformerConfig(hidden_sizes=[16, 32, 48, 64], depths=[1] * 4, decoder_hidden_size=64,
+                num_attention_heads=[1, 2, 2, 2])
+            ),
+            named(),
+        ),
+        "UperNet": (
+            lambda: t.UperNetForSemanticSegmentation(
+                t.UperNetConfig(backbone_config=backbone, hidden_size=32, auxiliary_in_channels=48, auxiliary_channels=16)
+            ),
+            named(),
+        ),
+        "DPT": (
+            lambda: t.DPTForDepthEstimation(
+                t.DPTConfig(**{**vision, "num_hidden_layers": 4}, is_hybrid=False, backbone_out_indices=[0, 1, 2, 3],
+                    neck_hidden_sizes=[16, 32, 48, 64], fusion_hidden_size=32)
+            ),
+            named(),
+        ),
+        "Mask2Former": (lambda: t.Mask2FormerForUniversalSegmentation(mask), named()),
+        "DETR": (lambda: t.DetrForObjectDetection(detr), named()),
+        "Swin": (
+            lambda: t.SwinForImageClassification(
+                t.SwinConfig(image_size=64, embed_dim=16, depths=[1, 1], num_heads=[1, 2], window_size=4)
+            ),
+            named(),
+        ),
+        "ViT": (lambda: t.ViTForImageClassification(t.ViTConfig(**vision)), named()),
+        "CLIP vision": (lambda: t.CLIPVisionModel(clip), named()),
+        "Wav2Vec2": (
+            lambda: t.Wav2Vec2Model(t.Wav2Vec2Config(**audio)), lambda: {"input_values": sound()},
+        ),
+        "PoolFormer": (
+            lambda: t.PoolFormerForImageClassification(
+                t.PoolFormerConfig(hidden_sizes=[16, 32, 48, 64], depths=[1] * 4)
+            ),
+            named(),
+        ),
+        "GLPN": (
+            lambda: t.GLPNForDepthEstimation(
+                t.GLPNConfig(hidden_sizes=[16, 32, 48, 64], depths=[1] * 4, decoder_hidden_size=16, num_attention_heads=[1, 2, 2, 2])
+            ),
+            named(),
+        ),
+        "Swin2SR": (
+            lambda: t.Swin2SRForImageSuperResolution(
+                t.Swin2SRConfig(image_size=32, embed_dim=24, depths=[1, 1], num_heads=[2, 2], window_size=8)
+            ),
+            lambda: {"pixel_values": image(32)},
+        ),
+    }  # fmt: skip
+
+
+def diffusers() -> Rows:
+    import diffusers as d
+
+    def unet() -> nn.Module:
+        return d.UNet2DModel(
+            sample_size=32, block_out_channels=(32, 64), norm_num_groups=8, layers_per_block=1,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        )  # fmt: skip
+
+    def conditional() -> nn.Module:
+        return d.UNet2DConditionModel(
+            sample_size=16, block_out_channels=(32, 64), norm_num_groups=8, layers_per_block=1,
+            cross_attention_dim=16, attention_head_dim=8,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        )  # fmt: skip
+
+    autoencoder = {"block_out_channels": (32, 64), "norm_num_groups": 8,
+                   "down_block_types": ("DownEncoderBlock2D",) * 2,
+                   "up_block_types": ("UpDecoderBlock2D",) * 2}  # fmt: skip
+    step = torch.tensor([3, 7])
+    return {
+        "UNet2DModel": (unet, lambda: {"sample": image(32), "timestep": step}),
+        "UNet2DModel, a tuple": (unet, lambda: (image(32), step)),
+        "UNet2DConditionModel": (
+            conditional,
+            lambda: {"sample": image(16, 4), "timestep": step,
+                     "encoder_hidden_states": torch.randn(2, 5, 16)},
+        ),
+        "AutoencoderKL": (lambda: d.AutoencoderKL(**autoencoder), partial(image, 32)),
+        "VQModel": (lambda: d.VQModel(**autoencoder), partial(image, 32)),
+        "AutoencoderTiny": (
+            lambda: d.AutoencoderTiny(
+                encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4
+            ),
+            partial(image, 32),
+        ),
+    }  # fmt: skip
+
+
+def monai() -> Rows:
+    from monai.networks import nets as n
+
+    shape = {"channels": (8, 16, 32), "strides": (2, 2), "num_res_units": 1}
+    io = {"in_channels": 1, "out_channels": 3}
+    kernels = {
+        "kernel_size": [3] * 3,
+        "strides": [1, 2, 2],
+        "upsample_kernel_size": [2, 2],
+        "filters": [8, 16, 32],
+    }
+    flat = partial(image, 32, 1)
+    return {
+        "UNet": (lambda: n.UNet(spatial_dims=2, **io, **shape), flat),
+        "UNet 3-D": (lambda: n.UNet(spatial_dims=3, **io, **shape), volume),
+        "BasicUNet": (lambda: n.BasicUNet(2, 1, 3, features=(8, 8, 16, 16, 32, 8)), flat),
+        "AttentionUnet": (lambda: n.AttentionUnet(2, 1, 3, (8, 16, 32), (2, 2)), flat),
+        "DynUNet": (lambda: n.DynUNet(2, **io, **kernels), flat),
+        "DynUNet, deep supervision": (
+            lambda: n.DynUNet(2, **io, **kernels, deep_supervision=True, deep_supr_num=1), flat,
+        ),
+        "SegResNet": (lambda: n.SegResNet(2, 8, **io), flat),
+        "SegResNet 3-D": (lambda: n.SegResNet(3, 8, **io), volume),
+        "VNet": (lambda: n.VNet(2, **io), partial(image, 64, 1)),
+        "DenseNet121": (lambda: n.DenseNet121(2, 1, 4, init_features=16, growth_rate=8), partial(image, 64, 1)),
+        "HighResNet": (lambda: n.HighResNet(2, **io), flat),
+        "AutoEncoder": (lambda: n.AutoEncoder(2, 1, 1, (8, 16), (2, 2)), flat),
+        "VarAutoEncoder": (
+            lambda: n.VarAutoEncoder(2, (1, 32, 32), 1, 8, (8, 16), (2, 2)), flat,
+        ),
+    }  # fmt: skip
+
+
+def ultralytics() -> Rows:
+    from ultralytics.nn import tasks as t
+
+    def quiet(kind: type, name: str) -> Callable[[], nn.Module]:
+        return lambda: kind(name, verbose=False)
+
+    return {
+        "yolov8n": (quiet(t.DetectionModel, "yolov8n.yaml"), large),
+        "yolo11n": (quiet(t.DetectionModel, "yolo11n.yaml"), large),
+        "yolov5n": (quiet(t.DetectionModel, "yolov5n.yaml"), large),
+        "yolov10n": (quiet(t.DetectionModel, "yolov10n.yaml"), large),
+        "yolov8n-seg": (quiet(t.SegmentationModel, "yolov8n-seg.yaml"), large),
+        "yolov8n-pose": (quiet(t.PoseModel, "yolov8n-pose.yaml"), large),
+        "yolov8n-cls": (quiet(t.ClassificationModel, "yolov8n-cls.yaml"), image),
+    }
+
+
+def effdet() -> Rows:
+    import effdet
+
+    def net(bench: bool) -> nn.Module:
+        config = effdet.get_efficientdet_config("tf_efficientdet_lite0")
+        config.image_size = (128, 128)
+        model = effdet.EfficientDet(config, pretrained_backbone=False)
+        return effdet.DetBenchPredict(model) if bench else model
+
+    return {
+        "EfficientDet": (lambda: net(bench=False), large),
+        "EfficientDet with boxes": (lambda: net(bench=True), large),
+    }
+
+
+def spandrel() -> Rows:
+    from spandrel.architectures import PLKSR, SPAN
+    from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
+    from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
+
+    return {
+        "RRDBNet": (lambda: RRDBNet(num_filters=16, num_blocks=1, scale=2), partial(image, 24)),
+        "SRVGGNetCompact": (
+            lambda: SRVGGNetCompact(num_feat=16, num_conv=3, upscale=2), partial(image, 24),
+        ),
+        "SPAN": (
+            lambda: SPAN.SPAN(num_in_ch=3, num_out_ch=3, feature_channels=16, upscale=2),
+            partial(image, 24),
+        ),
+        "PLKSR": (lambda: PLKSR.PLKSR(dim=16, n_blocks=2, upscaling_factor=2, kernel_size=9), partial(image, 24)),
+    }  # fmt: skip
+
+
+def open_clip() -> Rows:
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.model import CLIP
+
+    def clip() -> nn.Module:
+        vision = {"layers": (1, 1, 1, 1), "width": 16, "image_size": 64}
+        text = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
+        return CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text)
+
+    return {
+        "ModifiedResNet": (lambda: ModifiedResNet((1, 1, 1, 1), 32, 2, 64, 16), image),
+        "CLIP": (clip, lambda: {"image": image(), "text": torch.randint(50, (2, 8))}),
+    }
+
+
+def kornia() -> Rows:
+    from kornia.feature import HardNet, KeyNet, SOSNet
+    from kornia.models.dexined import DexiNed
+
+    return {
+        "HardNet": (partial(HardNet, pretrained=False), partial(image, 32, 1)),
+        "SOSNet": (partial(SOSNet, pretrained=False), partial(image, 32, 1)),
+        "KeyNet": (partial(KeyNet, pretrained=False), partial(image, 32, 1)),
+        "DexiNed": (lambda: DexiNed(pretrained=False), image),
+    }
+
+
+def facenet_pytorch() -> Rows:
+    from facenet_pytorch import InceptionResnetV1
+    from facenet_pytorch.models.mtcnn import PNet, RNet
+
+    return {
+        "InceptionResnetV1": (InceptionResnetV1, partial(image, 96)),
+        "InceptionResnetV1, classes": (
+            lambda: InceptionResnetV1(classify=True, num_classes=5), partial(image, 96),
+        ),
+        "PNet": (lambda: PNet(pretrained=False), partial(image, 32)),
+        "RNet": (lambda: RNet(pretrained=False), partial(image, 24)),
+    }  # fmt: skip
+
+
+def efficientnet_pytorch() -> Rows:
+    from efficientnet_pytorch import EfficientNet
+
+    make = partial(EfficientNet.from_name, "efficientnet-b0", num_classes=10, image_size=64)
+    return {"efficientnet-b0": (make, image)}
+
+
+def pytorchvideo() -> Rows:
+    from pytorchvideo.models import create_resnet, create_slowfast
+    from pytorchvideo.models.x3d import create_x3d
+
+    clip = partial(torch.rand, 2, 3, 4, 64, 64)
+    pool = {"head_pool_kernel_size": (4, 2, 2)}
+    return {
+        "slow_r18": (
+            lambda: create_resnet(model_depth=50, model_num_class=5, stem_dim_out=8, **pool), clip,
+        ),
+        "x3d": (lambda: create_x3d(input_clip_length=4, input_crop_size=64, model_num_class=5), clip),
+        "slowfast": (
+            lambda: create_slowfast(
+                model_num_class=5, head_pool_kernel_sizes=((2, 2, 2), (8, 2, 2)),
+            ),
+            lambda: ([torch.rand(2, 3, 2, 64, 64), torch.rand(2, 3, 8, 64, 64)],),
+        ),
+    }  # fmt: skip
+
+
+def speechbrain() -> Rows:
+    from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
+    from speechbrain.lobes.models.CRDNN import CRDNN
+    from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+    from speechbrain.lobes.models.Xvector import Xvector
+
+    frames = partial(torch.randn, 2, 40, 20)
+    ecapa = {"channels": [32] * 4 + [96], "kernel_sizes": [5, 3, 3, 3, 1], "dilations": [1, 2, 3, 4, 1],
+             "attention_channels": 16, "lin_neurons": 16, "groups": [1] * 5}  # fmt: skip
+    return {
+        "ECAPA_TDNN": (lambda: ECAPA_TDNN(20, **ecapa), frames),
+        "Xvector": (
+            lambda: Xvector(tdnn_channels=[32, 32, 32, 32, 64], lin_neurons=16, in_channels=20), frames,
+        ),
+        "CRDNN": (
+            lambda: CRDNN(
+                input_shape=[None, None, 20], cnn_channels=[8, 16], rnn_layers=1, rnn_neurons=16,
+                dnn_neurons=16,
+            ),
+            frames,
+        ),
+        "ConvolutionFrontEnd": (
+            lambda: ConvolutionFrontEnd((2, 40, 20), out_channels=[16, 16], num_blocks=2, strides=[2, 2]), frames,
+        ),
+    }  # fmt: skip
+
+
+def torchaudio() -> Rows:
+    from torchaudio import models as m
+
+    return {
+        "ConvTasNet": (
+            lambda: m.ConvTasNet(enc_num_feats=32, msk_num_feats=16, msk_num_hidden_feats=32,
+                                 msk_num_layers=2, msk_num_stacks=1),
+            lambda: sound(4000).unsqueeze(1),
+        ),
+        "DeepSpeech": (lambda: m.DeepSpeech(20, n_hidden=32, n_class=5), lambda: torch.randn(2, 1, 30, 20)),
+        "Wav2Letter": (lambda: m.Wav2Letter(num_classes=5, input_type="mfcc", num_features=20), lambda: torch.randn(2, 20, 60)),
+        "Conformer": (
+            lambda: m.Conformer(16, 2, 32, 1, 7),
+            lambda: {"input": torch.randn(2, 20, 16), "lengths": torch.tensor([20, 15])},
+        ),
+        "WaveRNN": (
+            lambda: m.WaveRNN(upsample_scales=[2, 2], n_classes=8, hop_length=4, n_res_block=1, n_rnn=16,
+                              n_fc=16, n_hidden=16, n_output=16, n_freq=16),
+            lambda: (torch.randn(2, 1, (20 - 4) * 4), torch.randn(2, 1, 16, 20)),
+        ),
+    }  # fmt: skip
+
+
+LIBRARIES: tuple[Callable[[], Rows], ...] = (
+    torchvision, timm, segmentation_models_pytorch, transformers, diffusers, monai, ultralytics,
+    effdet, spandrel, open_clip, kornia, facenet_pytorch, efficientnet_pytorch, pytorchvideo,
+    speechbrain, torchaudio,
+)  # fmt: skip
