@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from ..errors import DataError
 from ..plans import Input
@@ -232,7 +233,10 @@ def _required(model: nn.Module) -> list[str]:
 
 
 def _takes_a_list(model: nn.Module) -> bool:
-    """Whether `forward` says that its input is a list, as torchvision's detectors do."""
+    """Whether `forward` says that its input is a list, or the network is one of torchvision's
+    detectors, not all of which say it."""
+    if isinstance(getattr(model, "transform", None), GeneralizedRCNNTransform):
+        return True
     first = next(iter(_parameters(model).values()), None)
     return first is not None and "list[" in str(first.annotation).lower()
 

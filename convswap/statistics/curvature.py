@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..errors import ModelError
 from ..network.calls import Batch
 from ..network.outputs import energy, probe
 from ..network.sites import Site
@@ -84,6 +85,9 @@ def output_curvature(
             for path in {path for path, _ in seen}:
                 found[path].samples += len(chunk)
             progress("curvature", index + 1, len(chunks))
+    for path, here in found.items():
+        if not here.gradients.isfinite().all():
+            raise ModelError(f"the output's gradient at {path} is NaN or infinite")
     return found
 
 
