@@ -38,7 +38,7 @@ class Batch:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     labels: Tensor | None = None
     call: Call | None = None
-    match: Match = Match()
+    match: Match = field(default_factory=Match)
 
     def run(self, network: nn.Module) -> Any:
         """What is compared of the network's output."""

@@ -33,6 +33,8 @@ def output_kind(model: nn.Module, batches: Sequence[Batch]) -> Kind:
         ModelError: it puts out nothing that could be compared.
     """
     leaves = tensors(batches[0].run(model))
+    if not all(leaf.isfinite().all() for leaf in leaves):
+        raise ModelError(f"{type(model).__name__} puts out NaN or infinity")
     if not leaves:
         raise ModelError(f"{type(model).__name__} puts out no floating-point tensor")
     if len(leaves) != 1 or leaves[0].dim() != 2 or batches[0].match.parts:
@@ -52,7 +54,7 @@ def energy(outputs: Sequence[object]) -> list[float]:
     """Per tensor of the output tree: squared distance from the mean, per image.
 
     The mean is that over images of one shape; over all values, where all images are alike, as a
-    single one is.
+    single one is; and zero, where there is but one value.
     """
     return [_spread(column) for column in _pairs(*outputs)]
 
@@ -64,9 +66,12 @@ def _spread(column: Sequence[Tensor]) -> float:
         alike.setdefault(tensor.shape[1:], []).append(rows)
     groups = [torch.cat(group) for group in alike.values()]
     values = torch.cat([rows.flatten() for rows in groups])
+    power = values.square().sum().item()
     spread = sum((rows - rows.mean(0)).square().sum().item() for rows in groups)
-    if spread <= 1e-12 * values.square().sum().item():
+    if spread <= 1e-12 * power:
         spread = (values - values.mean()).square().sum().item()
+    if spread <= 1e-12 * power:
+        spread = power
     return max(spread / sum(map(len, groups)), 1e-30)
 
 

@@ -6,6 +6,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .. import __version__
 from ..errors import ConvswapError, DataError
 from ..network.calls import Batch, Call, read_batch
 from ..network.copies import deep_copy, unwrapped
+from ..network.match import Match, Pick, find_match
 from ..network.outputs import Reference, output_kind
 from ..plans import Kind
 from ..record import planned_output, record_of
@@ -47,7 +49,7 @@ def distill(
     judge: Judge | None = None,
     judges: Iterable[object] = (),
     call: Call | None = None,
-    output: Kind | None = None,
+    output: Kind | Pick | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: Progress = silent,
@@ -75,7 +77,8 @@ def distill(
         judges: batches to judge by, better not among those trained on; default: the first few
             of `batches`.
         call: how a batch is passed, as for `plan`.
-        output: what is compared; default: as the plan says, else as the network looks.
+        output: `logits` or `values`; default: as the plan says, else as the network looks. Or
+            what is compared is picked out of the output, as for `plan`.
         seed: decides how images are mixed, and all that networks draw at random.
         checkpoint: file to keep the state in, and to go on from. It is removed at the end.
         judged: called with all judgements so far, after each.
@@ -89,22 +92,24 @@ def distill(
     teacher = teacher.to(next(student.parameters()).device)
     batches = batches if hasattr(batches, "__len__") else list(batches)
 
-    def read(batch: object) -> Batch:
-        return read_batch(teacher, batch, call)
-
     if not len(batches):
         raise DataError("no images to distil on")
     with seeded(seed):
-        first = [read(batch) for _, batch in steps(batches, seed, 0, 1)]
+        first = [read_batch(teacher, batch, call) for _, batch in steps(batches, seed, 0, 1)]
+        pick = output if callable(output) else None
+        match = Match(pick) if pick else find_match(teacher, first[0])
+
+        def read(batch: object) -> Batch:
+            return replace(read_batch(teacher, batch, call), match=match)
+
         seen = [read(batch) for batch in [*judges] or islice(batches, JUDGES)]
-        if not first or not seen:
-            raise DataError("no images to distil on")
         if labels and any(batch.labels is None for batch in seen):
             raise DataError("the images have no labels", do="put them in folders, one per class")
         if not any(parameter.requires_grad for parameter in student.parameters()):
             raise ConvswapError("nothing to train: no parameter of the network requires gradients")
 
-        kind = output or planned_output(student) or output_kind(teacher, seen)
+        said = None if pick else output
+        kind = said or planned_output(student) or output_kind(teacher, seen)
         reference = Reference(teacher, seen, kind)
         lr = lr or rate_for(reference.distance(student))
         judge = judge or (with_labels(reference, seen) if labels else reference.distance)

@@ -1,6 +1,6 @@
 """Run other people's networks through every step: a table of what works.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/zoo.py                      # all, with what is installed
+    OMP_NUM_THREADS=1 python tests/benchmarks/zoo.py                      # all that is installed
     OMP_NUM_THREADS=1 python tests/benchmarks/zoo.py monai torchvision/ssd300_vgg16 --onnx
 
 Random weights and small inputs: only whether it works is looked at. To keep a row at seconds,
@@ -167,7 +167,9 @@ def least_plan(model: nn.Module, given: list) -> tuple[convswap.Plan, float]:
 @torch.no_grad()
 def check_same_shape(batch: Batch, model: nn.Module, small: nn.Module) -> None:
     """The same tree of outputs; their lengths may differ where a network chooses among them."""
-    (ours, our_tree), (theirs, their_tree) = (tree_flatten(batch.forward(n)) for n in (small, model))
+    (ours, our_tree), (theirs, their_tree) = (
+        tree_flatten(batch.forward(n)) for n in (small, model)
+    )
     assert our_tree == their_tree or len(ours) != len(theirs), "another tree of outputs"
     for a, b in zip(ours, theirs, strict=False):
         assert type(a) is type(b), f"{type(b).__name__} became {type(a).__name__}"

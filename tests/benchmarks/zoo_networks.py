@@ -370,8 +370,8 @@ def spandrel() -> Rows:
 
 
 def open_clip() -> Rows:
-    from open_clip.modified_resnet import ModifiedResNet
     from open_clip.model import CLIP
+    from open_clip.modified_resnet import ModifiedResNet
 
     def clip() -> nn.Module:
         vision = {"layers": (1, 1, 1, 1), "width": 16, "image_size": 64}
