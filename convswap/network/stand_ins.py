@@ -24,15 +24,22 @@ def what_breaks(
         paths: of the convolutions.
         before: what was seen of the network as it is.
     """
-    problem = _problem(network, example, paths, before) if paths else None
+    if not paths or _problem(network, example, paths, before) is None:
+        return {}
+    # subtle: what a network keeps from its first pass, such as anchors, changes the next
+    return _search(network, example, paths, watch(deep_copy(network), example, before.paths))
+
+
+def _search(
+    network: nn.Module, example: Batch, paths: Sequence[str], before: Watcher
+) -> dict[str, str]:
+    problem = _problem(network, example, paths, before)
     if problem is None:
         return {}
     if len(paths) == 1:
         return {paths[0]: problem}
     middle = len(paths) // 2
-    halves = [
-        what_breaks(network, example, half, before) for half in (paths[:middle], paths[middle:])
-    ]
+    halves = [_search(network, example, half, before) for half in (paths[:middle], paths[middle:])]
     # where both halves run by themselves, it is the two together that do not
     return halves[0] | halves[1] or dict.fromkeys(paths, problem)
 
