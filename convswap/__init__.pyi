@@ -14,6 +14,7 @@ from .planning import survey as survey
 from .plans import Budget as Budget
 from .plans import Choice as Choice
 from .plans import Cost as Cost
+from .plans import Layers as Layers
 from .plans import Plan as Plan
 from .record import Preprocess as Preprocess
 from .record import record_of as record_of

@@ -6,6 +6,7 @@ import json
 import math
 import operator
 from dataclasses import astuple, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -97,6 +98,25 @@ class Budget(_Data):
             for name, share in shares.items()
             if hasattr(dense, name)
         }
+
+
+class Layers(_Data):
+    """Which layers may be replaced, by patterns of their module paths (`*`, `?`, `[abc]`).
+
+    Example: `Layers(only=("layer3.*", "layer4.*"), exclude=("*.downsample.*",))`.
+
+    Attributes:
+        only: if there are any, nothing but what matches one of these.
+        exclude: nothing that matches one of these.
+    """
+
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def allow(self, path: str) -> bool:
+        """Whether the layer at a module path may be replaced."""
+        inside = not self.only or any(fnmatchcase(path, pattern) for pattern in self.only)
+        return inside and not any(fnmatchcase(path, pattern) for pattern in self.exclude)
 
 
 class Latency(_Data):

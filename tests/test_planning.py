@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from convswap.errors import BudgetError, ConversionError, ModelError, PlanError, RankError
 from convswap.network.cost import Cost, count
 from convswap.network.outputs import held_back
-from convswap.planning import plan
-from convswap.plans import Budget, Choice, Plan
+from convswap.planning import plan, survey
+from convswap.plans import Budget, Choice, Layers, Plan
 from convswap.record import record_of
 from convswap.surgery.convert import convert
 
@@ -396,3 +396,34 @@ def test_damage_is_measured_as_it_was_predicted(output):
     assert made.output == output
     wanted = outputs_of(model, held_back(batches), output).distance(small)
     assert record_of(small).plans[-1].damage_measured == pytest.approx(wanted)
+
+
+# layers that may be replaced
+
+
+@pytest.mark.parametrize(
+    ("layers", "allowed"),
+    [
+        (Layers(), {"stem", "first", "second"}),
+        (Layers(only=("first",)), {"first"}),
+        (Layers(only=("f*", "sec?nd")), {"first", "second"}),
+        (Layers(exclude=("stem",)), {"first", "second"}),
+        (Layers(only=("*s*",), exclude=("st*", "first")), {"second"}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("fit", ["weight", "corrected"])
+def test_only_layers_that_may_be_are_replaced(layers: Layers, allowed: set[str], fit: str):
+    model, input_size = tiny("residual")
+    seen = survey(model, image_batches(input_size), fit=fit, layers=layers)
+    assert set(seen.options) == allowed
+    reasons = {site.path: site.reason for site in seen.seen.sites}
+    left = {"stem", "first", "second"} - allowed
+    assert all(reasons[path] == "left alone as asked" for path in left)
+
+
+@pytest.mark.parametrize("layers", [Layers(only=("layer9.*",)), Layers(exclude=("layer9.*",))])
+def test_a_pattern_that_matches_nothing_is_refused(layers: Layers):
+    model, input_size = tiny("residual")
+    with pytest.raises(PlanError, match=r"no layer's path matches 'layer9\.\*'"):
+        plan(model, image_batches(input_size), Budget(macs=0.9), layers=layers)

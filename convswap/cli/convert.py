@@ -20,6 +20,7 @@ def convert(
     wanted: o.GoalOptions = o.GoalOptions(),
     network: o.Network = o.Network(),
     images: o.Fitting = o.Fitting(),
+    layers: o.Layers = o.Layers(),
     output: o.Output = None,
     run: o.Run = o.Run(),
     force: o.Force = False,
@@ -37,8 +38,8 @@ def convert(
     judge = opening.quality(dense, goal.judge, output) if isinstance(goal, Drop) else None
     with console.progress(run.quiet) as progress:
         small = reach(
-            dense, goal, batches, fit=fit, output=output, target=target, batch=wanted.timing.batch,
-            quality=judge, seed=run.seed, progress=progress,
+            dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
+            batch=wanted.timing.batch, quality=judge, seed=run.seed, progress=progress,
         )  # fmt: skip
     provenance = {"data": images.data, "images": sum(len(b[0]) for b in batches), "seed": run.seed}
     convswap.save(small, out, provenance=provenance, force=force)

@@ -162,6 +162,22 @@ class Fitting(Calibration):
         return fit
 
 
+@Parameter(name="*", group="Layers")
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """Which layers may be replaced, by patterns such as 'layer3.*'."""
+
+    only: tuple[str, ...] = ()
+    """nothing but the layers whose path matches; may be repeated"""
+    exclude: tuple[str, ...] = ()
+    """no layer whose path matches; may be repeated"""
+
+    @property
+    def allowed(self) -> plans.Layers:
+        """The same as the library has it."""
+        return plans.Layers(only=self.only, exclude=self.exclude)
+
+
 @Parameter(name="*", group="Time")
 @dataclass(frozen=True, kw_only=True)
 class Timing:

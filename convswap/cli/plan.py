@@ -23,6 +23,7 @@ def plan(
     wanted: o.BudgetOptions = o.BudgetOptions(),
     network: o.Network = o.Network(),
     images: o.Fitting = o.Fitting(),
+    layers: o.Layers = o.Layers(),
     output: o.Output = None,
     run: o.Run = o.Run(),
     force: o.Force = False,
@@ -38,9 +39,9 @@ def plan(
     dense, batches = opening.open_calibrated(model, network, images.data, images, run)
     with console.progress(run.quiet) as progress:
         chosen = convswap.plan(
-            dense, batches, goal, fit=fit, output=output, target=target, batch=wanted.timing.batch,
-            input_size=convswap.record_of(dense).preprocess.input_size, seed=run.seed,
-            progress=progress,
+            dense, batches, goal, fit=fit, output=output, layers=layers.allowed, target=target,
+            batch=wanted.timing.batch, seed=run.seed, progress=progress,
+            input_size=convswap.record_of(dense).preprocess.input_size,
         )  # fmt: skip
     chosen.save(out)
     table, summary = tables.plan_table(chosen), tables.plan_summary(chosen)

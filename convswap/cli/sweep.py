@@ -36,6 +36,7 @@ def sweep(
     target: Annotated[plans.TargetName, Parameter(help="what runs the networks")] = "eager",
     network: o.Network = o.Network(),
     images: o.Calibration = o.Calibration(),
+    layers: o.Layers = o.Layers(),
     output: o.Output = None,
     run: o.Run = o.Run(),
     force: o.Force = False,
@@ -50,7 +51,9 @@ def sweep(
     dense, batches = opening.open_calibrated(model, network, data, images, run)
     judge, budgets = opening.quality(dense, val or data, output), frontier.budgets(points, least)
     with console.progress(run.quiet) as progress:
-        seen = convswap.survey(dense, batches, output=output, seed=run.seed, progress=progress)
+        seen = convswap.survey(
+            dense, batches, output=output, layers=layers.allowed, seed=run.seed, progress=progress
+        )
         found = frontier.sweep(seen, batches, budgets, judge, target=runtime, progress=progress)
     Path(out).mkdir(exist_ok=True)
     document = frontier.save_frontier(found, out)

@@ -12,9 +12,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torchvision.models.feature_extraction import NodePathTracer
 
-from ..errors import ConversionError
+from ..errors import ConversionError, PlanError
 from ..forms import FORMS, Kernel
-from ..plans import Cost, Plan
+from ..plans import Cost, Layers, Plan
 from .bake import bake, computes_weight, is_plain, padding_of
 from .calls import Batch, example_of
 from .copies import dry_run, first_line, meta_copy, unwrapped
@@ -24,6 +24,7 @@ from .stand_ins import what_breaks
 from .watch import Watcher, watch
 
 MOST_READ = 8192  # their second moments take 1 GiB, and what is computed from them several
+NOT_ALLOWED = "left alone as asked"
 _ACTIVATIONS = tuple(
     getattr(nn, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"
 )  # fmt: skip
@@ -57,6 +58,24 @@ class Observation:
     def replaceable(self) -> list[Site]:
         """The sites that can be replaced."""
         return [site for site in self.sites if not site.reason]
+
+    def limited(self, layers: Layers) -> Observation:
+        """The same, with reasons at the layers that may not be replaced.
+
+        Raises:
+            PlanError: a pattern matches no layer.
+        """
+        for pattern in (*layers.only, *layers.exclude):
+            if not any(Layers(only=(pattern,)).allow(site.path) for site in self.sites):
+                raise PlanError(
+                    f"no layer's path matches {pattern!r}", do="see `convswap inspect` for them"
+                )
+        sites = [
+            site if site.reason or layers.allow(site.path) else replace(site, reason=NOT_ALLOWED)
+            for site in self.sites
+        ]
+        left = {path: layer for path, layer in self.plain.items() if layers.allow(path)}
+        return replace(self, sites=tuple(sites), plain=left)
 
 
 def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation:

@@ -16,7 +16,7 @@ from ..network.observe import Observation, observe
 from ..network.outputs import output_kind
 from ..network.price import price
 from ..network.sites import Site
-from ..plans import Budget, Choice, Cost, Fit, Kind, Plan
+from ..plans import Budget, Choice, Cost, Fit, Kind, Layers, Plan
 from ..runtimes import Target, target_of
 from ..support.progress import Progress, silent
 from .by_time import meet_latency
@@ -106,6 +106,7 @@ def plan(
     input_size: tuple[int, int, int] | None = None,
     output: Kind | Pick | None = None,
     call: Call | None = None,
+    layers: Layers = Layers(),
     target: Target | None = None,
     batch: int = 1,
     seed: int = 0,
@@ -125,6 +126,7 @@ def plan(
             output, `lambda output: output["logits"]`; give the same to `convert`.
         call: how a batch is passed, `lambda model, batch: model(batch["image"])`, where the
             signature of `forward` does not tell.
+        layers: which layers may be replaced; default: all.
         target, batch: for a budget of latency; see `Survey.plan`.
 
     Raises:
@@ -135,7 +137,7 @@ def plan(
         raise PlanError("no budget given", do="say Budget(macs=0.5) or another fraction to keep")
     seen = survey(
         model, batches, budgets=[budget], fit=fit, input_size=input_size, output=output,
-        call=call, seed=seed, progress=progress,
+        call=call, layers=layers, seed=seed, progress=progress,
     )  # fmt: skip
     return seen.plan(budget, target=target, batch=batch, progress=progress)
 
@@ -149,6 +151,7 @@ def survey(
     input_size: tuple[int, int, int] | None = None,
     output: Kind | Pick | None = None,
     call: Call | None = None,
+    layers: Layers = Layers(),
     seed: int = 0,
     progress: Progress = silent,
 ) -> Survey:
@@ -156,7 +159,7 @@ def survey(
 
     Args:
         budgets: refused at once where they cannot be met.
-        model, batches, fit, input_size, output, call: as for `plan`.
+        model, batches, fit, input_size, output, call, layers: as for `plan`.
 
     Raises:
         ConversionError, BudgetError: as for `plan`.
@@ -169,7 +172,7 @@ def survey(
         raise PlanError(f"fit {fit!r} needs images", do='give batches, or say fit="weight"')
     if not batches and input_size is None:
         raise PlanError("without images a plan needs an input_size", do="say (3, 224, 224) or so")
-    seen = observe(model, input_size if input_size is not None else batches[0])
+    seen = observe(model, input_size if input_size is not None else batches[0]).limited(layers)
     sites, bias = seen.replaceable, fit != "weight"
     if not sites:
         reasons = [f"{s.path}: {s.reason}" for s in seen.sites] or ["it has no convolution"]

@@ -69,8 +69,8 @@ def run(
     )  # fmt: skip
     networks = {"dense": dense}
     chosen = plan(
-        dense, batches, recipe.budget, fit=recipe.fit, output=recipe.output, target=target,
-        batch=recipe.target.batch, seed=seed, progress=progress,
+        dense, batches, recipe.budget, fit=recipe.fit, output=recipe.output, layers=recipe.layers,
+        target=target, batch=recipe.target.batch, seed=seed, progress=progress,
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     (folder / MARK).write_text(_digest(recipe), encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import RecipeError, problem
-from ..plans import Budget, Fit, InputSize, Kind, Seed, TargetName
+from ..plans import Budget, Fit, InputSize, Kind, Layers, Seed, TargetName
 from ..support.files import read_text
 from ..support.plain import numbers_in, read_yaml
 
@@ -88,6 +88,7 @@ class Recipe(_Section):
     target: TargetSection = TargetSection()
     fit: Fit = "corrected"
     output: Kind | None = None
+    layers: Layers = Layers()
     distill: DistillSection | None = None
     seed: Seed = 0
 

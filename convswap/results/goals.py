@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from ..planning import plan, survey
-from ..plans import Budget, Drop, Fit, Goal, Kind
+from ..plans import Budget, Drop, Fit, Goal, Kind, Layers
 from ..record import record_of
 from ..runtimes import Target
 from ..support.progress import Progress, silent
@@ -22,6 +22,7 @@ def reach(
     *,
     fit: Fit,
     output: Kind | None = None,
+    layers: Layers = Layers(),
     target: Target | None = None,
     batch: int = 1,
     quality: Quality | None = None,
@@ -34,7 +35,7 @@ def reach(
 
     Args:
         quality: what a `Drop` is judged by; not needed for other goals.
-        batches, fit, output, target, batch, seed: as for `plan`.
+        batches, fit, output, layers, target, batch, seed: as for `plan`.
 
     Raises:
         BudgetError, ConversionError, PlanError: as for `plan` and `convert`.
@@ -44,15 +45,15 @@ def reach(
     input_size = None if known is None else known.input_size
     if isinstance(goal, Drop):
         seen = survey(
-            model, batches, fit=fit, output=output, input_size=input_size, seed=seed,
-            progress=progress,
+            model, batches, fit=fit, output=output, layers=layers, input_size=input_size,
+            seed=seed, progress=progress,
         )  # fmt: skip
         small, _ = smallest_within(seen, batches, goal.points, quality, progress=progress)
         return small
     if isinstance(goal, Budget):
         chosen = plan(
-            model, batches, goal, fit=fit, output=output, input_size=input_size, target=target,
-            batch=batch, seed=seed, progress=progress,
+            model, batches, goal, fit=fit, output=output, layers=layers, input_size=input_size,
+            target=target, batch=batch, seed=seed, progress=progress,
         )  # fmt: skip
     else:
         chosen = goal.model_copy(update={"fit": fit, "output": output or goal.output})

@@ -102,3 +102,10 @@ def test_a_plan_says_what_the_network_puts_out_as_told_or_found_out(given, outpu
     done = succeed("plan", *USER, "--data", "data", "--macs", "0.5", *given, "--out", "p.json")
     assert json.loads(Path("p.json").read_text())["output"] == output
     assert done.code == 0
+
+
+def test_layers_are_left_alone_as_asked(here):
+    for words, left in ((("--exclude", "stem"), "stem"), (("--only", "stem"), "body")):
+        done = succeed("plan", *USER, "--data", "data", "--macs", "0.9", *words, "--out", "p.json",
+                       "--force", "--json")  # fmt: skip
+        assert left not in [choice["site"] for choice in done.document["choices"]]
