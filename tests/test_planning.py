@@ -404,21 +404,21 @@ def test_damage_is_measured_as_it_was_predicted(output):
 @pytest.mark.parametrize(
     ("layers", "allowed"),
     [
-        (Layers(), {"stem", "first", "second"}),
-        (Layers(only=("first",)), {"first"}),
-        (Layers(only=("f*", "sec?nd")), {"first", "second"}),
-        (Layers(exclude=("stem",)), {"first", "second"}),
-        (Layers(only=("*s*",), exclude=("st*", "first")), {"second"}),
+        (Layers(), ["first", "second", "stem"]),
+        (Layers(only=("first",)), ["first"]),
+        (Layers(only=("f*", "sec?nd")), ["first", "second"]),
+        (Layers(exclude=("stem",)), ["first", "second"]),
+        (Layers(only=("*s*",), exclude=("st*", "first")), ["second"]),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("fit", ["weight", "corrected"])
-def test_only_layers_that_may_be_are_replaced(layers: Layers, allowed: set[str], fit: str):
+def test_only_layers_that_may_be_are_replaced(layers: Layers, allowed: list[str], fit: str):
     model, input_size = tiny("residual")
     seen = survey(model, image_batches(input_size), fit=fit, layers=layers)
-    assert set(seen.options) == allowed
+    assert sorted(seen.options) == allowed
     reasons = {site.path: site.reason for site in seen.seen.sites}
-    left = {"stem", "first", "second"} - allowed
+    left = {"stem", "first", "second"}.difference(allowed)
     assert all(reasons[path] == "left alone as asked" for path in left)
 
 
