@@ -186,8 +186,10 @@ def test_layer_called_twice_is_fitted_to_both_calls(name: str, form: str):
     with torch.no_grad():
         for x in [*reads[::2], *reads[1::2]]:  # every batch's first call, then the second
             moments.update(x, conv(x))
-    weights = FORMS[form].fit(
-        moments.problem(conv.weight.detach()), Kernel(*conv.weight.shape), rank, STEPS
+    weights = (
+        FORMS[form]
+        .fit(moments.problem(conv.weight.detach()), Kernel(*conv.weight.shape), rank, STEPS)
+        .weights
     )
     for layer, weight in zip(small.get_submodule(path), weights, strict=True):
         torch.testing.assert_close(layer.weight.flatten(), weight.flatten().float())
@@ -239,7 +241,7 @@ def test_corrected_fit_equals_running_both_networks_again_for_every_site(name: s
             handle.remove()
         kernel = Kernel(*conv.weight.shape)
         problem = moments.problem(conv.weight.detach(), corrected=True)
-        weights = FORMS[choice.form].fit(problem, kernel, choice.rank, STEPS)
+        weights = FORMS[choice.form].fit(problem, kernel, choice.rank, STEPS).weights
         spelled = FORMS[choice.form].spell(weights, kernel)
         write_(layers, weights, moments.mean_y[0] - spelled @ moments.mean_x[0])
     torch.testing.assert_close(dict(small.state_dict()), dict(slow.state_dict()))

@@ -7,7 +7,7 @@ import torch
 from helpers import moment, relative
 from torch import Tensor
 
-from convswap.forms import Kernel, bottleneck, separable, spatial, tucker
+from convswap.forms import FORMS, Kernel, bottleneck, separable, spatial, tucker
 from convswap.forms.least_squares import LeastSquares, cholesky, leading, root
 
 KERNEL = Kernel(6, 4, 3, 3)
@@ -36,7 +36,7 @@ def sampled(samples: int = 400) -> tuple[Tensor, Tensor, LeastSquares]:
 
 def mix_of(problem, basis, ridge=0.0):
     """The best mix for a fixed basis, with an absolute penalty on its squared norm."""
-    return problem._mix([basis], lambda x, rows: x @ rows.T, ridge)[0]
+    return problem._seen([basis], lambda x, rows: x @ rows.T).mix(ridge)
 
 
 def test_cross_is_the_moment_of_inputs_and_outputs():
@@ -104,7 +104,7 @@ def test_refining_is_never_worse_than_the_start(name: str, seed: int, steps: int
     problem = LeastSquares(torch.randn(6, 36, dtype=torch.float64), spd)
     start, basis = BASES[name](problem)
     before = problem.error(mix_of(problem, basis(*start)) @ basis(*start))
-    factors, mix = problem.refine(start, basis, steps)
+    factors, mix, _ = problem.refine(start, basis, steps)
     assert problem.error(mix @ basis(*factors)) <= before + 1e-12
 
 
@@ -120,7 +120,8 @@ def test_refining_lowers_the_penalised_error(ridge: float):
         return problem.error(mix @ basis(*factors)) + penalty
 
     before = objective(start, mix_of(problem, basis(*start), absolute))
-    after = objective(*problem.refine(start, basis, 40, ridge=ridge))
+    factors, mix, _ = problem.refine(start, basis, 40, ridge=ridge)
+    after = objective(factors, mix)
     assert after < 0.95 * before
 
 
@@ -132,7 +133,7 @@ def test_refining_goes_on_where_the_error_is_already_small():
     start = [spatial._start(problem, KERNEL, 8)]
     errors = []
     for steps in (0, 100):
-        factors, mix = problem.refine(start, lambda v: spatial._basis(v, KERNEL), steps)
+        factors, mix, _ = problem.refine(start, lambda v: spatial._basis(v, KERNEL), steps)
         errors.append(problem.error(mix @ spatial._basis(*factors, KERNEL)))
     assert errors[0] < 1e-3
     assert errors[1] < 0.5 * errors[0]
@@ -141,9 +142,40 @@ def test_refining_goes_on_where_the_error_is_already_small():
 def test_no_steps_keep_the_factors():
     problem = sampled()[2]
     start, basis = BASES["separable"](problem)
-    factors, mix = problem.refine(start, basis, 0)
+    factors, mix, _ = problem.refine(start, basis, 0)
     assert torch.equal(factors[0], start[0])
     torch.testing.assert_close(mix, mix_of(problem, basis(*start)))
+
+
+@pytest.mark.parametrize(("form", "rank"), [("separable", 2), ("spatial", 3), ("tucker", (4, 2))])
+def test_refining_takes_the_same_way_without_making_the_rows(form: str, rank):
+    """The structure of a basis saves work, and changes nothing."""
+    module, problem = FORMS[form], sampled()[2]
+    start = module._start(problem, KERNEL, rank)
+    factors = start if isinstance(start, list) else [start]
+    extra = (KERNEL,) if form == "spatial" else ()
+    found = [
+        problem.refine(factors, lambda *f: module._basis(*f, *extra), 8, apply=apply).left
+        for apply in (None, lambda x, *f: module._apply(x, *f, *extra))
+    ]
+    torch.testing.assert_close(*found)
+    assert found[0].trace() < 0.999 * problem.refine(
+        factors, lambda *f: module._basis(*f, *extra), 0).left.trace()  # fmt: skip
+
+
+@pytest.mark.parametrize("ridge", [0.0, 3e-3])
+def test_fewer_rows_leave_what_a_basis_of_them_alone_would(ridge: float):
+    problem = sampled()[2]
+    rows = torch.randn(12, 36, dtype=torch.float64)
+
+    def apply(x: Tensor, rows: Tensor) -> Tensor:
+        return x @ rows.T
+
+    sizes = [1, 5, 12, 7]
+    for size, left in zip(sizes, problem.leading([rows], apply, sizes, ridge=ridge), strict=True):
+        alone = problem.refine([rows[:size]], lambda rows: rows, 0, apply=apply, ridge=ridge)
+        torch.testing.assert_close(left, alone.left)
+        torch.testing.assert_close(left, problem.left(alone.mix @ rows[:size]))
 
 
 def test_refining_leaves_the_start_as_it_was():
@@ -159,7 +191,7 @@ def test_refining_works_in_either_grad_mode(enabled: bool):
     problem = sampled()[2]
     start, basis = BASES["separable"](problem)
     with torch.set_grad_enabled(enabled):
-        factors, mix = problem.refine(start, basis, 5)
+        factors, mix, _ = problem.refine(start, basis, 5)
     assert not factors[0].requires_grad
     assert problem.error(mix @ basis(*factors)) < problem.error(
         mix_of(problem, basis(*start)) @ basis(*start)

@@ -70,7 +70,7 @@ def test_form_is_exact_at_full_rank(form: str, name: str, seed: int | None):
     conv, x = convolution(name)
     kernel = Kernel(*conv.weight.shape)
     rank = FORMS[form].full_rank(kernel)
-    weights = FORMS[form].fit(problem_for(conv.weight, seed), kernel, rank, 12)
+    weights = FORMS[form].fit(problem_for(conv.weight, seed), kernel, rank, 12).weights
     layers = replacement(form, conv, rank, weights)
     assert relative(layers(x), conv(x)) < TOLERANCE[x.dtype]
 
@@ -84,7 +84,7 @@ def test_blueprint_is_exact_on_kernels_of_its_kind(name: str, seed: int | None):
     channels = torch.randn(kernel.out_channels, kernel.in_channels, 1, 1)
     taps = torch.randn(kernel.out_channels, 1, *kernel.size)
     conv.weight.copy_(channels * taps)
-    weights = FORMS["blueprint"].fit(problem_for(conv.weight, seed), kernel, 1, 12)
+    weights = FORMS["blueprint"].fit(problem_for(conv.weight, seed), kernel, 1, 12).weights
     tolerance = max(TOLERANCE[x.dtype], 1e-7)  # its solver is regularised by 1e-9
     assert relative(replacement("blueprint", conv, 1, weights)(x), conv(x)) < tolerance
 
@@ -112,7 +112,7 @@ def test_layers_run_what_the_form_spells(form: str, name: str):
 def test_spelled_kernel_is_the_impulse_response(form: str, kernel: Kernel):
     conv = nn.Conv2d(kernel.in_channels, kernel.out_channels, kernel[2:], bias=False).double()
     rank = ranks(form, kernel, 2)[-1]
-    weights = FORMS[form].fit(random_problem(kernel, 0), kernel, rank, 3)
+    weights = FORMS[form].fit(random_problem(kernel, 0), kernel, rank, 3).weights
     impulses = torch.eye(kernel.patch, dtype=torch.float64).reshape(-1, *kernel[1:])
     response = replacement(form, conv, rank, weights)(impulses).flatten(1).T
     torch.testing.assert_close(response, FORMS[form].spell(weights, kernel))
@@ -121,7 +121,7 @@ def test_spelled_kernel_is_the_impulse_response(form: str, kernel: Kernel):
 @pytest.mark.parametrize("form", FORMS)
 def test_zero_kernel_stays_zero(form: str):
     rank = every_rank(form, KERNEL)[1] if form in RANKED else 1
-    weights = FORMS[form].fit(problem_for(torch.zeros(KERNEL), 1), KERNEL, rank, 12)
+    weights = FORMS[form].fit(problem_for(torch.zeros(KERNEL), 1), KERNEL, rank, 12).weights
     spelled = FORMS[form].spell(weights, KERNEL)
     assert spelled.isfinite().all()
     assert spelled.abs().max() < 1e-12
@@ -136,12 +136,32 @@ def test_error_never_rises_with_rank(form: str, seed: int | None):
     problem = random_problem(KERNEL, seed)
     errors = []
     for rank in every_rank(form, KERNEL):
-        weights = FORMS[form].fit(problem, KERNEL, rank, 100)
+        weights = FORMS[form].fit(problem, KERNEL, rank, 100).weights
         errors.append(problem.error(FORMS[form].spell(weights, KERNEL)))
     # bottleneck trades a little error for terms that do not cancel
     assert largest_rise(errors) <= (1e-5 if form == "bottleneck" else 1e-9)
     assert errors[0] > 0.01
     assert errors[-1] < 1e-9
+
+
+@pytest.mark.parametrize("steps", [0, 12])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_fit_says_it_leaves_is_what_its_layers_leave(form: str, steps: int):
+    problem = random_problem(KERNEL, 0)
+    for rank in every_rank(form, KERNEL)[::3] if form in RANKED else [1]:
+        weights, left = FORMS[form].fit(problem, KERNEL, rank, steps)
+        torch.testing.assert_close(left, problem.left(FORMS[form].spell(weights, KERNEL)))
+
+
+@pytest.mark.parametrize("kernel", [KERNEL, Kernel(3, 5, 3), Kernel(5, 4, 1, 3, 3)], ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_starts_of_many_ranks_leave_what_each_alone_does(form: str, kernel: Kernel):
+    if not FORMS[form].applies(kernel):
+        pytest.skip(f"{form} does not apply")
+    problem = random_problem(kernel, 1)
+    some = ranks(form, kernel, 6)[::-1]
+    for rank, left in zip(some, FORMS[form].start_errors(problem, kernel, some), strict=True):
+        torch.testing.assert_close(left, FORMS[form].fit(problem, kernel, rank, 0).left)
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["outputs", "inputs"])
@@ -151,7 +171,7 @@ def test_tucker_error_never_rises_along_one_rank(axis: int):
     errors = []
     for r in range(1, full[axis] + 1):
         rank = (r, 2) if axis == 0 else (3, r)
-        weights = FORMS["tucker"].fit(problem, KERNEL, rank, 20)
+        weights = FORMS["tucker"].fit(problem, KERNEL, rank, 20).weights
         errors.append(problem.error(FORMS["tucker"].spell(weights, KERNEL)))
     assert largest_rise(errors) <= 1e-9
 
@@ -163,7 +183,7 @@ def test_fit_under_moments_beats_the_fit_to_weights(form: str, seed: int):
     problem = problem_for(weight, seed)
     rank = ranks(form, KERNEL, 3)[1] if form in RANKED else 1
     spelled = {
-        name: FORMS[form].spell(FORMS[form].fit(p, KERNEL, rank, 30), KERNEL)
+        name: FORMS[form].spell(FORMS[form].fit(p, KERNEL, rank, 30).weights, KERNEL)
         for name, p in {"moments": problem, "weight": problem_for(weight, None)}.items()
     }
     assert problem.error(spelled["moments"]) < problem.error(spelled["weight"])
@@ -181,7 +201,7 @@ def truncated(matrix: Tensor, rank: int) -> Tensor:
 @pytest.mark.parametrize("rank", [1, 2, 5])
 def test_channel_is_the_truncated_svd_under_white_inputs(rank: int):
     problem = random_problem(KERNEL, None)
-    spelled = FORMS["channel"].spell(FORMS["channel"].fit(problem, KERNEL, rank, 0), KERNEL)
+    spelled = FORMS["channel"].spell(FORMS["channel"].fit(problem, KERNEL, rank, 0).weights, KERNEL)
     torch.testing.assert_close(spelled, truncated(problem.target, rank))
 
 
@@ -190,7 +210,7 @@ def test_channel_is_the_truncated_svd_of_the_whitened_kernel(rank: int):
     problem = random_problem(KERNEL, 7)
     factor = torch.linalg.cholesky(problem.moment)
     wanted = truncated(problem.target @ factor, rank)
-    spelled = FORMS["channel"].spell(FORMS["channel"].fit(problem, KERNEL, rank, 0), KERNEL)
+    spelled = FORMS["channel"].spell(FORMS["channel"].fit(problem, KERNEL, rank, 0).weights, KERNEL)
     assert relative(spelled @ factor, wanted) < 1e-8
 
 
@@ -200,7 +220,7 @@ def test_spatial_is_jaderbergs_svd_under_white_inputs(rank: int, steps: int):
     problem = random_problem(KERNEL, None)
     folded = problem.target.reshape(KERNEL).permute(0, 3, 1, 2)  # [out, width, in, height]
     wanted = truncated(folded.reshape(18, 12), rank).reshape(folded.shape).permute(0, 2, 3, 1)
-    weights = FORMS["spatial"].fit(problem, KERNEL, rank, steps)
+    weights = FORMS["spatial"].fit(problem, KERNEL, rank, steps).weights
     spelled = FORMS["spatial"].spell(weights, KERNEL)
     torch.testing.assert_close(spelled, wanted.flatten(1), atol=1e-5, rtol=1e-5)
 
@@ -211,7 +231,7 @@ def test_separable_is_one_svd_per_input_channel_under_white_inputs(multiplier: i
     problem = random_problem(KERNEL, None)
     slices = problem.target.reshape(6, 4, 9).transpose(0, 1)  # [in, out, K]
     wanted = truncated(slices, multiplier).transpose(0, 1).flatten(1)
-    weights = FORMS["separable"].fit(problem, KERNEL, multiplier, steps)
+    weights = FORMS["separable"].fit(problem, KERNEL, multiplier, steps).weights
     spelled = FORMS["separable"].spell(weights, KERNEL)
     torch.testing.assert_close(spelled, wanted, atol=1e-5, rtol=1e-5)
 
@@ -219,7 +239,9 @@ def test_separable_is_one_svd_per_input_channel_under_white_inputs(multiplier: i
 def test_blueprint_is_one_svd_per_output_channel_under_white_inputs():
     problem = random_problem(KERNEL, None)
     wanted = truncated(problem.target.reshape(6, 4, 9), 1).flatten(1)
-    spelled = FORMS["blueprint"].spell(FORMS["blueprint"].fit(problem, KERNEL, 1, 20), KERNEL)
+    spelled = FORMS["blueprint"].spell(
+        FORMS["blueprint"].fit(problem, KERNEL, 1, 20).weights, KERNEL
+    )
     torch.testing.assert_close(spelled, wanted, atol=1e-6, rtol=1e-6)
 
 
@@ -230,7 +252,7 @@ def test_tucker_is_no_worse_than_two_projections_under_white_inputs(rank: tuple[
     left = torch.linalg.svd(tensor.flatten(1)).U[:, : rank[0]]
     right = torch.linalg.svd(tensor.transpose(0, 1).flatten(1)).U[:, : rank[1]]
     projected = torch.einsum("op,ij,pjk->oik", left @ left.T, right @ right.T, tensor)
-    weights = FORMS["tucker"].fit(problem, KERNEL, rank, 20)
+    weights = FORMS["tucker"].fit(problem, KERNEL, rank, 20).weights
     spelled = FORMS["tucker"].spell(weights, KERNEL)
     assert problem.error(spelled) <= problem.error(projected.flatten(1)) + 1e-9
 
@@ -240,7 +262,7 @@ def test_bottleneck_finds_a_kernel_of_its_own_rank():
     factors = [torch.linalg.qr(torch.randn(n, 3, dtype=torch.float64)).Q for n in (6, 4, 9)]
     weight = torch.einsum("or,ir,kr->oik", *factors).flatten(1)
     problem = problem_for(weight, None)
-    weights = FORMS["bottleneck"].fit(problem, KERNEL, 3, 100)
+    weights = FORMS["bottleneck"].fit(problem, KERNEL, 3, 100).weights
     assert problem.error(FORMS["bottleneck"].spell(weights, KERNEL)) < 1e-4
 
 
@@ -253,7 +275,7 @@ def test_bottleneck_terms_do_not_cancel(rank: int, seed: int | None):
     torch.manual_seed(0 if seed is None else seed)
     kernel = Kernel(12, 4, 3, 3)
     problem = random_problem(kernel, seed)
-    reduce, depthwise, expand = FORMS["bottleneck"].fit(problem, kernel, rank, 100)
+    reduce, depthwise, expand = FORMS["bottleneck"].fit(problem, kernel, rank, 100).weights
     terms = (reduce.norm(dim=1) * depthwise.norm(dim=1) * expand.norm(dim=0)).pow(2).sum()
     assert terms <= 3 * problem.target.pow(2).sum()
 
@@ -271,22 +293,24 @@ def test_bottleneck_terms_that_like_to_cancel_are_held_down(share: float):
     ).flatten(1)
     moment = torch.eye(36, dtype=torch.float64)
     problem = LeastSquares(weight, moment, share * weight)
-    reduce, depthwise, expand = FORMS["bottleneck"].fit(problem, Kernel(12, 4, 3, 3), 2, 100)
+    reduce, depthwise, expand = (
+        FORMS["bottleneck"].fit(problem, Kernel(12, 4, 3, 3), 2, 100).weights
+    )
     terms = (reduce.norm(dim=1) * depthwise.norm(dim=1) * expand.norm(dim=0)).pow(2).sum()
     assert terms <= MOST_NORM * problem.norm
-    _, mix = problem.refine([depthwise, reduce], _basis, 100)
+    _, mix, _ = problem.refine([depthwise, reduce], _basis, 100)
     assert mix.square().sum() > MOST_NORM * problem.norm
 
 
 def test_bottleneck_in_place_of_nothing_is_finite():
     problem = random_problem(KERNEL, 0)
     problem = LeastSquares(problem.target, problem.moment, torch.zeros_like(problem.target))
-    weights = FORMS["bottleneck"].fit(problem, KERNEL, 3, 12)
+    weights = FORMS["bottleneck"].fit(problem, KERNEL, 3, 12).weights
     assert all(weight.isfinite().all() for weight in weights)
 
 
 def test_bottleneck_hands_over_balanced_factors():
-    weights = FORMS["bottleneck"].fit(random_problem(KERNEL, 0), KERNEL, 9, 12)
+    weights = FORMS["bottleneck"].fit(random_problem(KERNEL, 0), KERNEL, 9, 12).weights
     reduce, depthwise, expand = weights
     torch.testing.assert_close(reduce.norm(dim=1), depthwise.norm(dim=1))
     torch.testing.assert_close(reduce.norm(dim=1), expand.norm(dim=0))

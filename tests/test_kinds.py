@@ -100,10 +100,9 @@ def test_a_fit_to_moments_is_no_worse_on_them_than_a_fit_to_the_weights(name: st
     rank = (1, 1) if form == "tucker" else 1
     errors = []
     for fits in (by_weight, by_moments):
-        weights = fits.fit(form, rank, 30)
-        gaps = [g.to(p.moment) for g, p in zip(
-            by_weight.gaps(form, weights), by_moments.problems, strict=True)]  # fmt: skip
-        errors.append(by_moments.damage(gaps, torch.eye(len(layer.weight)).double()))
+        spelled = fits.spell(form, fits.fit(form, rank, 30))
+        lefts = [p.left(w.to(p.moment)) for w, p in zip(spelled, by_moments.problems, strict=True)]
+        errors.append(by_moments.damage(lefts, torch.eye(len(layer.weight)).double()))
     assert errors[1] <= errors[0] * 1.001
 
 

@@ -22,7 +22,7 @@ from ..errors import RankError
 from ..plans import Rank
 from . import blueprint, bottleneck, channel, separable, spatial, tucker
 from .layer import Kernel, Layer, in_groups
-from .least_squares import LeastSquares
+from .least_squares import Fitted, LeastSquares
 from .replacement import PLAIN, Factorized, become_, build, write_
 
 __all__ = [
@@ -52,8 +52,14 @@ class Form(Protocol):
     def layers(self, kernel: Kernel, rank: Rank) -> list[Layer]:
         """The convolutions this form becomes, in execution order."""
 
-    def fit(self, problem: LeastSquares, kernel: Kernel, rank: Rank, steps: int) -> list[Tensor]:
-        """The weights of those layers, in order, that solve `problem` best."""
+    def fit(self, problem: LeastSquares, kernel: Kernel, rank: Rank, steps: int) -> Fitted:
+        """The weights of those layers that solve `problem` best, after `steps` of refinement."""
+
+    def start_errors(
+        self, problem: LeastSquares, kernel: Kernel, ranks: Sequence[Rank]
+    ) -> list[Tensor]:
+        """By rank, what `fit` without refinement leaves of the outputs, `[out, out]`; for little
+        more than the cost of the largest."""
 
     def spell(self, weights: Sequence[Tensor], kernel: Kernel) -> Tensor:
         """The dense kernel `[out, in*kh*kw]` that the weights amount to."""

@@ -7,11 +7,13 @@ One spatial pattern per output channel; it has no rank and no setting that is ex
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .layer import Kernel, Layer, unit
-from .least_squares import LeastSquares
+from .least_squares import Fitted, LeastSquares
 
 TRIAL_STEPS = 10
 CHUNK = 64  # output channels solved at once: [chunk, in, in] systems
@@ -33,7 +35,7 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
     ]
 
 
-def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Tensor]:
+def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
     """Alternating least squares, each output channel a rank-one problem of its own.
 
     Starts from the rank-one SVD of each slice and makes one round for every ten `steps`.
@@ -57,7 +59,12 @@ def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Te
             taps = _solve(gram, torch.einsum("oi,oik->ok", channels, cross))
         pointwise.append(channels)
         depthwise.append(taps)
-    return [torch.cat(pointwise), torch.cat(depthwise)]
+    weights = [torch.cat(pointwise), torch.cat(depthwise)]
+    return Fitted(weights, problem.left(spell(weights, kernel)))
+
+
+def start_errors(problem: LeastSquares, kernel: Kernel, ranks: Sequence[int]) -> list[Tensor]:
+    return [fit(problem, kernel, rank, 0).left for rank in ranks]
 
 
 def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:

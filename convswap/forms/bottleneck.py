@@ -12,11 +12,13 @@ multiply-adds, that bound adds 3 % to the KL divergence from the original.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .layer import Kernel, Layer, unit
-from .least_squares import LeastSquares
+from .least_squares import Fitted, LeastSquares
 
 TRIAL_STEPS = 12
 RIDGE = 3e-3  # as a fraction of the mean input power; 1e-4 lets norms grow to 10-16 times
@@ -40,18 +42,23 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
     ]
 
 
-def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Tensor]:
-    exact = rank >= full_rank(kernel)
-    start = _start(problem, kernel, rank)
-    if exact:  # a penalty would spoil it
-        (depthwise, reduce), mix = problem.refine(start, _basis, 0)
+def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
+    factors = _start(problem, kernel, rank)
+    if rank >= full_rank(kernel):  # a penalty would spoil what is exact
+        factors, mix, left = problem.refine(factors, _basis, 0)
     else:
         ridge, most = RIDGE, MOST_NORM * problem.norm
-        (depthwise, reduce), mix = problem.refine(start, _basis, steps, ridge=ridge)
+        factors, mix, left = problem.refine(factors, _basis, steps, ridge=ridge)
         while steps and mix.square().sum() > most and ridge < 1:
-            ridge, start = 2 * ridge, [depthwise, reduce]
-            (depthwise, reduce), mix = problem.refine(start, _basis, steps, ridge=ridge)
-    return _balance(unit(reduce), unit(depthwise), mix)
+            ridge = 2 * ridge
+            factors, mix, left = problem.refine(factors, _basis, steps, ridge=ridge)
+    depthwise, reduce = factors
+    return Fitted(_balance(unit(reduce), unit(depthwise), mix), left)
+
+
+def start_errors(problem: LeastSquares, kernel: Kernel, ranks: Sequence[int]) -> list[Tensor]:
+    start = _start(problem, kernel, max(ranks))
+    return problem.leading(start, lambda x, *f: x @ _basis(*f).T, ranks, ridge=RIDGE)
 
 
 def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:

@@ -6,10 +6,12 @@ outputs on their leading principal directions. The only form that helps a 1*1 ke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from .layer import Kernel, Layer
-from .least_squares import LeastSquares
+from .least_squares import Fitted, LeastSquares
 
 TRIAL_STEPS = 0
 
@@ -30,11 +32,21 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
     ]
 
 
-def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Tensor]:
+def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
     principal = problem.principal[:, :rank]  # [out, r], orthonormal
-    return [principal.T @ problem.target, principal]
+    return Fitted([principal.T @ problem.target, principal], _left(problem, rank))
+
+
+def start_errors(problem: LeastSquares, kernel: Kernel, ranks: Sequence[int]) -> list[Tensor]:
+    return [_left(problem, rank) for rank in ranks]
 
 
 def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:
     reduce, expand = (w.flatten(1) for w in weights)
     return expand @ reduce
+
+
+def _left(problem: LeastSquares, rank: int) -> Tensor:
+    """What is lost along the other directions, `[out, out]`."""
+    others = problem.principal[:, rank:]
+    return others @ (others.T @ problem.outputs @ others) @ others.T

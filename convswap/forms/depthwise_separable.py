@@ -87,5 +87,5 @@ class DepthwiseSeparableConv2d(nn.Sequential):
         )  # fmt: skip
         problem = LeastSquares(weight, moment)
         kernel = Kernel(*conv.weight.shape)
-        write_(layer, FORMS["separable"].fit(problem, kernel, multiplier, steps), conv.bias)
+        write_(layer, FORMS["separable"].fit(problem, kernel, multiplier, steps).weights, conv.bias)
         return layer

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..plans import Rank
 from . import FORMS
 from .layer import Kernel
-from .least_squares import LeastSquares
+from .least_squares import Fitted, LeastSquares
 
 
 @dataclass(frozen=True)
@@ -28,35 +28,36 @@ class GroupFits:
     problems: Sequence[LeastSquares]
     kernel: Kernel
 
-    def fit(self, form: str, rank: Rank, steps: int) -> list[list[Tensor]]:
-        """For every group, the weights of a form's layers that solve its problem best."""
+    def fit(self, form: str, rank: Rank, steps: int) -> list[Fitted]:
+        """For every group, a form's layers that solve its problem best."""
         return [FORMS[form].fit(p, self.kernel, rank, steps) for p in self.problems]
 
-    def spell(self, form: str, weights: Sequence[Sequence[Tensor]]) -> Tensor:
-        """The dense kernel `[out, D]` of all groups that weights amount to."""
-        return torch.cat([FORMS[form].spell(mine, self.kernel) for mine in weights])
+    def start_errors(self, form: str, ranks: Sequence[Rank]) -> list[list[Tensor]]:
+        """By rank, for every group, what a fit without refinement leaves of the outputs."""
+        found = [FORMS[form].start_errors(p, self.kernel, ranks) for p in self.problems]
+        return [list(lefts) for lefts in zip(*found, strict=True)]
 
-    def gaps(self, form: str, weights: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """For every group, what weights amount to less what is wanted, `[out, D]`."""
-        return [
-            FORMS[form].spell(mine, self.kernel) - problem.target
-            for mine, problem in zip(weights, self.problems, strict=True)
-        ]
+    def spell(self, form: str, fitted: Sequence[Fitted]) -> Tensor:
+        """The dense kernel `[groups, out, D]` that a form's layers amount to."""
+        return torch.stack([FORMS[form].spell(mine.weights, self.kernel) for mine in fitted])
 
-    def damage(self, gaps: Sequence[Tensor], curvature: Tensor) -> float:
-        """1/2 tr(G dW S dW^T) of changes dW, summed over groups.
+    def damage(self, lefts: Sequence[Tensor], curvature: Tensor) -> float:
+        """1/2 tr(G E[e e^T]) of the output error e that is left, summed over groups: what it
+        costs the output of the network. Not less than rounding can tell.
 
         Args:
+            lefts: for every group, E[e e^T], `[out, out]`.
             curvature: G, `[out, out]` of all groups.
         """
         total, out = 0.0, self.kernel.out_channels
-        for group, (gap, problem) in enumerate(zip(gaps, self.problems, strict=True)):
+        for group, (left, problem) in enumerate(zip(lefts, self.problems, strict=True)):
             mine = slice(group * out, (group + 1) * out)
-            gain = curvature[mine, mine].to(gap)
-            total += 0.5 * ((gain @ gap @ problem.moment) * gap).sum().item()
-        return total
+            gain = curvature[mine, mine].to(left)
+            least = torch.finfo(left.dtype).eps * (gain * problem.outputs).sum().item()
+            total += 0.5 * max((gain * left).sum().item(), least)
+        return max(total, 1e-30)
 
 
-def joined(weights: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+def joined(fitted: Sequence[Fitted]) -> list[Tensor]:
     """The weights of a form's layers for all groups at once."""
-    return [torch.cat(layer) for layer in zip(*weights, strict=True)]
+    return [torch.cat(layer) for layer in zip(*(f.weights for f in fitted), strict=True)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,32 @@ SINGLE_FROM = 1024  # patch length from which float32 is used: twice as fast, an
 def working_dtype(depth: int) -> torch.dtype:
     """The dtype to fit a kernel of `depth` weights per output channel in."""
     return torch.float32 if depth >= SINGLE_FROM else torch.float64
+
+
+class Fitted(NamedTuple):
+    """A form's layers with their weights.
+
+    Attributes:
+        weights: of the layers, in order.
+        left: `[out, out]`, E[e e^T] of the output error e = T x - W x that they leave.
+    """
+
+    weights: list[Tensor]
+    left: Tensor
+
+
+class Refined(NamedTuple):
+    """What a search over the basis found.
+
+    Attributes:
+        factors: of the basis.
+        mix: A `[out, R]`, the best for it.
+        left: `[out, out]`, E[e e^T] of the output error e that remains.
+    """
+
+    factors: list[Tensor]
+    mix: Tensor
+    left: Tensor
 
 
 class LeastSquares:
@@ -37,7 +64,7 @@ class LeastSquares:
 
     def __init__(self, target: Tensor, moment: Tensor, dense: Tensor | None = None):
         self.target, self.moment, self.dense = target, moment, dense
-        self._directions: dict[str, Tensor] = {}
+        self._found: dict[str, Tensor] = {}
 
     @cached_property
     def cross(self) -> Tensor:
@@ -45,36 +72,39 @@ class LeastSquares:
         return self.target @ self.moment
 
     @cached_property
+    def outputs(self) -> Tensor:
+        """T S T^T `[out, out]`: second moments of the outputs wanted."""
+        return self.cross @ self.target.T
+
+    @cached_property
     def energy(self) -> float:
         """E||T x||^2; errors are fractions of it."""
-        return max((self.cross * self.target).sum().item(), torch.finfo(self.cross.dtype).tiny)
+        return max(self.outputs.trace().item(), torch.finfo(self.cross.dtype).tiny)
 
     @property
     def norm(self) -> Tensor:
         """Squared norm of the kernel that is replaced."""
         return (self.target if self.dense is None else self.dense).square().sum()
 
-    def directions(self, name: str, gram: Callable[[], Tensor]) -> Tensor:
-        """Eigenvectors of a matrix `[n, n]`, as columns, largest first; found once for all ranks.
-
-        Args:
-            name: tells the matrices of a problem apart.
-            gram: computes the matrix.
-        """
-        if name not in self._directions:
-            matrix = gram()
-            self._directions[name] = leading(matrix, len(matrix))
-        return self._directions[name]
+    def once(self, name: str, find: Callable[[], Tensor]) -> Tensor:
+        """What `find` gives, under a name of the caller's choice: found once for all ranks."""
+        if name not in self._found:
+            self._found[name] = find()
+        return self._found[name]
 
     @property
     def principal(self) -> Tensor:
         """Orthonormal directions of the outputs T x, as columns `[out, out]`, largest first."""
-        return self.directions("outputs", lambda: self.cross @ self.target.T)
+        return self.once("outputs", lambda: leading(self.outputs, len(self.outputs)))
+
+    def left(self, weight: Tensor) -> Tensor:
+        """Second moments `[out, out]` of the output error of a kernel `[out, D]`."""
+        gap = weight - self.target
+        return gap @ self.moment @ gap.T
 
     def error(self, weight: Tensor) -> float:
         """Relative squared output error of a kernel `[out, D]`: 0 exact, 1 no better than zero."""
-        gap = weight - self.target
-        return ((gap @ self.moment) * gap).sum().item() / self.energy
+        return self.left(weight).trace().item() / self.energy
 
     def refine(
         self,
@@ -84,7 +114,7 @@ class LeastSquares:
         *,
         apply: Callable[..., Tensor] | None = None,
         ridge: float = 0.0,
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> Refined:
         """Improve `factors` by up to `steps` of L-BFGS on the error left after the best mix.
 
         Args:
@@ -95,30 +125,36 @@ class LeastSquares:
                 that cheaper than the product.
             ridge: penalty on the squared norm of the mix, as a fraction of the mean input
                 power. With rows of unit norm it bounds terms that cancel (Phan et al. 2020).
-
-        Returns:
-            The factors, and the mix A `[out, R]`.
         """
-        apply = apply or (lambda x, *leaves: x @ basis(*leaves).T)
+        times = apply or (lambda x, *leaves: x @ basis(*leaves).T)
         penalty = ridge * self.moment.diagonal().mean().item()
         leaves = [f.detach().clone().requires_grad_() for f in factors]
+
+        def closure() -> Tensor:
+            for leaf in leaves:
+                leaf.grad = None
+            with torch.no_grad():
+                seen = self._seen(leaves, times)
+                mix = seen.mix(penalty)
+                scale = 2 / self.energy
+                # subtle: the mix is optimal for these rows, so it counts as constant
+                if apply is None:
+                    gradient = mix.T @ (mix @ seen.measured - self.cross) * scale
+                else:
+                    outer, mixed = mix.T @ mix * scale, mix * scale
+            with torch.enable_grad():
+                if apply is None:
+                    basis(*leaves).backward(gradient)
+                else:  # the same, without ever making the rows
+                    value = (outer * apply(seen.measured, *leaves)).sum()
+                    (value - (mixed * apply(self.cross, *leaves)).sum()).backward()
+            return 1 - (seen.wanted * mix).sum() / self.energy
+
         if steps:
             optimizer = torch.optim.LBFGS(
                 leaves, max_iter=min(steps, CHUNK), history_size=12, tolerance_grad=1e-12,
                 tolerance_change=1e-12, line_search_fn="strong_wolfe",
             )  # fmt: skip
-
-            def closure() -> Tensor:
-                optimizer.zero_grad()
-                with torch.no_grad():
-                    mix, measured, captured = self._mix(leaves, apply, penalty)
-                    # subtle: the mix is optimal for these rows, so it counts as constant
-                    gradient = mix.T @ (mix @ measured - self.cross) * (2 / self.energy)
-                with torch.enable_grad():
-                    rows = basis(*leaves)
-                rows.backward(gradient)
-                return 1 - captured / self.energy
-
             last = math.inf
             for _ in range(-(-steps // CHUNK)):
                 error = optimizer.step(closure).item()  # where these steps started
@@ -126,19 +162,72 @@ class LeastSquares:
                     break
                 last = error
         factors = [leaf.detach() for leaf in leaves]
-        return factors, self._mix(factors, apply, penalty)[0]
+        seen = self._seen(factors, times)
+        mix = seen.mix(penalty)
+        captured = mix @ seen.wanted.T
+        left = self.outputs - captured - captured.T + mix @ seen.gram @ mix.T
+        return Refined(factors, mix, left)
 
-    def _mix(
-        self, factors: Sequence[Tensor], apply: Callable[..., Tensor], penalty: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best A for a basis M, with M S `[R, D]`, and the output power it captures."""
+    def leading(
+        self,
+        factors: Sequence[Tensor],
+        apply: Callable[..., Tensor],
+        sizes: Sequence[int],
+        *,
+        ridge: float = 0.0,
+    ) -> list[Tensor]:
+        """What the best mix leaves of the outputs, `[out, out]`, with the first rows of a basis
+        only, for several numbers of rows at the cost of one.
+
+        The leading block of a Cholesky factor is the factor of the leading block, so one
+        factorisation of all rows holds those of fewer.
+
+        Args:
+            factors, apply, ridge: as for `refine`, of the whole basis.
+            sizes: how many rows.
+        """
+        penalty = ridge * self.moment.diagonal().mean().item()
+        seen = self._seen(factors, apply)
+        factor = seen.factor(penalty)
+        solved = torch.linalg.solve_triangular(factor, seen.wanted.T, upper=False)  # [R, out]
+        found = []
+        for size in sizes:
+            some = solved[:size]
+            left = self.outputs - some.T @ some
+            if penalty:
+                mix = torch.linalg.solve_triangular(factor[:size, :size].T, some, upper=True)
+                left = left - penalty * (mix.T @ mix)
+            found.append(left)
+        return found
+
+    def _seen(self, factors: Sequence[Tensor], apply: Callable[..., Tensor]) -> _Seen:
         measured = apply(self.moment, *factors).T
         gram = apply(measured, *factors)
-        gram = (gram + gram.T) / 2
-        gram.diagonal().add_(penalty)
-        wanted = apply(self.cross, *factors)  # [out, R]
-        mix = torch.cholesky_solve(wanted.T, cholesky(gram)).T
-        return mix, measured, (wanted * mix).sum()
+        return _Seen(measured, (gram + gram.T) / 2, apply(self.cross, *factors))
+
+
+class _Seen(NamedTuple):
+    """What a basis M sees.
+
+    Attributes:
+        measured: M S `[R, D]`.
+        gram: M S M^T `[R, R]`.
+        wanted: T S M^T `[out, R]`.
+    """
+
+    measured: Tensor
+    gram: Tensor
+    wanted: Tensor
+
+    def factor(self, penalty: float) -> Tensor:
+        """Cholesky factor of the gram matrix with a penalty on its diagonal."""
+        regular = self.gram.clone()
+        regular.diagonal().add_(penalty)
+        return cholesky(regular)
+
+    def mix(self, penalty: float) -> Tensor:
+        """The best A `[out, R]`."""
+        return torch.cholesky_solve(self.wanted.T, self.factor(penalty)).T
 
 
 def cholesky(gram: Tensor) -> Tensor:

@@ -8,11 +8,13 @@ Network Decoupling (Guo et al. 2018).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .layer import Kernel, Layer, unit
-from .least_squares import LeastSquares, leading, root
+from .least_squares import Fitted, LeastSquares, leading, root
 
 TRIAL_STEPS = 6
 
@@ -33,10 +35,20 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
     ]
 
 
-def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Tensor]:
+def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
     start = _start(problem, kernel, rank)
-    (depthwise,), mix = problem.refine([start], _basis, steps, apply=_apply)
-    return [depthwise, mix]
+    (depthwise,), mix, left = problem.refine([start], _basis, steps, apply=_apply)
+    return Fitted([depthwise, mix], left)
+
+
+def start_errors(problem: LeastSquares, kernel: Kernel, ranks: Sequence[int]) -> list[Tensor]:
+    in_, most = kernel.in_channels, max(ranks)
+
+    def apply(x: Tensor, depthwise: Tensor) -> Tensor:  # the first filters of all channels first
+        return _apply(x, depthwise).unflatten(1, (in_, most)).mT.flatten(1)
+
+    start = _start(problem, kernel, most)
+    return problem.leading([start], apply, [rank * in_ for rank in ranks])
 
 
 def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:

@@ -7,11 +7,13 @@ Along more axes, the first one that is longer than 1, then all others: k*1*1, th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .layer import Kernel, Layer
-from .least_squares import LeastSquares
+from .least_squares import Fitted, LeastSquares, leading
 
 TRIAL_STEPS = 0
 
@@ -37,15 +39,20 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
     ]
 
 
-def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> list[Tensor]:
-    def apply(x: Tensor, vertical: Tensor) -> Tensor:
-        windows = x.reshape(-1, kernel.in_channels, *_folded(kernel))
-        return torch.einsum("nixy,rix->nry", windows, vertical).flatten(1)
+def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
+    (vertical,), mix, left = problem.refine(
+        [_start(problem, kernel, rank)], lambda h: _basis(h, kernel), steps,
+        apply=lambda x, h: _apply(x, h, kernel),
+    )  # fmt: skip
+    return Fitted([vertical, mix.reshape(kernel.out_channels, rank, _folded(kernel)[1])], left)
 
-    (vertical,), mix = problem.refine(
-        [_start(problem, kernel, rank)], lambda h: _basis(h, kernel), steps, apply=apply
-    )
-    return [vertical, mix.reshape(kernel.out_channels, rank, _folded(kernel)[1])]
+
+def start_errors(problem: LeastSquares, kernel: Kernel, ranks: Sequence[int]) -> list[Tensor]:
+    width = _folded(kernel)[1]
+    return problem.leading(
+        [_start(problem, kernel, max(ranks))], lambda x, h: _apply(x, h, kernel),
+        [rank * width for rank in ranks],
+    )  # fmt: skip
 
 
 def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:
@@ -70,13 +77,18 @@ def _start(problem: LeastSquares, kernel: Kernel, rank: int) -> Tensor:
     folded = problem.target.reshape(out, in_, height, width).permute(0, 3, 1, 2)
     folded = folded.reshape(out * width, in_ * height)
 
-    def gram() -> Tensor:
+    def find() -> Tensor:
         patches = problem.moment.reshape(in_, height, width, in_, height, width)
         column = torch.einsum("ixyjzy->ixjz", patches).reshape(in_ * height, in_ * height)
-        return folded @ column @ folded.T
+        return leading(folded @ column @ folded.T, len(folded))
 
-    principal = problem.directions("columns", gram)[:, :rank]
+    principal = problem.once("columns", find)[:, :rank]
     return (principal.T @ folded).reshape(rank, in_, height)
+
+
+def _apply(x: Tensor, vertical: Tensor, kernel: Kernel) -> Tensor:
+    windows = x.reshape(-1, kernel.in_channels, *_folded(kernel))
+    return torch.einsum("nixy,rix->nry", windows, vertical).flatten(1)
 
 
 def _basis(vertical: Tensor, kernel: Kernel) -> Tensor:

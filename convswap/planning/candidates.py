@@ -22,8 +22,7 @@ from ..support.progress import Progress
 from .damage import Trial, damage_scale, is_tried
 
 RANKS = 16  # per form
-STARTED = 0, 3, 7, 11, 15  # ranks that are fitted in closed form; damage is interpolated between
-REFINED = 3, 7  # ranks that are refined as well
+REFINED = 0.13, 0.31  # of a site's multiply-adds: where fits are refined as well
 
 
 @dataclass(frozen=True)
@@ -132,12 +131,12 @@ def _trial(
     """What a plan may well choose at a site: the least damage for half of its multiply-adds."""
     halved = [c for c in row if c.cost.macs <= site.cost.macs / 2] or row
     best = min(halved, key=lambda c: c.damage)
-    weights = fits.fit(best.form, best.rank, 0)
-    gaps = fits.gaps(best.form, weights)
-    shift = (torch.stack(gaps).to(mean_x) @ mean_x.unsqueeze(2)).flatten()
+    fitted = fits.fit(best.form, best.rank, 0)
+    weight = fits.spell(best.form, fitted).to(mean_x)
+    gap = weight - torch.stack([problem.target for problem in fits.problems]).to(mean_x)
+    shift = (gap @ mean_x.unsqueeze(2)).flatten()
     bias = -shift if layer.bias is None else layer.bias - shift
-    weight = fits.spell(best.form, weights)
-    return Trial(site.path, weight, bias, fits.damage(gaps, curvature))
+    return Trial(site.path, weight, bias, fits.damage([f.left for f in fitted], curvature))
 
 
 def weight_candidates(
@@ -157,30 +156,26 @@ def weight_candidates(
 def site_candidates(site: Site, fits: GroupFits, curvature: Tensor, bias: bool) -> list[Candidate]:
     """Every candidate of one site that is cheaper than it in multiply-adds or parameters.
 
-    The logarithm of the damage is smooth in the rank: it is found at some ranks and
-    interpolated. What refinement takes off it grows in proportion to the rank (measured on
-    layers of 16 to 512 channels), so two small ranks tell it for all.
+    What refinement takes off the logarithm of the damage grows in proportion to the rank
+    (measured on layers of 16 to 512 channels), so two small ranks tell it for all.
     """
     costs, found = costs_of(site, bias), []
     for name in site.forms:
-        form = FORMS[name]
-        wanted = [rank for form_, rank in costs if form_ == name]
+        wanted = [rank for form, rank in costs if form == name]
         if not wanted:
             continue
-
-        def log_damage(index: int, steps: int, name: str = name, wanted: list = wanted) -> float:
-            gaps = fits.gaps(name, fits.fit(name, wanted[index], steps))
-            return math.log(max(fits.damage(gaps, curvature), 1e-30))
-
-        last = len(wanted) - 1
-        started = {i: log_damage(i, 0) for i in sorted({*(min(i, last) for i in STARTED), last})}
-        macs = np.array([costs[name, rank].macs for rank in wanted])
-        logs = np.interp(range(len(wanted)), list(started), list(started.values()))
-        if form.TRIAL_STEPS:
-            refined = sorted({min(i, last) for i in REFINED})
-            gains = [log_damage(i, form.TRIAL_STEPS) - started[i] for i in refined]
-            line = np.polyfit(macs[refined] / macs[-1], gains, len(refined) - 1)
-            logs += np.minimum(np.polyval(line, macs / macs[-1]), 0)
+        started = [fits.damage(lefts, curvature) for lefts in fits.start_errors(name, wanted)]
+        logs = np.log(started)
+        shares = np.array([costs[name, rank].macs / site.cost.macs for rank in wanted])
+        if steps := FORMS[name].TRIAL_STEPS:
+            refined = sorted({int(np.abs(shares - share).argmin()) for share in REFINED})
+            gains = [
+                math.log(fits.damage([f.left for f in fits.fit(name, wanted[i], steps)], curvature))
+                - logs[i]
+                for i in refined
+            ]
+            line = np.polyfit(shares[refined], gains, len(refined) - 1)
+            logs += np.minimum(np.polyval(line, shares), 0)
         found += [
             Candidate(site.path, name, rank, costs[name, rank], math.exp(log))
             for rank, log in zip(wanted, logs, strict=True)

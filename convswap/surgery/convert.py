@@ -92,8 +92,8 @@ def _fit_to_weights(
     for index, choice in enumerate(plan.choices):
         layer = model.get_submodule(choice.site)
         fits = GroupFits(weight_problems(layer), units[choice.site])
-        weights = fits.fit(choice.form, choice.rank, STEPS)
-        write_(small.get_submodule(choice.site), joined(weights), layer.bias)
+        fitted = fits.fit(choice.form, choice.rank, STEPS)
+        write_(small.get_submodule(choice.site), joined(fitted), layer.bias)
         progress("fit", index + 1, len(plan.choices))
 
 
@@ -123,8 +123,7 @@ def _fit_to_images(
 
 
 def _fit_site_(row: nn.Module, choice: Choice, fits: GroupFits, seen: Moments) -> None:
-    weights = fits.fit(choice.form, choice.rank, STEPS)
-    spelled = fits.spell(choice.form, weights).to(seen.mean_x)
-    spelled = spelled.unflatten(0, (len(fits.problems), -1))
+    fitted = fits.fit(choice.form, choice.rank, STEPS)
+    spelled = fits.spell(choice.form, fitted).to(seen.mean_x)
     bias = seen.mean_y - (spelled @ seen.mean_x.unsqueeze(2)).squeeze(2)  # the mean output matches
-    write_(row, joined(weights), bias.flatten())
+    write_(row, joined(fitted), bias.flatten())

@@ -61,6 +61,7 @@ def watched() -> Clock:
     clock = Clock()
     for name, form in FORMS.items():
         clock.watch(form, "fit", name)
+        clock.watch(form, "start_errors", name)
     clock.watch(candidates, "output_curvature", "curvature")
     clock.watch(candidates, "site_candidates", "judging")
     clock.watch(candidates, "damage_scale", "damage scale")
