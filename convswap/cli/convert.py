@@ -34,7 +34,7 @@ def convert(
     goal = wanted.goal
     fit = images.settled(goal)
     target = opening.timing_target(goal, wanted.timing, run)
-    dense, batches = opening.open_calibrated(model, network, images.data, images, run)
+    dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
     judge = opening.quality(dense, goal.judge, output) if isinstance(goal, Drop) else None
     with console.progress(run.quiet) as progress:
         small = reach(

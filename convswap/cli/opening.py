@@ -26,10 +26,19 @@ from .console import note
 
 
 def open_calibrated(
-    model: str, network: o.Network, data: str | None, images: o.Calibration, run: o.Run
+    model: str,
+    network: o.Network,
+    data: str | None,
+    images: o.Calibration,
+    run: o.Run,
+    target: Target | None = None,
 ) -> tuple[nn.Module, list[tuple[Tensor, ...]]]:
-    """The network of a MODEL argument, and the batches its layers are fitted to."""
-    dense = open_network(model, network, run)
+    """The network of a MODEL argument, and the batches its layers are fitted to.
+
+    Args:
+        target: where networks are timed: `--threads` are its own then, and fits use all.
+    """
+    dense = open_network(model, network, run if target is None else replace(run, threads=None))
     settle(dense, data, images)
     batches = calibration_batches(
         dense, data, count=images.images, batch_size=images.batch_size, memory=images.memory,

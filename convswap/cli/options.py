@@ -259,7 +259,7 @@ class Machine:
     device: str = "cpu"
     """cpu, cuda, ..."""
     threads: Count | None = None
-    """CPU threads"""
+    """CPU threads; where networks are timed, those they are timed with"""
     quiet: bool = False
     """no progress"""
 

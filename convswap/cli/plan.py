@@ -36,7 +36,7 @@ def plan(
     goal = wanted.goal
     fit = images.settled(goal)
     target = opening.timing_target(goal, wanted.timing, run)
-    dense, batches = opening.open_calibrated(model, network, images.data, images, run)
+    dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
     with console.progress(run.quiet) as progress:
         chosen = convswap.plan(
             dense, batches, goal, fit=fit, output=output, layers=layers.allowed, target=target,

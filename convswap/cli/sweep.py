@@ -48,7 +48,7 @@ def sweep(
 
     check_new(out, force, folder=True)
     runtime = opening.open_timing(o.Timing(target=target), run)
-    dense, batches = opening.open_calibrated(model, network, data, images, run)
+    dense, batches = opening.open_calibrated(model, network, data, images, run, runtime)
     judge, budgets = opening.quality(dense, val or data, output), frontier.budgets(points, least)
     with console.progress(run.quiet) as progress:
         seen = convswap.survey(

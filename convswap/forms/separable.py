@@ -17,6 +17,8 @@ from .layer import Kernel, Layer, unit
 from .least_squares import Fitted, LeastSquares, leading, root
 
 TRIAL_STEPS = 6
+TRIALS = 1
+LEAST_LEFT = 0.6
 
 
 def applies(kernel: Kernel) -> bool:

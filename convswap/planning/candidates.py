@@ -22,7 +22,7 @@ from ..support.progress import Progress
 from .damage import Trial, damage_scale, is_tried
 
 RANKS = 16  # per form
-REFINED = 0.13, 0.31  # of a site's multiply-adds: where fits are refined as well
+REFINED = 0.13, 0.31  # of a site's multiply-adds: near there fits are refined as well
 
 
 @dataclass(frozen=True)
@@ -156,28 +156,39 @@ def weight_candidates(
 def site_candidates(site: Site, fits: GroupFits, curvature: Tensor, bias: bool) -> list[Candidate]:
     """Every candidate of one site that is cheaper than it in multiply-adds or parameters.
 
-    What refinement takes off the logarithm of the damage grows in proportion to the rank
-    (measured on layers of 16 to 512 channels), so two small ranks tell it for all.
+    What refinement takes off the logarithm of the damage is looked at where a form has few
+    terms, and told from there for all ranks; not where the most it has been seen to gain would
+    not bring a form to where another one starts.
     """
-    costs, found = costs_of(site, bias), []
+    costs = costs_of(site, bias)
+    share = {way: cost.macs / site.cost.macs for way, cost in costs.items()}
+    started: dict[tuple[str, Rank], float] = {}
     for name in site.forms:
-        wanted = [rank for form, rank in costs if form == name]
-        if not wanted:
-            continue
-        started = [fits.damage(lefts, curvature) for lefts in fits.start_errors(name, wanted)]
-        logs = np.log(started)
-        shares = np.array([costs[name, rank].macs / site.cost.macs for rank in wanted])
-        if steps := FORMS[name].TRIAL_STEPS:
-            refined = sorted({int(np.abs(shares - share).argmin()) for share in REFINED})
-            gains = [
-                math.log(fits.damage([f.left for f in fits.fit(name, wanted[i], steps)], curvature))
-                - logs[i]
-                for i in refined
-            ]
-            line = np.polyfit(shares[refined], gains, len(refined) - 1)
-            logs += np.minimum(np.polyval(line, shares), 0)
+        if wanted := [rank for form, rank in costs if form == name]:
+            for rank, lefts in zip(wanted, fits.start_errors(name, wanted), strict=True):
+                started[name, rank] = fits.damage(lefts, curvature)
+
+    def gain(way: tuple[str, Rank]) -> float:
+        """How much refinement lowers the logarithm of the damage."""
+        form = FORMS[way[0]]
+        others = [started[w] for w in started if w[0] != way[0] and share[w] <= share[way]]
+        if form.LEAST_LEFT * started[way] >= min(others, default=math.inf):
+            return 0.0
+        refined = fits.fit(*way, form.TRIAL_STEPS)
+        left = fits.damage([fitted.left for fitted in refined], curvature)
+        return min(math.log(left / started[way]), 0.0)
+
+    found = []
+    for name in dict.fromkeys(form for form, _ in started):
+        ways = [way for way in started if way[0] == name]
+        shares, gains = np.array([share[way] for way in ways]), np.zeros(len(ways))
+        if FORMS[name].TRIAL_STEPS:
+            near = {int(np.abs(shares - at).argmin()) for at in REFINED[: FORMS[name].TRIALS]}
+            seen = np.array([gain(ways[i]) for i in sorted(near)])
+            line = np.polyfit(shares[sorted(near)], seen, len(near) - 1)
+            gains = np.minimum(np.polyval(line, shares), 0)
         found += [
-            Candidate(site.path, name, rank, costs[name, rank], math.exp(log))
-            for rank, log in zip(wanted, logs, strict=True)
+            Candidate(site.path, *way, costs[way], started[way] * math.exp(more))
+            for way, more in zip(ways, gains, strict=True)
         ]
     return found

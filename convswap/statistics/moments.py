@@ -19,10 +19,12 @@ from ..network.sums import undo_norms
 from .rows import lengths, outputs, patches
 
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # tried for the correction, of the mean variance
+RIDGES = (1.0, 1e-1, 1e-2, 1e-3)  # tried for the correction, of the mean variance
+SKETCH = 64  # mixtures of the outputs that stand in for all, while ridges are compared
 PATCH_BYTES = 1 << 27  # of unfolded patches at a time
 FIT_COPIES = 10  # of the moments, in double precision, while a layer is fitted
 POSITIONS = 1024  # sampled per image at most; neighbouring patches are nearly copies
+SAMPLES = 512  # of all images together, for each number that a layer reads; more tell little
 
 
 def gather(
@@ -47,6 +49,7 @@ def gather(
     """
     waiting = {site.path: site for site in sites}
     calls = dict.fromkeys(waiting, 0)
+    images = sum(map(len, batches))
     moments: dict[str, Moments] = {}
     sums = {s.path: s.sum for s in sites if s.sum} if changed is not None else {}
     taps = {path: sum_.other for path, sum_ in sums.items()}
@@ -55,7 +58,7 @@ def gather(
             continue
         site = waiting[stop.path]
         if site.path not in moments:
-            moments[site.path] = Moments(model.get_submodule(site.path), seed)
+            moments[site.path] = Moments(model.get_submodule(site.path), seed, images)
         nothing = [(None, None)] * len(stop.pairs)
         for (x, y), (ours, theirs) in zip(stop.pairs, stop.kept or nothing, strict=True):
             if ours is not None and theirs is not None:
@@ -87,12 +90,14 @@ class Moments:
 
     Args:
         seed: decides which positions of large maps are sampled.
+        images: how many will come; the more, the fewer positions are taken of each.
     """
 
-    def __init__(self, layer: nn.Module, seed: int = 0):
+    def __init__(self, layer: nn.Module, seed: int = 0, images: int = 1):
         self.layer = layer
         groups = getattr(layer, "groups", 1)
         out, depth = len(layer.weight) // groups, layer.weight[0].numel()
+        self._positions = min(math.ceil(SAMPLES * depth / images), POSITIONS)
         new = {"dtype": torch.float64, "device": layer.weight.device}
         self._count = [0, 0]
         self._x, self._y = (torch.zeros(2, groups, n, **new) for n in (depth, out))
@@ -125,7 +130,7 @@ class Moments:
     def update(self, x: Tensor, y: Tensor) -> None:
         """Add one batch: what the layer reads, and the output wanted."""
         axes = lengths(self.layer, y)
-        every = math.ceil((math.prod(axes) / POSITIONS) ** (1 / len(axes)))
+        every = math.ceil((math.prod(axes) / self._positions) ** (1 / len(axes)))
         step = tuple(min(every, length) for length in axes)
         offset = tuple(torch.randint(s, (), generator=self._random).item() for s in step)
         y = outputs(self.layer, y, step, offset).float()
@@ -177,7 +182,8 @@ class Moments:
         target = weight
         if corrected:
             ridge = self._ridge(weight, moment.diagonal().mean(), group)
-            target = weight + _correction(weight, moment, cross, ridge)
+            if math.isfinite(ridge):
+                target = weight + _ridged(cross - weight @ moment, moment, ridge)
         share = min(max(len(moment) / self.count, SHRINK), 1.0)
         moment.diagonal().add_(share * moment.diagonal().mean().clamp_min(1e-12))
         return LeastSquares(target, moment, weight)
@@ -186,17 +192,19 @@ class Moments:
         """The b whose correction from one half lowers the error on the other half most."""
         if min(self._count) == 0:
             return math.inf
-        halves = [self._centred([0], group), self._centred([1], group)]
+        halves = []
+        for half in (0, 1):
+            moment, cross = self._centred([half], group)
+            halves.append((moment, _sketch(cross - weight @ moment)))
         best, least = math.inf, 0.0
         for share in RIDGES:
-            ridge = share * scale.clamp_min(1e-12).item()
-            change = 0.0
-            for (moment, cross), (other, other_cross) in (halves, halves[::-1]):
-                step = _correction(weight, moment, cross, ridge)
-                gap = other_cross - weight @ other
-                change += ((step @ other - 2 * gap) * step).sum().item()
-            if change < least:
-                best, least = ridge, change
+            ridge, change = share * scale.clamp_min(1e-12).item(), 0.0
+            for (moment, gap), (other, other_gap) in (halves, halves[::-1]):
+                step = _ridged(gap, moment, ridge)
+                change += ((step @ other - 2 * other_gap) * step).sum().item()
+            if change >= least:  # it falls with the ridge, and then rises
+                break
+            best, least = ridge, change
         return best
 
     def _centred(self, halves: list[int], group: int) -> tuple[Tensor, Tensor]:
@@ -232,10 +240,17 @@ def weight_problems(layer: nn.Module) -> list[LeastSquares]:
     return [LeastSquares(weight, eye) for weight in weights.unflatten(0, (groups, -1))]
 
 
-def _correction(weight: Tensor, moment: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """What to add to a kernel so that it predicts y from x, with a ridge: `[out, D]`."""
-    if math.isinf(ridge):
-        return torch.zeros_like(weight)
+def _ridged(gap: Tensor, moment: Tensor, ridge: float) -> Tensor:
+    """The kernel `[n, D]` that predicts from x what has cross moments `gap`, with a ridge."""
     regular = moment.clone()
     regular.diagonal().add_(ridge)
-    return torch.cholesky_solve((cross - weight @ moment).T, cholesky(regular)).T
+    return torch.cholesky_solve(gap.T, cholesky(regular)).T
+
+
+def _sketch(gap: Tensor) -> Tensor:
+    """Some random mixtures of rows `[out, D]`, whose squares add up to about those of all."""
+    if len(gap) <= SKETCH:
+        return gap
+    random = torch.Generator().manual_seed(0)
+    signs = torch.randint(2, (SKETCH, len(gap)), generator=random).to(gap) * 2 - 1
+    return signs @ gap / math.sqrt(SKETCH)
