@@ -96,8 +96,8 @@ def test_saving_again_gives_the_same_files(folder, tmp_path):
     assert tree(tmp_path / "again") == tree(folder)
 
 
-def test_the_folder_holds_weights_and_a_description_alone(folder):
-    assert names(folder) == ["convswap.json", "model.safetensors"]
+def test_the_folder_holds_weights_a_description_and_a_card(folder):
+    assert names(folder) == ["README.md", "convswap.json", "model.safetensors"]
     assert described(folder)["provenance"] == {"note": "hello"}
     assert described(folder)["versions"]["torch"] == torch.__version__
 

@@ -19,6 +19,7 @@ from ..record import Base, Record, record_of
 from ..support.files import check_new, claimed, settle
 from ..support.plain import numbers_in
 from ..support.tensors import Entry, digests
+from .card import CARD, card_of, is_replaceable
 from .description import (
     DESCRIPTION,
     FORMAT,
@@ -42,7 +43,7 @@ def save(
     """Write a converted network as a folder that `load` opens on any machine.
 
     What `load` would refuse is refused here. At every moment the old artifact or the new one is
-    complete; other files in the folder stay.
+    complete; other files in the folder stay, a `README.md` that a person wrote or changed as well.
 
     Args:
         provenance: anything worth keeping, such as data, seed and measured figures (JSON).
@@ -82,9 +83,11 @@ def save(
         # subtle: safetensors' own writer makes files that only their owner can read
         (new / WEIGHTS).write_bytes(to_bytes(state, metadata={"format": "pt"}))
         (new / DESCRIPTION).write_text(text, encoding="utf-8")
+        card = card_of(record, (new / WEIGHTS).stat().st_size)
+        (new / CARD).write_text(card, encoding="utf-8")
         read_description(new)
         header_of(new / WEIGHTS)
-        for path in (new / WEIGHTS, new / DESCRIPTION, new):
+        for path in (new / WEIGHTS, new / DESCRIPTION, new / CARD, new):
             settle(path)
         if folder.is_dir():
             _replace(folder, new)
@@ -116,6 +119,9 @@ def _replace(folder: Path, new: Path) -> None:
         (staged, folder / WEIGHTS),
     ):  # fmt: skip
         os.replace(source, target)
+        settle(folder)
+    if is_replaceable(folder / CARD):
+        os.replace(new / CARD, folder / CARD)
         settle(folder)
 
 

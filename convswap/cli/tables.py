@@ -12,6 +12,7 @@ from ..network.sites import Site
 from ..plans import Cost, Plan
 from ..results.frontier import Point, knee, score
 from ..runtimes import Target
+from ..support.figures import FIGURES, quantity
 from ..timing.layer_times import LayerTime
 
 
@@ -125,28 +126,12 @@ def layer_times_table(times: Sequence[LayerTime]) -> Table:
 
 def comparison_table(rows: Mapping[str, Mapping[str, float]]) -> Table:
     """Networks side by side: one row each, one column per figure that any of them has."""
-    columns = {
-        "top1": ("top-1 %", lambda v: f"{v:.2f}"),
-        "top5": ("top-5 %", lambda v: f"{v:.2f}"),
-        "r2": ("R2", lambda v: f"{v:.4f}"),
-        "psnr": ("PSNR dB", lambda v: f"{v:.2f}"),
-        "kl": ("KL nats", lambda v: f"{v:.4f}"),
-        "agreement": ("same %", lambda v: f"{v:.2f}"),
-        "macs": ("MACs", quantity),
-        "params": ("params", quantity),
-        "bytes": ("size", lambda v: f"{v / 1e6:.2f} MB"),
-        "ms": ("ms / image", lambda v: f"{v:.2f}"),
-        "spread": ("spread", lambda v: f"{v:.1%}"),
-        "images_per_second": ("images / s", lambda v: f"{v:,.0f}" if v >= 100 else f"{v:#.3g}"),
-        "peak_bytes": ("peak memory", lambda v: f"{v / 1e6:.1f} MB"),
-        "images": ("images", lambda v: f"{v:,}"),
-    }
-    shown = [key for key in columns if any(key in row for row in rows.values())]
-    table = _table("", *(f">{columns[key][0]}" for key in shown))
+    shown = [key for key in FIGURES if any(key in row for row in rows.values())]
+    table = _table("", *(f">{FIGURES[key][0]}" for key in shown))
     for name, row in rows.items():
         table.add_row(
             Text(name),
-            *(columns[key][1](row[key]) if row.get(key) is not None else "-" for key in shown),
+            *(FIGURES[key][1](row[key]) if row.get(key) is not None else "-" for key in shown),
         )
     return table
 
@@ -184,14 +169,6 @@ def frontier_summary(points: Sequence[Point]) -> str:
     """Where the frontier bends."""
     best = knee(points)
     return f"knee: {best.macs_kept:.1%} of the MACs keep {best.score:.2f} of {points[0].score:.2f}"
-
-
-def quantity(count: float) -> str:
-    """A count with three digits and the field's suffix: 40.6 M, 4.09 G."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= 0.9995 * size:  # what would be shown as 1e+03 of the smaller
-            return f"{count / size:#.3g}".rstrip(".") + f" {unit}"
-    return f"{count:.0f}"
 
 
 def _table(*columns: str) -> Table:
