@@ -17,7 +17,7 @@ from ..inputs.bases import is_library
 from ..network.copies import unwrapped
 from ..record import Base, Record, record_of
 from ..support.files import check_new, claimed, settle
-from ..support.plain import numbers_in
+from ..support.plain import nameless, numbers_in
 from ..support.tensors import Entry, digests
 from .card import CARD, card_of, is_replaceable
 from .description import (
@@ -70,7 +70,7 @@ def save(
             "format": FORMAT,
             "record": record.model_dump(mode="json"),
             "versions": {"convswap": __version__, "torch": torch.__version__},
-            "provenance": _nameless(provenance or {}),
+            "provenance": nameless(provenance or {}),
             "tensors": digests(state),
         }
         content["digest"] = digest_of(content)
@@ -153,15 +153,6 @@ def _rebuilds(model: nn.Module, base: Base, record: Record) -> bool:
     except (ConvswapError, ValueError):
         return False
     return repr(rebuilt) == repr(model)
-
-
-def _nameless(value: Any) -> Any:
-    """A value whose absolute paths, at any depth, are the names of what they lead to."""
-    if isinstance(value, dict):
-        return {key: _nameless(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nameless(each) for each in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _portable(base: Base, folder: Path) -> Base:

@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from .. import __version__
 from ..errors import ConvswapError
-from . import bench, convert, distill, evaluate, export, inspect, plan, recipes, run, sweep
+from . import bench, convert, distill, evaluate, export, inspect, plan, recipes, report, run, sweep
 from .ending import ending
 
 
@@ -27,7 +27,7 @@ app = App(
     version=__version__,
     default_parameter=Parameter(negative=(), show_default=_shown),
 )
-for verb in (inspect, plan, convert, sweep, distill, evaluate, bench, export, run):
+for verb in (inspect, plan, convert, sweep, distill, evaluate, bench, export, report, run):
     name = verb.__name__.rpartition(".")[2]
     app.command(getattr(verb, name), name=name, help_epilogue=f"Example: {verb.EXAMPLE}")
 app.command(recipes.app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from ..errors import one_line
+from ..support.plain import nameless
 from ..support.progress import Progress as Callback
 from ..support.progress import silent
 
@@ -25,6 +27,14 @@ def note(text: str) -> None:
 def wrote(path: object) -> None:
     """Say what was written and where."""
     note(f"wrote {path}")
+
+
+def command() -> str:
+    """The command line as it was given, to be kept, with names in place of absolute paths."""
+    words = [word.rpartition("=") for word in sys.argv[1:]]
+    return shlex.join(
+        ["convswap", *(key + equals + nameless(value) for key, equals, value in words)]
+    )
 
 
 def answer(as_json: bool, document: object, *parts: object) -> None:

@@ -41,7 +41,9 @@ def convert(
             dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
             batch=wanted.timing.batch, quality=judge, seed=run.seed, progress=progress,
         )  # fmt: skip
-    provenance = {"data": images.data, "images": sum(len(b[0]) for b in batches), "seed": run.seed}
+    provenance = {"data": images.data, "images": sum(len(b[0]) for b in batches),
+                  "seed": run.seed, "command": console.command()}  # fmt: skip
+    provenance |= {"target": target.fingerprint()} if target else {}
     convswap.save(small, out, provenance=provenance, force=force)
     applied = convswap.record_of(small).plans[-1]
     document = {"out": out, **vars(applied.planned), "plan": applied.model_dump(mode="json")}

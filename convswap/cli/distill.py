@@ -92,13 +92,7 @@ def _recovered(
     preprocess, settings = opening.settle(student, data), asdict(training)
     size, workers = settings.pop("batch_size"), settings.pop("workers")
     batches, judges = training_batches(
-        data,
-        preprocess,
-        size,
-        seed=run.seed,
-        workers=workers,
-        share=ranks.place(),
-        note=told,
+        data, preprocess, size, seed=run.seed, workers=workers, share=ranks.place(), note=told
     )
     history: list[Judgement] = []
 
@@ -111,7 +105,8 @@ def _recovered(
             checkpoint=_checkpoint(out), progress=progress, judged=judged,
             tell=told,
         )  # fmt: skip
-    settings |= {"data": data, "images": len(batches.order), "seed": run.seed}
+    settings |= {"data": data, "images": len(batches.order), "seed": run.seed,
+                 "command": console.command()}  # fmt: skip
     return small, settings | {"history": [asdict(judgement) for judgement in history]}
 
 

@@ -31,7 +31,7 @@ def run(
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
-    """Plan, convert, distil and measure as a recipe says, and print one table."""
+    """Plan, convert, distil and measure as a recipe says; one table, and a page to look at."""
     from ..recipe import job
     from . import opening, tables
 
@@ -47,8 +47,12 @@ def run(
         machine=machine,
     )  # fmt: skip
     with console.progress(machine.quiet) as progress:
-        rows = job.run(todo, dense, folder, progress=progress, note=console.note)
-    where = f"(time: target {todo.target.name}, batch {todo.target.batch})"
+        rows = job.run(
+            todo, dense, folder, command=console.command(), progress=progress, note=console.note
+        )
+    threads = f"{many} thread{'s' * (many > 1)}, " if (many := todo.target.threads) else ""
+    where = f"(time: target {todo.target.name}, {threads}batch {todo.target.batch})"
     console.answer(as_json, rows, tables.comparison_table(rows), where)
     made = ["plan.json", "report.json", *list(rows)[1:]]
     console.wrote(f"{folder}/ ({', '.join(made)})")
+    console.wrote(folder / "report.html")

@@ -42,8 +42,8 @@ def sweep(
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
-    """Convert at several budgets from one look at the layers; a table, a file and a picture."""
-    from ..results import frontier
+    """Convert at several budgets from one look at the layers: a table, a picture and a page."""
+    from ..results import frontier, report
     from . import opening, tables
 
     check_new(out, force, folder=True)
@@ -57,6 +57,9 @@ def sweep(
         found = frontier.sweep(seen, batches, budgets, judge, target=runtime, progress=progress)
     Path(out).mkdir(exist_ok=True)
     document = frontier.save_frontier(found, out)
-    table, summary = tables.frontier_table(found, seen.dense), tables.frontier_summary(found)
-    console.answer(as_json, document, table, summary)
+    facts = {"data": data, "val": val or data, "seed": run.seed, "target": runtime.fingerprint()}
+    page = report.report_on_frontier(found, seen, model, console.command(), facts)
+    report.write_report(page, Path(out) / "report.html")
+    console.answer(as_json, document, *tables.frontier_tables(found, seen.dense))
     console.wrote(f"{out}/ (frontier.json, frontier.png)")
+    console.wrote(Path(out) / "report.html")

@@ -154,21 +154,16 @@ def quality_summary(before: Mapping[str, float], after: Mapping[str, float], sou
     return f"quality {score(before):.2f} -> {score(after):.2f} on {source}"
 
 
-def frontier_table(points: Sequence[Point], dense: Cost) -> Table:
-    """The networks of a frontier, the dense one first."""
-    return comparison_table(
-        {
-            "dense" if point.plan is None else f"macs {point.macs_kept:.3f}": point.figures
-            | {"ms": point.ms, "macs": point.macs_kept * dense.macs}
-            for point in points
-        }
-    )
-
-
-def frontier_summary(points: Sequence[Point]) -> str:
-    """Where the frontier bends."""
+def frontier_tables(points: Sequence[Point], dense: Cost) -> list[Table | str]:
+    """The networks of a frontier, the dense one first, and where it bends."""
+    rows = {
+        "dense" if point.plan is None else f"macs {point.macs_kept:.3f}": point.figures
+        | {"ms": point.ms, "macs": point.macs_kept * dense.macs}
+        for point in points
+    }
     best = knee(points)
-    return f"knee: {best.macs_kept:.1%} of the MACs keep {best.score:.2f} of {points[0].score:.2f}"
+    bend = f"knee: {best.macs_kept:.1%} of the MACs keep {best.score:.2f} of {points[0].score:.2f}"
+    return [comparison_table(rows), bend]
 
 
 def _table(*columns: str) -> Table:

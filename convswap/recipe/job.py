@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
@@ -13,9 +14,14 @@ from ..inputs.calibration import calibration_batches
 from ..inputs.images import training_batches
 from ..inputs.preprocess import settle_preprocess
 from ..network.cost import count
+from ..network.observe import observe
 from ..planning import plan
 from ..recovery.distill import distill
+from ..recovery.judging import write_history
+from ..results.differences import differing
 from ..results.evaluation import open_judges, quality
+from ..results.folders import report_on_folder
+from ..results.report import write_report
 from ..runtimes import device_for, open_target
 from ..support.files import new_file, read_text
 from ..support.progress import Note, Progress, once, silent, unheard
@@ -39,16 +45,19 @@ def run(
     dense: nn.Module,
     folder: Path,
     *,
+    command: str = "",
     progress: Progress = silent,
     note: Note = unheard,
 ) -> dict[str, dict[str, float]]:
     """Do what a recipe says to a network, and measure every stage.
 
-    Writes `plan.json`, the artifacts `converted` and `recovered`, and `report.json`.
+    Writes `plan.json`, the artifacts `converted` and `recovered`, `report.json` with the figures,
+    and the page `report.html`.
 
     Args:
         dense: the network, opened.
         folder: written to; created if need be.
+        command: what the person called, to be kept with the results.
         note: told what had to be assumed, and about images that were left out.
 
     Returns:
@@ -76,17 +85,22 @@ def run(
     (folder / MARK).write_text(_digest(recipe), encoding="utf-8")
     chosen.save(folder / "plan.json")
     networks["converted"] = convert(dense, chosen, batches, progress=progress)
-    save(networks["converted"], folder / "converted", force=True)
+    made = {"command": command, "data": sources.model_dump(), "seed": seed,
+            "target": target.fingerprint()}  # fmt: skip
+    save(networks["converted"], folder / "converted", provenance=made, force=True)
     if recipe.distill:
         settings = recipe.distill.model_dump()
         source, batch_size = sources.train or sources.calibration, settings.pop("batch_size")
         training, judges = training_batches(source, preprocess, batch_size, seed=seed, note=note)
-        checkpoint = folder / "checkpoint.pt"
+        checkpoint, history = folder / "checkpoint.pt", []
         networks["recovered"] = distill(
             networks["converted"], dense, training, **settings, judges=judges,
             seed=seed, checkpoint=checkpoint, progress=progress, tell=note,
+            judged=lambda judgements: history.__setitem__(slice(None), map(asdict, judgements)),
         )  # fmt: skip
-        save(networks["recovered"], folder / "recovered", force=True)
+        made |= {"distilled": recipe.distill.model_dump(exclude_none=True)}
+        save(networks["recovered"], folder / "recovered", provenance=made, force=True)
+        write_history(history, folder / "recovered")
         checkpoint.unlink(missing_ok=True)
     test = open_judges(dense, sources.test or sources.calibration, note)
     rows = {
@@ -101,6 +115,9 @@ def run(
             rows[name]["bytes"] = (folder / name / WEIGHTS).stat().st_size
     with new_file(folder / "report.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    cases = differing(dense, [*networks.values()][-1], test, chosen.output, progress)
+    seen = observe(dense, preprocess.input_size)
+    write_report(report_on_folder(folder, rows, seen, cases), folder / "report.html")
     (folder / MARK).unlink()
     return rows
 

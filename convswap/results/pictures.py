@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
     from ..timing.layer_times import LayerTime
     from .frontier import Point
+
+INK = "#010203"  # of lines and words in a page; becomes the colour of its text
+_COLOURS = ("#1f83d6", "#e07b00", "#2f9e63")  # told apart on light and on dark paper
 
 
 def check_picture(path: str | Path) -> None:
@@ -28,6 +33,41 @@ def check_picture(path: str | Path) -> None:
 def draw_frontier(points: Sequence[Point], knee: Point, path: str | Path) -> None:
     """Write a picture of quality against multiply-adds and against time, the knee marked."""
     figure = _figure((9, 4))
+    _frontier(figure, points, knee, "black")
+    with new_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def frontier_svg(points: Sequence[Point], knee: Point) -> str:
+    """The same picture, to be put into a page."""
+    with _page_style():
+        figure = _figure((9, 4))
+        _frontier(figure, points, knee, INK)
+        return _svg(figure)
+
+
+def recovery_svg(history: Sequence[Mapping[str, float]]) -> str:
+    """How far from the original network a recovery was, to be put into a page.
+
+    Args:
+        history: judgements as plain data; the first row is the start.
+    """
+    steps = [row["step"] for row in history]
+    with _page_style():
+        figure = _figure((9, 3.2))
+        axes = figure.subplots()
+        for name, style in (("trained", ":"), ("averaged", "--"), ("best", "-")):
+            axes.plot(steps, [row[name] for row in history], style, label=name)
+        if all(row["best"] > 0 for row in history):
+            axes.set_yscale("log")
+        axes.set_xlabel("steps")
+        axes.set_ylabel("distance")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        return _svg(figure)
+
+
+def _frontier(figure: Figure, points: Sequence[Point], knee: Point, ink: str) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     left.plot([100 * p.macs_kept for p in points], [p.score for p in points], "-")
     for axes, name, value in (
@@ -35,7 +75,7 @@ def draw_frontier(points: Sequence[Point], knee: Point, path: str | Path) -> Non
         (right, f"milliseconds per image ({knee.target})", lambda p: p.ms),
     ):
         axes.plot([value(p) for p in points], [p.score for p in points], "o", color="C0")
-        axes.plot(value(knee), knee.score, "o", markersize=12, fillstyle="none", color="black")
+        axes.plot(value(knee), knee.score, "o", markersize=12, fillstyle="none", color=ink)
         axes.set_xlabel(name)
         axes.grid(alpha=0.3)
     for point in points:  # more multiply-adds need not be more time: no line, but which is which
@@ -45,8 +85,6 @@ def draw_frontier(points: Sequence[Point], knee: Point, path: str | Path) -> Non
         )  # fmt: skip
     right.set_title("labels: multiply-adds kept", fontsize="small")
     left.set_ylabel("top-1, %" if "top1" in points[0].figures else "variance kept, %")
-    with new_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
 
 
 def draw_comparison(
@@ -79,6 +117,33 @@ def draw_comparison(
     axes.legend()
     with new_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+@contextmanager
+def _page_style() -> Iterator[None]:
+    """Words stay words, nothing depends on when it was drawn, and no colour on the paper."""
+    import matplotlib
+
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "convswap",
+        "axes.prop_cycle": matplotlib.cycler(color=_COLOURS),
+        "grid.color": INK,
+        "grid.alpha": 0.2,
+        "legend.frameon": False,
+        **dict.fromkeys(inked, INK),
+    }
+    with matplotlib.rc_context(style):
+        yield
+
+
+def _svg(figure: Figure) -> str:
+    """A figure as an SVG element without background, in the page's own colour of text."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
 def _figure(size: tuple[float, float]) -> Figure:

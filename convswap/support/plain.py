@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -53,3 +54,13 @@ def numbers_in(value: object) -> list[float]:
     if level:
         raise ValueError(f"more than {VALUES} values, or {DEPTH} levels of them")
     return found
+
+
+def nameless(value: Any) -> Any:
+    """A value whose absolute paths, at any depth, are the names of what they lead to: what is
+    written says nothing of the machine it was made on."""
+    if isinstance(value, dict):
+        return {key: nameless(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [nameless(each) for each in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

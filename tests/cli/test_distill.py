@@ -20,7 +20,8 @@ def test_distill_writes_a_network_with_other_weights(here):
     before, after = load_file("art/model.safetensors"), load_file("o/model.safetensors")
     assert before.keys() == after.keys()
     assert not torch.equal(before["body.expand.weight"], after["body.expand.weight"])
-    assert names("o") == ["convswap.json", "history.csv", "history.json", "model.safetensors"]
+    assert names("o") == ["README.md", "convswap.json", "history.csv", "history.json",
+                          "model.safetensors"]  # fmt: skip
     history = json.loads(Path("o/history.json").read_text())
     assert history[0]["step"] == 0
     assert history[-1]["step"] == history[-1]["steps"]

@@ -15,6 +15,7 @@ WRITERS = {
     "export onnx": "export art --model model.py:build --onnx taken",
     "export pt2": "export art --model model.py:build --pt2 taken",
     "run": "run tiny.yaml --model model.py:build --out taken",
+    "report": "report art --out taken",
     "recipes copy": "recipes copy digits taken",
 }
 
@@ -37,7 +38,7 @@ def test_an_output_in_a_folder_that_does_not_exist_is_refused(command, shared):
     assert "does not exist" in fail(*command.replace("taken", "no/such/folder").split())
 
 
-@pytest.mark.parametrize("name", ["plan", "export pt2", "recipes copy"])
+@pytest.mark.parametrize("name", ["plan", "export pt2", "report", "recipes copy"])
 def test_force_replaces_a_file(name, here):
     Path("taken").write_text("old")
     succeed(*WRITERS[name].split(), "--force")
@@ -60,7 +61,7 @@ def test_force_does_not_replace_a_folder_of_something_else(name, here):
     assert Path("taken/file").read_text() == "precious"
 
 
-@pytest.mark.parametrize("name", ["plan", "export onnx", "export pt2", "recipes copy"])
+@pytest.mark.parametrize("name", ["plan", "export onnx", "export pt2", "report", "recipes copy"])
 def test_force_does_not_turn_a_folder_into_a_file(name, here):
     Path("taken").mkdir()
     before = tree(here)

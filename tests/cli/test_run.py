@@ -15,7 +15,7 @@ def test_run_does_the_whole_job(here):
     done = succeed("run", "tiny.yaml", "--model", "model.py:build", "--out", "o", "--json")
     assert list(done.document) == ["dense", "converted", "recovered"]
     assert done.document == json.loads(Path("o/report.json").read_text())
-    assert names("o") == ["converted", "plan.json", "recovered", "report.json"]
+    assert names("o") == ["converted", "plan.json", "recovered", "report.html", "report.json"]
     for name in ("converted", "recovered"):
         small = load(f"o/{name}", open_model("model.py:build"))
         assert small(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, 4)

@@ -10,7 +10,7 @@ def test_sweep_writes_the_frontier_and_says_where_the_knee_is(here):
                    "--least", "0.5", "--out", "frontier")  # fmt: skip
     assert "dense" in done.out
     assert "knee:" in done.out
-    assert names("frontier") == ["frontier.json", "frontier.png"]
+    assert names("frontier") == ["frontier.json", "frontier.png", "report.html"]
 
 
 def test_sweep_plans_for_the_output_that_is_told(here):
