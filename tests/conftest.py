@@ -1,6 +1,7 @@
 """Every test starts from the same random state, and generated tests are the same every time."""
 
 import os
+import shutil
 
 # Tests run on two workers: each, and every command it starts, on one thread.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -9,11 +10,19 @@ import pytest
 import torch
 from hypothesis import settings
 
+from convswap.support.files import user_cache
+
 torch.set_num_threads(1)
 settings.register_profile("convswap", deadline=None, derandomize=True, database=None)
 settings.load_profile("convswap")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory):
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
-def _seed():
+def _start(_cache):
     torch.manual_seed(0)
+    shutil.rmtree(user_cache("surveys"), ignore_errors=True)

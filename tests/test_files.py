@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from convswap.errors import ConvswapError
-from convswap.support.files import check_new, claimed, new_file, one_writer, read_text
+from convswap.support.files import (
+    check_new,
+    claimed,
+    new_file,
+    one_writer,
+    read_text,
+    user_cache,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -202,3 +209,13 @@ def test_writers_of_one_file_wait_for_each_other(tmp_path: Path):
     writers = [subprocess.Popen(command) for _ in range(3)]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert names(tmp_path) == ["a"]
+
+
+# user_cache
+
+
+def test_what_is_kept_lies_where_the_user_wants_it(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache("latency") == tmp_path / "convswap" / "latency"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert user_cache("latency").parts[-3:] == (".cache", "convswap", "latency")

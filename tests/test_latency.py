@@ -17,7 +17,6 @@ from convswap import LatencyTable, find_sites
 from convswap.errors import RankError, TargetError
 from convswap.forms import ranks
 from convswap.network.replace import install_
-from convswap.timing.latency import default_cache
 from convswap.timing.layer_times import layer_times
 from convswap.timing.microbench import signatures
 
@@ -233,13 +232,6 @@ def test_a_folder_that_cannot_be_written_is_reported_once(clock, site, tmp_path)
     assert table.ms(site) > 0
     (problem,) = table.problems
     assert "not kept" in problem
-
-
-def test_times_are_kept_in_the_user_s_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "convswap" / "latency"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_cache().parts[-3:] == (".cache", "convswap", "latency")
 
 
 # --- targets that fail ----------------------------------------------------------------------

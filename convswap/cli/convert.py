@@ -39,7 +39,7 @@ def convert(
     with console.progress(run.quiet) as progress:
         small = reach(
             dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
-            batch=wanted.timing.batch, quality=judge, seed=run.seed, progress=progress,
+            batch=wanted.timing.batch, quality=judge, progress=progress, **run.planning,
         )  # fmt: skip
     provenance = {"data": images.data, "images": sum(len(b[0]) for b in batches),
                   "seed": run.seed, "command": console.command()}  # fmt: skip

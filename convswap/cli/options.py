@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from .. import plans
 from ..errors import ConvswapError, problems
 from ..plans import Budget, Drop, Goal, Plan
+from ..support.files import user_cache
 from ..support.plain import read_yaml
 
 
@@ -270,3 +271,8 @@ class Run(Machine):
 
     seed: int = 0
     """decides every random choice"""
+
+    @property
+    def planning(self) -> dict[str, Any]:
+        """What `plan` and `survey` are given whatever is asked of them."""
+        return {"seed": self.seed, "cache": user_cache("surveys")}

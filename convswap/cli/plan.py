@@ -40,7 +40,7 @@ def plan(
     with console.progress(run.quiet) as progress:
         chosen = convswap.plan(
             dense, batches, goal, fit=fit, output=output, layers=layers.allowed, target=target,
-            batch=wanted.timing.batch, seed=run.seed, progress=progress,
+            batch=wanted.timing.batch, progress=progress, **run.planning,
             input_size=convswap.record_of(dense).preprocess.input_size,
         )  # fmt: skip
     chosen.save(out)

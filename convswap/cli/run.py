@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from ..errors import RecipeError
 from ..recipe import recipe
-from ..support.files import check_new
+from ..support.files import check_new, user_cache
 from . import console
 from . import options as o
 
@@ -48,8 +48,9 @@ def run(
     )  # fmt: skip
     with console.progress(machine.quiet) as progress:
         rows = job.run(
-            todo, dense, folder, command=console.command(), progress=progress, note=console.note
-        )
+            todo, dense, folder, command=console.command(), cache=user_cache("surveys"),
+            progress=progress, note=console.note,
+        )  # fmt: skip
     threads = f"{many} thread{'s' * (many > 1)}, " if (many := todo.target.threads) else ""
     where = f"(time: target {todo.target.name}, {threads}batch {todo.target.batch})"
     console.answer(as_json, rows, tables.comparison_table(rows), where)

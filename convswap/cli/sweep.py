@@ -52,7 +52,7 @@ def sweep(
     judge, budgets = opening.quality(dense, val or data, output), frontier.budgets(points, least)
     with console.progress(run.quiet) as progress:
         seen = convswap.survey(
-            dense, batches, output=output, layers=layers.allowed, seed=run.seed, progress=progress
+            dense, batches, output=output, layers=layers.allowed, progress=progress, **run.planning
         )
         found = frontier.sweep(seen, batches, budgets, judge, target=runtime, progress=progress)
     Path(out).mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -19,6 +20,7 @@ from ..network.sites import Site
 from ..plans import Budget, Choice, Cost, Fit, Kind, Layers, Plan
 from ..runtimes import Target, target_of
 from ..support.progress import Progress, silent
+from . import kept
 from .by_time import meet_latency
 from .candidates import Candidate, costs_of, find_candidates, weight_candidates
 from .knapsack import check_reachable, solve
@@ -110,6 +112,7 @@ def plan(
     target: Target | None = None,
     batch: int = 1,
     seed: int = 0,
+    cache: Path | None = None,
     progress: Progress = silent,
 ) -> Plan:
     """Choose a form and rank per convolution so that the network meets a budget.
@@ -128,6 +131,8 @@ def plan(
             signature of `forward` does not tell.
         layers: which layers may be replaced; default: all.
         target, batch: for a budget of latency; see `Survey.plan`.
+        cache: folder where what is found out about the layers is kept, and taken from if
+            network, images and settings are the same.
 
     Raises:
         ConversionError: no convolution can be replaced; the reasons are in the message.
@@ -137,7 +142,7 @@ def plan(
         raise PlanError("no budget given", do="say Budget(macs=0.5) or another fraction to keep")
     seen = survey(
         model, batches, budgets=[budget], fit=fit, input_size=input_size, output=output,
-        call=call, layers=layers, seed=seed, progress=progress,
+        call=call, layers=layers, seed=seed, cache=cache, progress=progress,
     )  # fmt: skip
     return seen.plan(budget, target=target, batch=batch, progress=progress)
 
@@ -153,13 +158,14 @@ def survey(
     call: Call | None = None,
     layers: Layers = Layers(),
     seed: int = 0,
+    cache: Path | None = None,
     progress: Progress = silent,
 ) -> Survey:
     """Find and judge every candidate of every layer: the long part of planning.
 
     Args:
         budgets: refused at once where they cannot be met.
-        model, batches, fit, input_size, output, call, layers: as for `plan`.
+        model, batches, fit, input_size, output, call, layers, seed, cache: as for `plan`.
 
     Raises:
         ConversionError, BudgetError: as for `plan`.
@@ -184,9 +190,18 @@ def survey(
         check_reachable(costs, [site.cost for site in sites], seen.dense, bounds)
     if fit == "weight":
         return Survey(model, seen, weight_candidates(dense, sites, progress), fit, seed, kind)
-    kind = kind or output_kind(model, batches)
-    options, cut_off = find_candidates(dense, sites, batches, kind, seed, progress)
-    return Survey(model, seen, options, fit, seed, kind, _notes(batches[0].match, cut_off))
+    file = cache and kept.place(cache, model, sites, batches, kind, seed)
+    found = file and kept.read(file, sites)
+    if found:
+        progress("candidates kept from before", len(sites), len(sites))
+    else:
+        kind = kind or output_kind(model, batches)
+        options, cut_off = find_candidates(dense, sites, batches, kind, seed, progress)
+        found = kept.Found(kind, options, cut_off)
+        if file:
+            kept.write(found, file)
+    notes = _notes(batches[0].match, found.cut_off)
+    return Survey(model, seen, found.options, fit, seed, found.kind, notes)
 
 
 def _notes(match: Match, cut_off: Sequence[str]) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ def run(
     folder: Path,
     *,
     command: str = "",
+    cache: Path | None = None,
     progress: Progress = silent,
     note: Note = unheard,
 ) -> dict[str, dict[str, float]]:
@@ -58,6 +59,7 @@ def run(
         dense: the network, opened.
         folder: written to; created if need be.
         command: what the person called, to be kept with the results.
+        cache: as for `plan`.
         note: told what had to be assumed, and about images that were left out.
 
     Returns:
@@ -79,7 +81,7 @@ def run(
     networks = {"dense": dense}
     chosen = plan(
         dense, batches, recipe.budget, fit=recipe.fit, output=recipe.output, layers=recipe.layers,
-        target=target, batch=recipe.target.batch, seed=seed, progress=progress,
+        target=target, batch=recipe.target.batch, seed=seed, cache=cache, progress=progress,
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     (folder / MARK).write_text(_digest(recipe), encoding="utf-8")

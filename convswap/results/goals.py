@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ def reach(
     batch: int = 1,
     quality: Quality | None = None,
     seed: int = 0,
+    cache: Path | None = None,
     progress: Progress = silent,
 ) -> nn.Module:
     """A converted copy of a network that reaches a goal; its record holds the plan.
@@ -35,7 +37,7 @@ def reach(
 
     Args:
         quality: what a `Drop` is judged by; not needed for other goals.
-        batches, fit, output, layers, target, batch, seed: as for `plan`.
+        batches, fit, output, layers, target, batch, seed, cache: as for `plan`.
 
     Raises:
         BudgetError, ConversionError, PlanError: as for `plan` and `convert`.
@@ -46,14 +48,14 @@ def reach(
     if isinstance(goal, Drop):
         seen = survey(
             model, batches, fit=fit, output=output, layers=layers, input_size=input_size,
-            seed=seed, progress=progress,
+            seed=seed, cache=cache, progress=progress,
         )  # fmt: skip
         small, _ = smallest_within(seen, batches, goal.points, quality, progress=progress)
         return small
     if isinstance(goal, Budget):
         chosen = plan(
             model, batches, goal, fit=fit, output=output, layers=layers, input_size=input_size,
-            target=target, batch=batch, seed=seed, progress=progress,
+            target=target, batch=batch, seed=seed, cache=cache, progress=progress,
         )  # fmt: skip
     else:
         chosen = goal.model_copy(update={"fit": fit, "output": output or goal.output})

@@ -71,6 +71,12 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
     return path
 
 
+def user_cache(what: str) -> Path:
+    """The user's folder for what was found out once and is kept."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return root / "convswap" / what
+
+
 @contextmanager
 def one_writer() -> Iterator[None]:
     """What `check_new` allows inside is this process's alone to write until the end."""

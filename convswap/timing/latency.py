@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ from ..errors import TargetError
 from ..forms import Kernel, Rank
 from ..network.sites import Site
 from ..runtimes import Runner, Target, running
-from ..support.files import new_file
+from ..support.files import new_file, user_cache
 from ..support.progress import Progress, silent
 from .microbench import Signature, signatures
 from .turns import fastest, sensible, take_turns
@@ -28,11 +27,6 @@ METHOD = 1  # raised when something else is measured: times of before are then n
 Way = tuple[str | None, Rank | None]
 """Form and rank; twice None is the dense layer."""
 DENSE: Way = (None, None)
-
-
-def default_cache() -> Path:
-    """The user's folder for measured times."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "convswap/latency"
 
 
 class LatencyTable:
@@ -52,7 +46,7 @@ class LatencyTable:
         Args:
             target: where times are wanted; its `layer_target` is what is measured.
             batch: images per forward pass.
-            cache: folder of measured times; default: `default_cache()`. None keeps nothing.
+            cache: folder of measured times; default: the user's own. None keeps nothing.
         """
         self.target, self.batch = target.layer_target, batch
         self.problems: list[str] = []
@@ -60,7 +54,7 @@ class LatencyTable:
         self._fingerprint = self.target.fingerprint() | settings
         identity = json.dumps(self._fingerprint, sort_keys=True).encode()
         name = f"{hashlib.sha256(identity).hexdigest()[:16]}.json"
-        folder = default_cache() if cache == "user" else cache
+        folder = user_cache("latency") if cache == "user" else cache
         self._file = folder and folder / name
         self._ms = self._read()
 

@@ -16,7 +16,7 @@ from convswap.plans import Drop
 def test_convert_by_a_budget_writes_an_artifact(here):
     done = succeed("convert", *USER, "--data", "data", "--params", "0.7", "--out", "o")
     assert "layers converted" in done.out or "layer converted" in done.out
-    assert names("o") == ["convswap.json", "model.safetensors"]
+    assert names("o") == ["README.md", "convswap.json", "model.safetensors"]
     small = load("o", open_model("model.py:build"))
     counted = sum(p.numel() for p in small.parameters())
     assert counted <= 0.7 * sum(p.numel() for p in open_model("model.py:build").parameters())
@@ -28,11 +28,26 @@ def test_convert_without_images_fits_to_the_weights(here):
     assert done.document["plan"]["fit"] == "weight"
 
 
-def test_convert_again_with_the_same_seed_gives_the_same_file(here):
-    for out in ("a", "b"):
+def test_convert_again_with_the_same_seed_gives_the_same_file(here, monkeypatch):
+    written = []
+    for cache in ("one", "another"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(here / cache))  # nothing is kept
         succeed("convert", *USER, "--data", "data", "--macs", "0.5", "--images", "24", "--seed",
-                "3", "--out", out)  # fmt: skip
-    assert tree(here / "a") == tree(here / "b")
+                "3", "--force", "--out", "o")  # fmt: skip
+        written.append(tree(here / "o"))
+    assert written[0] == written[1]
+
+
+def test_another_budget_looks_at_no_layer_again(here):
+    first = succeed("convert", *USER, "--data", "data", "--macs", "0.5", "--out", "a")
+    assert "kept from before" not in first.err
+    for goal in (("--macs", "0.6"), ("--max-drop", "90", "--val", "data")):
+        again = succeed("convert", *USER, "--data", "data", *goal, "--out", f"o{goal[1]}")
+        assert "candidates kept from before" in again.err
+    other = succeed(
+        "convert", *USER, "--data", "data", "--macs", "0.5", "--seed", "1", "--out", "c"
+    )
+    assert "kept from before" not in other.err
 
 
 def test_convert_of_an_artifact_adds_awrite_plan(here):
@@ -83,7 +98,7 @@ def test_time_and_another_goal_are_refused(given, shared):
 def test_convert_stays_within_a_drop(here):
     succeed("convert", "model.py:build", "--data", "data", "--max-drop", "100", "--val", "data",
             "--out", "o")  # fmt: skip
-    assert names("o") == ["convswap.json", "model.safetensors"]
+    assert names("o") == ["README.md", "convswap.json", "model.safetensors"]
 
 
 def test_a_floor_on_quality_says_what_was_kept(here):

@@ -1,0 +1,136 @@
+"""Surveys are kept: found again by the same network, images and settings, and by no others."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from helpers import image_batches, tiny
+from torch import nn
+
+from convswap.errors import BudgetError
+from convswap.planning import kept, plan, surveying
+from convswap.plans import Budget, Layers
+
+MODEL, SIZE = tiny("residual")
+BATCHES = image_batches(SIZE)
+HALF = Budget(macs=0.5)
+
+
+@pytest.fixture
+def walks(monkeypatch) -> list:
+    """One entry for each time the layers are looked at anew."""
+    seen, find = [], surveying.find_candidates
+    monkeypatch.setattr(
+        surveying, "find_candidates", lambda *args: seen.append(args) or find(*args)
+    )
+    return seen
+
+
+def test_another_budget_looks_at_no_layer_again(walks, tmp_path):
+    said = []
+    first = plan(MODEL, BATCHES, HALF, cache=tmp_path)
+    again = plan(
+        copy.deepcopy(MODEL), BATCHES, Budget(macs=0.7), cache=tmp_path,
+        progress=lambda *step: said.append(step),
+    )  # fmt: skip
+    assert len(walks) == 1
+    assert "candidates kept from before" in {what for what, _, _ in said}
+    assert first.choices
+    assert again == plan(MODEL, BATCHES, Budget(macs=0.7))
+
+
+def test_without_a_folder_nothing_is_kept(walks, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(2):
+        plan(MODEL, BATCHES, HALF)
+    assert len(walks) == 2
+    assert not [*tmp_path.iterdir()]
+
+
+class Louder(nn.Module):
+    """The network, with a factor that no tensor and no name of a module tells."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.inner, self.factor = copy.deepcopy(MODEL), factor
+
+    def forward(self, x):
+        return self.inner(x * self.factor)
+
+
+def nudged(what: str) -> nn.Module:
+    model = copy.deepcopy(MODEL)
+    with torch.no_grad():
+        {"weight": next(model.parameters()), "buffer": next(model.buffers())}[what].view(-1)[0] += 1
+    return model
+
+
+OTHERS = {
+    "weight": {"model": nudged("weight")},
+    "buffer": {"model": nudged("buffer")},
+    "image": {"batches": [*BATCHES[:-1], BATCHES[-1] + 1e-6]},
+    "fewer images": {"batches": BATCHES[:-1]},
+    "seed": {"seed": 1},
+    "output": {"output": "logits"},
+    "picked": {"output": lambda output: output[:, :2]},
+    "layers": {"layers": Layers(exclude=("stem",))},
+    "call": {"call": lambda model, batch: model(batch.flip(3))},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_differs_is_looked_at(other: str, walks, tmp_path):
+    given = {"model": MODEL, "batches": BATCHES, "budget": Budget(macs=0.6), "cache": tmp_path}
+    plan(**given)
+    plan(**given | OTHERS[other])
+    assert len(walks) == 2
+
+
+def test_what_forward_does_counts(walks, tmp_path):
+    for factor in (1.0, 1.5, 1.0):
+        plan(Louder(factor), BATCHES, HALF, cache=tmp_path)
+    assert len(walks) == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-30],
+        lambda text: text.replace('"channel"', '"chanel"'),
+        lambda text: text.replace('"damages"', '"harm"'),
+        lambda text: json.dumps(json.loads(text) | {"damages": {}}),
+        lambda text: "",
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_passed_over_and_replaced(damage, walks, tmp_path):
+    wanted = plan(MODEL, BATCHES, HALF, cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    text = file.read_text()
+    file.write_text(damage(text))
+    assert plan(MODEL, BATCHES, HALF, cache=tmp_path) == wanted
+    assert len(walks) == 2
+    assert file.read_text() == text
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert plan(MODEL, BATCHES, HALF, cache=tmp_path / "file" / "surveys").choices
+
+
+def test_the_oldest_files_go(walks, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "FILES", 2)
+    for seed in range(3):
+        plan(MODEL, BATCHES, HALF, seed=seed, cache=tmp_path)
+    assert len([*tmp_path.iterdir()]) == 2
+    plan(MODEL, BATCHES, HALF, seed=2, cache=tmp_path)
+    assert len(walks) == 3
+
+
+def test_a_budget_out_of_reach_is_still_refused_at_once(walks, tmp_path):
+    with pytest.raises(BudgetError):
+        plan(MODEL, BATCHES, Budget(macs=0.001), cache=tmp_path)
+    assert not walks
+    assert not [*tmp_path.iterdir()]
