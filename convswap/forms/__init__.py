@@ -39,8 +39,8 @@ class Form(Protocol):
             layers of three networks, 100 steps lower the error of the starts of `spatial`,
             `channel` and `tucker` by 0-10 %, of `separable` and `blueprint` by up to 30 %, and
             of `bottleneck` by up to 85 %. A form with any also has
-        TRIALS: how many ranks tell the gain of all: one where it is the same for all, two where
-            it grows with the rank.
+        GROWS: whether what refinement takes off the logarithm of the damage grows in proportion
+            to the rank, or is much the same for all ranks.
         LEAST_LEFT: of the error of a start, what refinement leaves at least.
     """
 

@@ -16,7 +16,7 @@ from .layer import Kernel, Layer, unit
 from .least_squares import Fitted, LeastSquares
 
 TRIAL_STEPS = 10
-TRIALS = 1
+GROWS = False
 LEAST_LEFT = 0.6
 CHUNK = 64  # output channels solved at once: [chunk, in, in] systems
 

@@ -17,7 +17,7 @@ from .layer import Kernel, Layer, unit
 from .least_squares import Fitted, LeastSquares, leading, root
 
 TRIAL_STEPS = 6
-TRIALS = 1
+GROWS = False
 LEAST_LEFT = 0.6
 
 

@@ -22,7 +22,7 @@ from ..support.progress import Progress
 from .damage import Trial, damage_scale, is_tried
 
 RANKS = 16  # per form
-REFINED = 0.13, 0.31  # of a site's multiply-adds: near there fits are refined as well
+REFINED = 0.13  # of a site's multiply-adds: near there a fit is refined as well
 
 
 @dataclass(frozen=True)
@@ -176,19 +176,15 @@ def site_candidates(site: Site, fits: GroupFits, curvature: Tensor, bias: bool) 
             return 0.0
         refined = fits.fit(*way, form.TRIAL_STEPS)
         left = fits.damage([fitted.left for fitted in refined], curvature)
-        return min(math.log(left / started[way]), 0.0)
+        return math.log(left / started[way]) if 0 < left < started[way] else 0.0
 
     found = []
     for name in dict.fromkeys(form for form, _ in started):
         ways = [way for way in started if way[0] == name]
-        shares, gains = np.array([share[way] for way in ways]), np.zeros(len(ways))
-        if FORMS[name].TRIAL_STEPS:
-            near = {int(np.abs(shares - at).argmin()) for at in REFINED[: FORMS[name].TRIALS]}
-            seen = np.array([gain(ways[i]) for i in sorted(near)])
-            line = np.polyfit(shares[sorted(near)], seen, len(near) - 1)
-            gains = np.minimum(np.polyval(line, shares), 0)
-        found += [
-            Candidate(site.path, *way, costs[way], started[way] * math.exp(more))
-            for way, more in zip(ways, gains, strict=True)
-        ]
+        near = min(ways, key=lambda way: abs(share[way] - REFINED))
+        gained = gain(near) if FORMS[name].TRIAL_STEPS else 0.0
+        for way in ways:
+            grown = share[way] / share[near] if gained and FORMS[name].GROWS else 1.0
+            damage = started[way] * math.exp(gained * grown)
+            found.append(Candidate(site.path, *way, costs[way], damage))
     return found

@@ -21,6 +21,7 @@ from .rows import lengths, outputs, patches
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
 RIDGES = (1.0, 1e-1, 1e-2, 1e-3)  # tried for the correction, of the mean variance
 SKETCH = 64  # mixtures of the outputs that stand in for all, while ridges are compared
+GRAM_BLOCK = 512  # columns from which a symmetric product is worth splitting
 PATCH_BYTES = 1 << 27  # of unfolded patches at a time
 FIT_COPIES = 10  # of the moments, in double precision, while a layer is fitted
 POSITIONS = 1024  # sampled per image at most; neighbouring patches are nearly copies
@@ -150,7 +151,7 @@ class Moments:
             self._count[half] += rows.shape[1]
             self._x[half] += rows.sum(1, dtype=torch.float64)
             self._y[half] += wanted.sum(1, dtype=torch.float64)
-            self._xx[half] += rows.mT @ rows
+            _add_gram(self._xx[half], rows)
             self._yx[half] += wanted.mT @ rows
         self._images += len(x)
 
@@ -245,6 +246,21 @@ def _ridged(gap: Tensor, moment: Tensor, ridge: float) -> Tensor:
     regular = moment.clone()
     regular.diagonal().add_(ridge)
     return torch.cholesky_solve(gap.T, cholesky(regular)).T
+
+
+def _add_gram(total: Tensor, rows: Tensor) -> None:
+    """Add X^T X to `[..., D, D]`, X being `[..., n, D]`: of two equal halves one is computed."""
+    depth = rows.shape[-1]
+    if depth < GRAM_BLOCK:
+        total += rows.mT @ rows
+        return
+    half = depth // 2
+    left, right = rows[..., :half], rows[..., half:]
+    both = left.mT @ right
+    total[..., :half, half:] += both
+    total[..., half:, :half] += both.mT
+    _add_gram(total[..., :half, :half], left)
+    _add_gram(total[..., half:, half:], right)
 
 
 def _sketch(gap: Tensor) -> Tensor:
