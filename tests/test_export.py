@@ -14,6 +14,7 @@ from outer import converted, narrow_resnet
 from torch import nn
 
 from convswap import ConvswapError, export_onnx, export_program
+from convswap.runtimes.export import OnnxNetwork
 
 SEPARATE = """
 import sys
@@ -119,6 +120,52 @@ def test_a_timm_network_goes_through_both_formats(tmp_path):
     images = torch.randn(3, 3, 32, 32)
     assert export_onnx(small, images, tmp_path / "n.onnx") < 1e-4
     assert export_program(small, images, tmp_path / "n.pt2") < 1e-4
+
+
+@pytest.mark.parametrize("opset", [9, 13, 17, 18, 21])
+def test_old_and_new_operators(opset, network, images, tmp_path):
+    import onnx
+
+    assert export_onnx(network, images, tmp_path / "n.onnx", opset=opset) < 1e-4
+    assert [each.version for each in onnx.load(tmp_path / "n.onnx").opset_import] == [opset]
+
+
+@pytest.mark.parametrize("opset", [3, 999])
+def test_operators_of_no_known_version_are_refused(opset, network, images, tmp_path):
+    with pytest.raises(ConvswapError, match=f"opset {opset}"):
+        export_onnx(network, images, tmp_path / "n.onnx", opset=opset)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("opset", [None, 13])
+def test_sizes_are_free_or_fixed_as_asked(opset, network, images, tmp_path):
+    def runs(*shape: int) -> bool:
+        try:
+            return len(OnnxNetwork(tmp_path / "n.onnx")(torch.randn(shape))[0]) == shape[0]
+        except Exception:  # the runtime's own
+            return False
+
+    assert export_onnx(network, images, tmp_path / "n.onnx", free_size=True, opset=opset) < 1e-4
+    assert runs(1, 3, 20, 12)
+    assert runs(7, 3, 8, 8)
+    assert export_onnx(network, images, tmp_path / "n.onnx", batch=7, opset=opset) < 1e-4
+    assert runs(7, 3, 8, 8)
+    assert not runs(1, 3, 8, 8)
+    assert not runs(7, 3, 20, 12)
+
+
+def test_a_network_of_one_size_is_not_written_for_any(tmp_path):
+    class OneSize(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 2)
+
+        def forward(self, x):
+            return self.head(self.conv(x).flatten(1))
+
+    with pytest.raises(ConvswapError):
+        export_onnx(OneSize(), torch.randn(2, 3, 8, 8), tmp_path / "n.onnx", free_size=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("write", [export_onnx, export_program])

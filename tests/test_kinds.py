@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from convswap import Budget, convert, count, find_sites, load, open_target, plan, save
 from convswap.forms import FORMS, Factorized, Kernel, build, in_groups, write_
 from convswap.forms.group_fits import GroupFits, joined
+from convswap.runtimes.int8 import equalised
 from convswap.statistics.moments import Moments, weight_problems
 from convswap.statistics.rows import outputs, patches
 from convswap.timing.microbench import signatures
@@ -87,6 +88,18 @@ def test_full_rank_is_exact(name: str, form: str):
     row = replaced(layer, form, rank, joined(fits.fit(form, rank, 0)))
     assert relative(row(x), layer(x)) < 1e-9
     assert relative(row.weight, layer.weight) < 1e-9
+
+
+@pytest.mark.parametrize(("name", "form"), WAYS)
+def test_channels_between_the_layers_of_a_form_scale_freely(name: str, form: str):
+    layer, x = case(name)
+    fits = GroupFits(weight_problems(layer), unit(layer))
+    rank = FORMS[form].full_rank(fits.kernel)
+    row = replaced(layer, form, rank, joined(fits.fit(form, rank, 0)))
+    wanted, first = row(x), row[0].weight.clone()
+    equalised(row, [x[:2], x[2:]])
+    assert relative(row(x), wanted) < 1e-12
+    assert not torch.equal(row[0].weight, first)
 
 
 @pytest.mark.parametrize(("name", "form"), WAYS)

@@ -192,6 +192,26 @@ class Timing:
     """to measure in; with eager and compile also float16, bfloat16"""
 
 
+@Parameter(name="*", group="ONNX")
+@dataclass(frozen=True, kw_only=True)
+class OnnxFile:
+    """How the ONNX file is written."""
+
+    int8: bool = False
+    """convolutions in 8-bit integers, calibrated on --data"""
+    batch: Count | None = None
+    """the only batch size it takes; default: any"""
+    free_size: bool = False
+    """any height and width"""
+    opset: Count | None = None
+    """version of the operators; default: PyTorch's choice"""
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """As the writers take it."""
+        return {"batch": self.batch, "free_size": self.free_size, "opset": self.opset}
+
+
 @Parameter(name="*", group="Goal")
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions:

@@ -79,7 +79,7 @@ def accuracy(
         DataError: the output is not one score per class of these labels.
     """
     model.eval()
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     right1 = right5 = images = 0
     for done, (x, labels) in enumerate(batches):
         scores = tensors(model(x.to(device)))[0].cpu()

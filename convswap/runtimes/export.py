@@ -3,72 +3,163 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..errors import ConvswapError
+from ..errors import ConvswapError, one_line
 from ..network.copies import deep_copy
 from ..network.match import tensors
 from ..support.files import new_file
-from ..support.quiet import quiet
+from ..support.quiet import quiet, silent_stdout
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from onnxruntime import InferenceSession
 
 TOLERANCE = 1e-3  # of the largest output; float32 runtimes differ by 1e-5 or so
+AXES = {0: "batch", 2: "height", 3: "width"}
+EARLIEST = 18  # opset that PyTorch's exporter writes
 
 
-def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> float:
-    """Write ONNX with a free batch size, checked by ONNX Runtime against PyTorch.
+def export_onnx(
+    model: nn.Module,
+    images: Tensor,
+    path: str | Path,
+    *,
+    batch: int | None = None,
+    free_size: bool = False,
+    opset: int | None = None,
+) -> float:
+    """Write ONNX, checked by ONNX Runtime against PyTorch.
 
     Args:
         images: real inputs `[n, channels, height, width]`, n >= 2, that both are run on.
+        batch: the only batch size it takes; default: any.
+        free_size: whether height and width are free as well; then both are run on a larger size
+            too.
+        opset: version of the ONNX operators; default: PyTorch's own choice.
 
     Returns:
         The largest absolute difference of the outputs.
 
     Raises:
-        ConvswapError: a package is missing, or the outputs differ; then nothing is written.
+        ConvswapError: a package is missing, the network cannot be written like that, or the
+            outputs differ; then nothing is written.
+    """
+    model, images = deep_copy(model).eval().cpu(), images.cpu()
+    free = free_axes(batch, free_size)
+    if batch is not None:
+        images = images[torch.arange(batch) % len(images)]
+    tried = [images]
+    if free_size:
+        height, width = images.shape[2:]
+        tried.append(F.interpolate(images, (2 * height, 3 * width)))
+    with new_file(path) as temporary:
+        graph = onnx_graph(model, images if batch else images[:2], free=free, opset=opset)
+        temporary.write_bytes(tidy(graph).SerializeToString())
+        try:
+            network = OnnxNetwork(temporary)
+            return max(_largest_gap(model, each, [*network(each)]) for each in tried)
+        except ConvswapError:
+            raise
+        except Exception as error:  # such as a size that the network, or the file, does not take
+            sizes = " and ".join("x".join(map(str, each.shape)) for each in tried)
+            raise ConvswapError(
+                f"what was written does not run on {sizes}: {_first_line(error)}"
+            ) from error
+
+
+def free_axes(batch: int | None, free_size: bool) -> tuple[int, ...]:
+    """Axes of the input that may have any length."""
+    return (*((0,) if batch is None else ()), *((2, 3) if free_size else ()))
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file, or its content, as a network that ONNX Runtime runs on the CPU. It puts out a
+    tuple.
+
+    Attributes:
+        bytes: of the file.
+    """
+
+    def __init__(self, file: Path | bytes):
+        super().__init__()
+        self.bytes = len(file) if isinstance(file, bytes) else file.stat().st_size
+        self._session = session(file, torch.get_num_threads())
+        self._input = self._session.get_inputs()[0].name
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """`[n, channels, height, width]`, float32."""
+        outputs = self._session.run(None, {self._input: images.numpy()})
+        return tuple(torch.from_numpy(np.asarray(output)) for output in outputs)
+
+
+def session(file: Path | bytes, threads: int) -> InferenceSession:
+    """A file, or its content, in ONNX Runtime on the CPU, with all graph optimisations.
+
+    Raises:
+        ConvswapError: it is not installed.
     """
     try:
         import onnxruntime
     except ImportError:
         raise _missing("onnxruntime") from None
-    model, images = deep_copy(model).eval().cpu(), images.cpu()
-    with new_file(path) as temporary:
-        temporary.write_bytes(
-            tidy(onnx_graph(model, images[:2], free_batch=True)).SerializeToString()
-        )
-        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
-        outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-        return _largest_gap(model, images, [torch.from_numpy(np.asarray(o)) for o in outputs])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Idle threads that spin would slow whatever takes its turn next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
-def onnx_graph(model: nn.Module, images: Tensor, *, free_batch: bool) -> ModelProto:
+def onnx_graph(
+    model: nn.Module, images: Tensor, *, free: Sequence[int] = (), opset: int | None = None
+) -> ModelProto:
     """A network on the CPU as PyTorch's exporter writes it, before anything is simplified.
 
     Args:
         images: an input of the shape it is written for; n >= 2 where the batch size is free.
+        free: axes of the input that may have any length, of 0 (batch), 2 and 3.
+        opset: version of the operators; one before 18 is written by PyTorch's older exporter.
 
     Raises:
-        ConvswapError: a package is missing.
+        ConvswapError: a package is missing, or the network cannot be written like that.
     """
     try:
-        import onnx  # noqa: F401
+        import onnx
         import onnxscript  # noqa: F401 - torch.onnx needs them
     except ImportError as error:
         raise _missing(error.name) from None
-    shapes = ({0: torch.export.Dim("batch")},) if free_batch else None
-    with quiet():
-        program = torch.onnx.export(
-            model, (images,), dynamo=True, optimize=False, verbose=False, input_names=["images"],
-            dynamic_shapes=shapes,
-        )  # fmt: skip
-    return program.model_proto
+    named = {axis: AXES[axis] for axis in free}
+    settings = {"input_names": ["images"], "opset_version": opset, "verbose": False}
+    try:
+        with quiet(), silent_stdout():
+            if opset is None or opset >= EARLIEST:
+                lengths = {axis: torch.export.Dim(name) for axis, name in named.items()}
+                graph = torch.onnx.export(
+                    model, (images,), dynamo=True, optimize=False,
+                    dynamic_shapes=(lengths,) if free else None, **settings,
+                ).model_proto  # fmt: skip
+            else:
+                written = io.BytesIO()
+                torch.onnx.export(model, (images,), written, dynamo=False,
+                                  dynamic_axes={"images": named}, **settings)  # fmt: skip
+                graph = onnx.load_from_string(written.getvalue())
+        if opset not in (None, _opset(graph)):
+            raise ValueError("the version is not known to this PyTorch")
+        return graph
+    except Exception as error:  # exporters raise whatever they like
+        asked = [f"opset {opset}"] * bool(opset) + [f"free {name}" for name in named.values()]
+        raise ConvswapError(
+            f"PyTorch cannot write the network as ONNX with {', '.join(asked) or 'a fixed size'}: "
+            f"{_first_line(error)}"
+        ) from error
 
 
 def tidy(graph: ModelProto) -> ModelProto:
@@ -76,12 +167,17 @@ def tidy(graph: ModelProto) -> ModelProto:
     on where each operator came from (3 kB an operator)."""
     from onnxscript import optimizer
 
-    with quiet():
-        graph = optimizer.optimize(graph)
+    if _opset(graph) >= EARLIEST:  # the older exporter has done so, in the operators of its time
+        with quiet():
+            graph = optimizer.optimize(graph)
     for node in graph.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
     return graph
+
+
+def _opset(graph: ModelProto) -> int:
+    return next(each.version for each in graph.opset_import if not each.domain)
 
 
 def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
@@ -95,6 +191,10 @@ def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
         temporary.write_bytes(content.getvalue())
         outputs = torch.export.load(temporary).module()(images)
         return _largest_gap(model, images, tensors(outputs))
+
+
+def _first_line(error: Exception) -> str:
+    return one_line(next(iter(str(error).strip().splitlines()), type(error).__name__), 300)
 
 
 def _missing(package: str | None) -> ConvswapError:

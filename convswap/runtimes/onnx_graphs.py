@@ -43,7 +43,7 @@ class OnnxGraphs:
         graph = self._from_the_last(module) if x.shape == self._shape else None
         if graph is None:
             self._network, self._shape = deep_copy(module).eval().cpu().float(), x.shape
-            graph = self._graph = onnx_graph(self._network, x.cpu().float(), free_batch=False)
+            graph = self._graph = onnx_graph(self._network, x.cpu().float())
         return tidy(graph).SerializeToString()
 
     def _from_the_last(self, module: nn.Module) -> ModelProto | None:

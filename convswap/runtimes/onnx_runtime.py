@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .export import session
 from .onnx_cpu import OnnxCpu
 from .target import Runner
 
@@ -15,11 +16,6 @@ class OnnxRuntime(OnnxCpu):
     extra = "onnx"
 
     def _compiled(self, onnx: bytes, x: Tensor) -> Runner:
-        options = self._runtime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
-        # Idle threads that spin would slow whatever takes its turn next.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        session = self._runtime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-        feed = {session.get_inputs()[0].name: x.numpy()}
-        return lambda: session.run(None, feed)
+        opened = session(onnx, self.threads)
+        feed = {opened.get_inputs()[0].name: x.numpy()}
+        return lambda: opened.run(None, feed)

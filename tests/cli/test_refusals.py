@@ -188,6 +188,10 @@ BAD = {
         None, "bench art --model model.py:build --device nonsense", ["device", "nonsense"]),
     "nothing to export": (
         None, "export art --model model.py:build", ["--onnx"]),
+    "integers without images": (
+        None, "export art --model model.py:build --onnx o.onnx --int8", ["--int8", "--data"]),
+    "an ONNX option without ONNX": (
+        None, "export art --model model.py:build --pt2 o.pt2 --opset 17", ["--opset", "--onnx"]),
     "to export something that is no artifact": (
         None, "export model.py:build --onnx o.onnx", ["model.py:build"]),
     "to distil something that is no artifact": (
