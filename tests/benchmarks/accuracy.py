@@ -5,12 +5,13 @@
     python tests/benchmarks/accuracy.py srvgg --macs 0.5 0.3 --images 200
 
 Real weights and images are read from a folder beside the repository (`--bench`), laid out as
-the subjects below say. Takes about two minutes per result on two cores.
+the subjects below say. Takes about a minute per result on two cores.
 """
 
 import argparse
 import json
 import resource
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch import nn
 
 import convswap
 from convswap.record import Preprocess, remember
+from convswap.runtimes.int8 import export_int8
 
 SUBJECTS = {
     "resnet20": {
@@ -65,12 +67,23 @@ def batches(bench: Path, subject: dict, part: str, images: int | None = None) ->
     return list(source.batches(64, count=count))
 
 
+def in_integers(small: nn.Module, calibration: list, test: list, kind: str) -> dict:
+    """Figures of a network in 8-bit integers, beside itself in float32."""
+    with tempfile.TemporaryDirectory() as folder:
+        quantised, _ = export_int8(small, calibration, Path(folder) / "net.onnx")
+    figures = convswap.fidelity(quantised, small, test, kind)
+    if kind == "logits":
+        figures["top1"] = convswap.accuracy(quantised, test)["top1"]
+    return {key: round(value, 4) for key, value in figures.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("subjects", nargs="+", choices=SUBJECTS)
     parser.add_argument("--macs", nargs="+", type=float, default=[0.5])
     parser.add_argument("--fit", nargs="+", default=["weight", "moments", "corrected"])
     parser.add_argument("--images", type=int, help="to calibrate with; default: the subject's own")
+    parser.add_argument("--int8", action="store_true", help="also in 8-bit integers")
     parser.add_argument("--bench", type=Path, default=Path(__file__).parents[3] / "shared/bench")
     args = parser.parse_args()
     for name in args.subjects:
@@ -93,6 +106,8 @@ def main() -> None:
                 if kind == "logits":
                     row["top1"] = convswap.accuracy(small, test)["top1"]
                     row["points_lost"] = before - row["top1"]
+                if args.int8:
+                    row["int8"] = in_integers(small, calibration[:8], test, kind)
                 row |= {
                     "macs_kept": counted.macs / plan.dense.macs,
                     "planned_equals_counted": counted == plan.planned,
