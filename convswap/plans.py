@@ -37,7 +37,8 @@ def _printable(name: str) -> str:
     return name
 
 
-Name = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
+LONGEST = 1000  # name of a layer
+Name = Annotated[str, Field(max_length=LONGEST), AfterValidator(_printable)]
 
 
 def _one_input(size: tuple[int, ...]) -> tuple[int, ...]:

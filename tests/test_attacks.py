@@ -25,10 +25,13 @@ from outer import (
     names,
     narrow_resnet,
     tree,
+    truncate,
     user_network,
     write_artifact,
+    write_images,
     write_user_files,
 )
+from safetensors.torch import load_file, save_file
 
 from convswap import ConvswapError, load, save
 
@@ -221,6 +224,79 @@ def test_only_regular_files_of_a_sane_size_are_read(kind, name, artifact, tmp_pa
         load(tmp_path / "art")
 
 
+def _value(name: str, value: float):
+    """One value of a tensor changed, in a folder without digests."""
+
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        tensors[name].view(-1)[0] = value
+        save_file(tensors, folder / "model.safetensors")
+        content = json.loads((folder / "convswap.json").read_text())
+        del content["digest"], content["tensors"]
+        (folder / "convswap.json").write_text(json.dumps(content))
+
+    return change
+
+
+def _swap(folder: Path) -> None:
+    save(converted(narrow_resnet(), (3, 32, 32), layer2__0__conv1=("channel", 3)), folder / "other")
+    shutil.move(folder / "other" / "model.safetensors", folder / "model.safetensors")
+
+
+def _pipe(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+
+
+def _folder(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+
+
+DAMAGED = {
+    "truncated": lambda folder: truncate(folder / "model.safetensors"),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "another network's weights": _swap,
+    "a pipe": _pipe,
+    "a folder in place of a file": _folder,
+    "a weight that is no number": _value("fc.weight", float("nan")),
+    "an endless mean": _value("bn1.running_mean", float("inf")),
+    "a negative variance": _value("bn1.running_var", -1.0),
+    "a weight as large as can be": _value("conv1.weight", 1e38),
+    "a description that is no JSON": lambda folder: truncate(folder / "convswap.json"),
+    "a description of other bytes": lambda folder: (folder / "convswap.json").write_bytes(b"\xff"),
+}  # fmt: skip
+VERBS = (
+    "inspect art", "plan art --data data --macs 0.9 --out o", "bench art --seconds 0.1",
+    "convert art --data data --macs 0.9 --out o", "sweep art --data data --points 2 --out o",
+    "distill art --data data --epochs 1 --out o", "evaluate art --data data",
+    "export art --onnx o", "report art --data data --out o",
+    "evaluate timm:resnet18 --random-weights --data data --against art",
+)  # fmt: skip
+
+
+@posix
+@pytest.mark.parametrize("change", [*HOSTILE.values(), *DAMAGED.values()],
+                         ids=[*HOSTILE, *DAMAGED])  # fmt: skip
+def test_every_verb_refuses_a_damaged_folder_in_one_line(change, artifact, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(artifact[0], tmp_path / "art")
+    write_images(tmp_path / "data", each=1, size=(32, 32))
+    if change in DAMAGED.values():
+        change(tmp_path / "art")
+    else:
+        content = json.loads((tmp_path / "art" / "convswap.json").read_text())
+        del content["digest"], content["tensors"]
+        change(content)
+        (tmp_path / "art" / "convswap.json").write_text(json.dumps(content))
+    before = names(tmp_path)
+    for verb in VERBS:
+        line = fail(*verb.split())
+        assert line.isprintable(), verb
+        assert len(line) <= 2100, verb
+        assert names(tmp_path) == before, verb
+
+
 AUDIT = """
 import os, sys
 import convswap, timm, torch, torchvision  # noqa: imported before anything is forbidden
@@ -318,7 +394,7 @@ def test_force_keeps_the_users_files_in_the_folder(artifact, tmp_path):
     (tmp_path / "art" / "second").mkdir()
     save(load(tmp_path / "art"), tmp_path / "art", force=True)
     assert names(tmp_path / "art") == [
-        "convswap.json", "exported.onnx", "model.safetensors", "second"]  # fmt: skip
+        "README.md", "convswap.json", "exported.onnx", "model.safetensors", "second"]  # fmt: skip
 
 
 @posix

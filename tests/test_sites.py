@@ -9,6 +9,7 @@ from helpers import TINY, DataDependent, tiny
 from timm.layers import Conv2dSame, StdConv2d
 from torch import Tensor, nn
 
+from convswap import Budget, plan
 from convswap.network.cost import Size, count
 from convswap.network.observe import find_sites
 from convswap.network.sites import Site
@@ -131,6 +132,14 @@ def test_finding_sites_changes_nothing():
 
 
 # reasons
+
+
+@pytest.mark.parametrize("name", ["x\nwrote base", "x\x1b[31m", "x\u202ey", "x" * 1001])
+def test_a_layer_whose_name_cannot_be_written_is_left_alone(name: str):
+    model = Chain(**{name: nn.Conv2d(8, 8, 3, padding=1), "other": nn.Conv2d(8, 8, 3, padding=1)})
+    assert sites_of(model, (8, 9, 9))[name].reason == "its name cannot be printed, or is too long"
+    made = plan(model, (), Budget(macs=0.8), fit="weight", input_size=(8, 9, 9))
+    assert [choice.site for choice in made.choices] == ["other"]
 
 
 @pytest.mark.parametrize(

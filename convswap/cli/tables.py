@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import one_line
 from ..forms import FORMS
 from ..network.sites import Site
 from ..plans import Cost, Plan
@@ -166,8 +167,15 @@ def frontier_tables(points: Sequence[Point], dense: Cost) -> list[Table | str]:
     return [comparison_table(rows), bend]
 
 
+class _Table(Table):
+    """A table whose cells hold nothing that a terminal would take for a command."""
+
+    def add_row(self, *cells: str | Text) -> None:
+        super().add_row(*(Text(one_line(str(cell)), getattr(cell, "style", "")) for cell in cells))
+
+
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = _Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         right = column.startswith(">")
         table.add_column(

@@ -14,7 +14,7 @@ from torchvision.models.feature_extraction import NodePathTracer
 
 from ..errors import ConversionError, PlanError
 from ..forms import FORMS, Kernel
-from ..plans import Cost, Layers, Plan
+from ..plans import LONGEST, Cost, Layers, Plan
 from .bake import bake, computes_weight, is_plain, padding_of
 from .calls import Batch, example_of
 from .copies import dry_run, first_line, meta_copy, unwrapped
@@ -203,6 +203,8 @@ def _reason(
 ) -> str | None:
     """Why this layer is left alone; None if nothing speaks against replacing it."""
     kind = type(layer).__name__
+    if not path.isprintable() or len(path) > LONGEST:
+        return "its name cannot be printed, or is too long"
     if getattr(layer, "transposed", False):
         return f"{kind}: transposed convolutions are not replaced"
     if path not in seen.sizes:

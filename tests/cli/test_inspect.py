@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from outer import USER, commands, options, succeed, write_plan
 
+FORGER = """
+from torch import nn
+
+def build():
+    return nn.Sequential(__import__("collections").OrderedDict(
+        {"x\\x1b[31m\\nwrote base": nn.Conv2d(3, 8, 3), "tail": nn.Flatten()}))
+"""
+
 
 def test_inspect_lists_every_convolution(shared):
     done = succeed("inspect", *USER, "--input-size", "3,16,16")
@@ -45,3 +53,11 @@ def test_inspect_shows_no_option_that_it_does_not_have(shared):
 def test_a_size_that_was_said_is_not_called_assumed(shared):
     done = succeed("inspect", *USER, "--input-size", "3,16,16")
     assert "224" not in done.err
+
+
+def test_names_of_layers_forge_nothing(here):
+    (here / "forger.py").write_text(FORGER)
+    done = succeed("inspect", "forger.py:build", "--random-weights", "--input-size", "3,16,16")
+    assert "\x1b" not in done.out
+    assert not any(line.startswith("wrote") for line in done.out.splitlines())
+    assert r"x\x1b[31m\nwrote base" in done.out
