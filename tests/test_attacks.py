@@ -431,6 +431,53 @@ def test_a_disk_that_fails_is_one_line_and_changes_nothing(call, code, tmp_path,
     assert tree(tmp_path) == before
 
 
+@pytest.fixture
+def small_disk(tmp_path, monkeypatch):
+    """A folder of the user's files beside `disk`, which holds 4 KB, or 24 KB, and no more."""
+    monkeypatch.chdir(tmp_path)
+    write_user_files(tmp_path)
+    write_artifact(tmp_path)
+    (tmp_path / "disk").mkdir()
+
+    def mount(size: str, *options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", "disk"]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("only root may mount a small disk")
+        return tmp_path / "disk"
+
+    yield mount
+    subprocess.run(["umount", "disk"], capture_output=True)
+
+
+OURS = "model.py:build --weights weights.safetensors --data data"
+BACK = "--model model.py:build --teacher-weights weights.safetensors"
+WRITES = {
+    "convert": f"convert {OURS} --macs 0.7 --out disk/o",
+    "distill": f"distill art {BACK} --data data --epochs 1 --out disk/o",
+    "onnx": "export art --model model.py:build --onnx disk/o",
+    "int8": "export art --model model.py:build --onnx disk/o --int8 --data data",
+    "pt2": "export art --model model.py:build --pt2 disk/o",
+    "report": f"report art {BACK} --data data --out disk/o",
+    "copy": "recipes copy digits disk/o",
+}
+
+
+@posix
+@pytest.mark.parametrize("verb", WRITES)
+def test_a_full_disk_is_one_line_and_leaves_nothing(verb, small_disk):
+    disk = small_disk("4k")
+    assert "No space left on device" in fail(*WRITES[verb].split())
+    assert names(disk) == []
+
+
+@posix
+def test_what_has_been_trained_is_kept_where_its_history_has_no_room(small_disk):
+    disk = small_disk("16k")
+    assert "No space left on device" in fail(*WRITES["distill"].split())
+    assert names(disk) == ["o"]
+    load(disk / "o", user_network(Path(), weights=False))
+
+
 def test_a_folder_says_nothing_of_the_machine_it_was_made_on(tmp_path):
     write_user_files(tmp_path)
     (tmp_path / "deep").mkdir()

@@ -120,9 +120,10 @@ def _write(
     console.note(summary(history))
     provenance = artifact.read_description(start).provenance | {"distilled": settings}
     artifact.save(small, out, provenance=provenance, force=force)
-    write_history(history, out)
     _checkpoint(out).unlink(missing_ok=True)
-    console.wrote(f"{out} (with history.csv, history.json)")
+    console.wrote(out)
+    write_history(history, out)
+    console.wrote(f"{out}/ (history.csv, history.json)")
 
 
 def _checkpoint(out: Path) -> Path:

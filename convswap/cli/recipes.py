@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -46,9 +47,11 @@ def copy(
     copies = {source: check_new(to, force)}
     if weights and Path(weights).parent == source.parent:
         copies[Path(weights)] = check_new(Path(to).with_name(Path(weights).name), force)
-    for original, copied in copies.items():
-        with new_file(copied) as temporary:
+    with ExitStack() as all_or_none:
+        for original, copied in copies.items():
+            temporary = all_or_none.enter_context(new_file(copied))
             temporary.write_bytes(original.read_bytes())
+    for copied in copies.values():
         console.wrote(copied)
 
 

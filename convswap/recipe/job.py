@@ -102,8 +102,8 @@ def run(
         )  # fmt: skip
         made |= {"distilled": recipe.distill.model_dump(exclude_none=True)}
         save(networks["recovered"], folder / "recovered", provenance=made, force=True)
-        write_history(history, folder / "recovered")
         checkpoint.unlink(missing_ok=True)
+        write_history(history, folder / "recovered")
     test = open_judges(dense, sources.test or sources.calibration, note)
     rows = {
         name: quality(network, dense, test, chosen.output, progress)
