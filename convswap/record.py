@@ -53,6 +53,7 @@ class Base(BaseModel):
             nothing is known.
         sha256: of that file.
         averaged: whether averaged weights (EMA) in it were preferred.
+        folded: whether the branches it was trained with were folded into single layers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +63,7 @@ class Base(BaseModel):
     weights: str | None = None
     sha256: str | None = None
     averaged: bool = True
+    folded: bool = False
 
 
 class Record(BaseModel):

@@ -131,6 +131,7 @@ def _rebuilding(model: nn.Module, record: Record) -> Base:
     known = record.base
     config = getattr(model, "pretrained_cfg", None) or {}
     name, tried = f"timm:{config.get('architecture')}", [known]
+    tried.append(known.model_copy(update={"folded": True}))  # by a call of timm's own
     for arguments in ((), ("num_classes",), ("in_chans",), ("num_classes", "in_chans")):
         kwargs = {name: getattr(model, name) for name in arguments if hasattr(model, name)}
         tried.append(known.model_copy(update={"name": name, "kwargs": kwargs}))

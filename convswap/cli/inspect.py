@@ -21,6 +21,7 @@ def inspect(
     as_json: o.Json = False,
 ) -> None:
     """List every layer: shape, cost, and what could replace it, or why nothing can."""
+    from ..inputs.bases import has_branches
     from . import opening, tables
 
     if model.startswith(("timm:", "torchvision:")) and network.weights is None:
@@ -30,9 +31,15 @@ def inspect(
     seen = convswap.observe(opened, size)
     sites, total = seen.sites, seen.dense
     rows = [asdict(s) | {"calls": s.calls, "forms": s.forms, **asdict(s.cost)} for s in sites]
-    document = {"model": model, "input_size": size, "note": seen.note, **asdict(total),
-                "sites": rows}  # fmt: skip
+    branches = model.startswith("timm:") and has_branches(opened)
+    document = {"model": model, "input_size": size, "note": seen.note, "has_branches": branches,
+                **asdict(total), "sites": rows}  # fmt: skip
     summary = tables.sites_summary(sites, total, size)
     console.answer(as_json, document, tables.sites_table(sites, total), summary)
+    if branches:
+        console.note(
+            "it has branches for training that fold into single layers: --reparameterize, here "
+            "and in other verbs, does that first (the same outputs, less work)"
+        )
     if seen.note:
         console.note(f"note: {seen.note}; what follows each layer is not known")

@@ -62,10 +62,12 @@ def open_network(name: str, network: o.Network, run: o.Run = o.Run()) -> nn.Modu
         return open_named(
             name, weights=network.weights, random_weights=network.random_weights, seed=run.seed,
             kwargs=network.kwargs, machine=run, averaged=not network.no_ema,
+            fold=network.reparameterize,
         )  # fmt: skip
-    if network.weights or network.random_weights:
+    if network.weights or network.random_weights or network.reparameterize:
         raise ModelError(
-            "an artifact folder has its own weights", do="omit --weights and --random-weights"
+            "an artifact folder has its own weights",
+            do="omit --weights, --random-weights and --reparameterize",
         )
     return open_artifact(name, network, run)
 
@@ -79,12 +81,13 @@ def open_named(
     kwargs: Mapping[str, Any],
     machine: o.Machine,
     averaged: bool = True,
+    fold: bool = False,
 ) -> nn.Module:
     """A network by name or file, on its device; says so if its weights are its factory's."""
     _use(machine)
     model = open_model(
         name, weights=weights, random_weights=random_weights, averaged=averaged, seed=seed,
-        kwargs=kwargs, note=note,
+        kwargs=kwargs, fold=fold, note=note,
     )  # fmt: skip
     if not weights and not random_weights and record_of(model).base.name == "code":
         note(f"no --weights given: {name} is taken with the weights its factory gives it")

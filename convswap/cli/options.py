@@ -109,6 +109,8 @@ class Network(Code):
     """random weights, for timing and trials"""
     no_ema: bool = False
     """the weights themselves, where a checkpoint has their moving average as well"""
+    reparameterize: bool = False
+    """fold the branches that some networks of timm are trained with (RepVGG, FastViT, ...) first"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,14 @@ from rich.text import Text
 
 from ..errors import one_line
 from ..forms import FORMS
-from ..network.sites import Site
+from ..network.sites import Site, separable_already
 from ..plans import Cost, Plan
 from ..results.frontier import Point, knee, score
 from ..runtimes import Target
 from ..support.figures import FIGURES, quantity
 from ..timing.layer_times import LayerTime
+
+SEPARABLE = 0.1  # of the multiply-adds: from there on it is worth a line
 
 
 def sites_table(sites: Sequence[Site], total: Cost) -> Table:
@@ -44,12 +46,22 @@ def sites_table(sites: Sequence[Site], total: Cost) -> Table:
 def sites_summary(sites: Sequence[Site], total: Cost, size: tuple[int, int, int]) -> str:
     """How much of the network can be replaced."""
     replaceable = [site for site in sites if not site.reason]
-    share = sum(site.cost.macs for site in replaceable) / max(total.macs, 1)
-    return (
+    separable = separable_already(sites)
+    share, done = (
+        sum(site.cost.macs for site in some) / max(total.macs, 1)
+        for some in (replaceable, separable)
+    )
+    text = (
         f"{len(replaceable)} of {len(sites)} layers can be replaced, {share:.1%} of "
         f"{quantity(total.macs)} MACs at {'x'.join(map(str, size))}; "
         f"{quantity(total.params)} parameters"
     )
+    if done >= SEPARABLE:
+        text += (
+            f"\n{done:.1%} of the MACs are in depthwise separable layers already: of these "
+            "`channel` can make the 1x1 ones low-rank, and nothing more"
+        )
+    return text
 
 
 def plan_table(plan: Plan) -> Table:

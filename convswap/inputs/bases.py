@@ -12,18 +12,21 @@ from typing import Any
 import timm
 import torch
 import torchvision
+from timm.utils import reparameterize_model
 from torch import nn
 from torch.nn.modules import module as registration
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
+from ..network.copies import first_line, meta_copy
 from ..record import Base
 from ..support.plain import numbers_in
 from .hub import hub
 
 _NAME = re.compile(r"[\w.\-]{1,200}")
 _REFUSED = {"checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit", "progress"}
+_FOLDS = ("fuse", "reparameterize", "switch_to_deploy")  # methods that timm calls to fold
 _LARGEST = 1 << 13  # of an argument
 _CLASSES = 1 << 20  # they are the size of one layer alone
 _SPARE_BYTES = 32 << 20  # what a dense network may have beside 16 times the weights file
@@ -63,6 +66,28 @@ def build_library(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> 
         raise ModelError(f"cannot build {name}: {lines[0]}") from error
 
 
+def fold_branches_(model: nn.Module) -> nn.Module:
+    """Fold, in place, the branches that some networks of timm are trained with into single
+    layers: the same function with less work (RepVGG: Ding et al. 2021).
+
+    Raises:
+        ModelError: they cannot be folded.
+    """
+    try:
+        return reparameterize_model(model, inplace=True)
+    except Exception as error:
+        raise ModelError(f"its branches cannot be folded: {first_line(error)}") from error
+
+
+def has_branches(model: nn.Module) -> bool:
+    """Whether `fold_branches_` would change a network."""
+    if not any(hasattr(m, how) for m in model.modules() for how in _FOLDS):
+        return False
+    with torch.device("meta"):
+        folded = fold_branches_(meta_copy(model))
+    return len([*folded.modules()]) < len([*model.modules()])
+
+
 def build_base(base: Base, tensors: int) -> nn.Module:
     """The architecture an artifact starts from, its parameters on the meta device: nothing is
     allocated before all shapes are known to fit.
@@ -76,11 +101,11 @@ def build_base(base: Base, tensors: int) -> nn.Module:
     """
     _check(base)
     try:
-        with torch.device("meta"), _Bounded(tensors):
-            return build_library(base.name, base.kwargs, pretrained=False)
+        with torch.device("meta"):
+            return _built(base, tensors)
     except ModelError:  # torchvision's regnets compute with values as they are built
-        with _Bounded(tensors), _parameters_on_meta():
-            return build_library(base.name, base.kwargs, pretrained=False)
+        with _parameters_on_meta():
+            return _built(base, tensors)
 
 
 def with_values(base: Base, skeleton: nn.Module, held: Mapping[str, int]) -> nn.Module | None:
@@ -101,8 +126,14 @@ def with_values(base: Base, skeleton: nn.Module, held: Mapping[str, int]) -> nn.
     size = sum(t.nbytes for t in (*skeleton.parameters(), *skeleton.buffers()))
     if size > 16 * sum(held.values()) + _SPARE_BYTES:
         raise ModelError(f"{base.name} with {base.kwargs} is far larger than its weights")
-    with torch.random.fork_rng(devices=[]), _Bounded(len(held)):
-        return build_library(base.name, base.kwargs, pretrained=False)
+    with torch.random.fork_rng(devices=[]):
+        return _built(base, len(held))
+
+
+def _built(base: Base, tensors: int) -> nn.Module:
+    with _Bounded(tensors):
+        model = build_library(base.name, base.kwargs, pretrained=False)
+    return fold_branches_(model.eval()) if base.folded else model
 
 
 def _check(base: Base) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import ModelError
 from ..network.copies import check_finite
 from ..record import Base, Preprocess, remember
-from .bases import build_library, is_library
+from .bases import build_library, fold_branches_, is_library
 from .checkpoints import digest, load_weights_
 
 
@@ -27,6 +27,7 @@ def open_model(
     seed: int = 0,
     kwargs: Mapping[str, Any] | None = None,
     averaged: bool = True,
+    fold: bool = False,
     note: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
     """A network with its weights, in eval mode, that knows where it came from.
@@ -41,6 +42,8 @@ def open_model(
         random_weights: initialise from `seed` instead, for timing and trials.
         kwargs: arguments of the factory, such as `num_classes`.
         averaged: whether averaged weights (EMA) are taken where the file has them.
+        fold: whether branches that a network of timm is trained with are folded into single
+            layers first (RepVGG, MobileOne, FastViT, LeViT, ...): the same outputs, less work.
         note: called with a line on what was taken, where there was a choice.
 
     Raises:
@@ -61,9 +64,13 @@ def open_model(
         note(taken)
     model.eval()
     check_finite(model)
+    if fold:
+        if not name.startswith("timm:"):
+            raise ModelError("only networks of timm say how their branches are folded")
+        fold_branches_(model)
     base = Base(
         name=name if is_library(name) else "code", kwargs=kwargs, weights=source, sha256=found,
-        averaged=averaged,
+        averaged=averaged, folded=fold,
     )  # fmt: skip
     return remember(model, base=base, preprocess=declared_preprocess(model))
 
@@ -85,23 +92,23 @@ def open_teacher(
         ModelError: the weights are not there any more, or have changed.
     """
     name, source = architecture or base.name, base.weights
-    kwargs = kwargs or base.kwargs
+    how_built = {"kwargs": kwargs or base.kwargs, "fold": base.folded and not architecture}
     how = "give the original network's weights: --teacher-weights (of evaluate: --weights)"
     if name == "code":
         raise ModelError("the network is the user's own code", do="add --model file.py:factory")
     if weights is not None:
-        return open_model(name, weights=weights, kwargs=kwargs, averaged=base.averaged)
+        return open_model(name, weights=weights, averaged=base.averaged, **how_built)
     if source is None:
         raise ModelError("it is not known where the original weights are", do=how)
     if source == "pretrained":
-        return open_model(name, kwargs=kwargs)
+        return open_model(name, **how_built)
     if source.startswith("seed:"):
         seed = int(source.removeprefix("seed:"))
-        return open_model(name, random_weights=is_library(name), seed=seed, kwargs=kwargs)
+        return open_model(name, random_weights=is_library(name), seed=seed, **how_built)
     path = Path(source)
     if not path.exists() or digest(path) != base.sha256:
         raise ModelError(f"the original weights are gone or changed: {path}", do=how)
-    return open_model(name, weights=path, kwargs=kwargs, averaged=base.averaged)
+    return open_model(name, weights=path, averaged=base.averaged, **how_built)
 
 
 def declared_preprocess(model: nn.Module) -> Preprocess | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,6 +74,20 @@ class Site:
         if self.reason:
             return []
         return [name for name, form in FORMS.items() if form.applies(self.unit)]
+
+
+def separable_already(sites: Sequence[Site]) -> list[Site]:
+    """The layers that are depthwise, and the pointwise ones right before or after one of them.
+
+    Args:
+        sites: in execution order.
+    """
+    depthwise = [site.groups > 1 and site.kernel[1] == 1 for site in sites]
+    beside = [
+        any(depthwise[max(at - 1, 0) : at + 2]) and math.prod(site.kernel[2:]) == 1
+        for at, site in enumerate(sites)
+    ]
+    return [s for s, is_one, near in zip(sites, depthwise, beside, strict=True) if is_one or near]
 
 
 def replacement_cost(site: Site, form: str, rank: Rank, bias: bool) -> Cost:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConvswapError, one_line
-from ..network.copies import deep_copy
+from ..network.copies import deep_copy, first_line
 from ..network.match import tensors
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_stdout
@@ -71,7 +71,7 @@ def export_onnx(
         except Exception as error:  # such as a size that the network, or the file, does not take
             sizes = " and ".join("x".join(map(str, each.shape)) for each in tried)
             raise ConvswapError(
-                f"what was written does not run on {sizes}: {_first_line(error)}"
+                f"what was written does not run on {sizes}: {one_line(first_line(error), 300)}"
             ) from error
 
 
@@ -158,7 +158,7 @@ def onnx_graph(
         asked = [f"opset {opset}"] * bool(opset) + [f"free {name}" for name in named.values()]
         raise ConvswapError(
             f"PyTorch cannot write the network as ONNX with {', '.join(asked) or 'a fixed size'}: "
-            f"{_first_line(error)}"
+            f"{one_line(first_line(error), 300)}"
         ) from error
 
 
@@ -191,10 +191,6 @@ def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
         temporary.write_bytes(content.getvalue())
         outputs = torch.export.load(temporary).module()(images)
         return _largest_gap(model, images, tensors(outputs))
-
-
-def _first_line(error: Exception) -> str:
-    return one_line(next(iter(str(error).strip().splitlines()), type(error).__name__), 300)
 
 
 def _missing(package: str | None) -> ConvswapError:

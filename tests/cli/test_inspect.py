@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outer import USER, commands, options, succeed, write_plan
+from outer import USER, commands, fail, options, succeed, write_plan
 
 FORGER = """
 from torch import nn
@@ -61,3 +61,19 @@ def test_names_of_layers_forge_nothing(here):
     assert "\x1b" not in done.out
     assert not any(line.startswith("wrote") for line in done.out.splitlines())
     assert r"x\x1b[31m\nwrote base" in done.out
+
+
+def test_inspect_advises_it_and_says_what_is_separable():
+    asked = ("inspect", "timm:mobileone_s0", "--input-size", "3,32,32")
+    assert "--reparameterize" in succeed(*asked).err
+    assert succeed(*asked, "--json").document["has_branches"] is True
+    folded = succeed(*asked, "--reparameterize")
+    assert "--reparameterize" not in folded.err
+    assert "depthwise separable layers already" in folded.out
+    plain = succeed("inspect", "timm:resnet18", "--input-size", "3,32,32")
+    assert "--reparameterize" not in plain.err
+    assert "separable" not in plain.out
+
+
+def test_code_of_the_user_is_not_folded(shared):
+    assert "only networks of timm" in fail("inspect", *USER, "--reparameterize")

@@ -1,0 +1,66 @@
+"""Branches that networks are trained with: folded first where asked, and remembered."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from helpers import plan_for, relative
+from timm.utils import reparameterize_model
+
+from convswap import ConvswapError, convert, load, open_model, record_of, save
+from convswap.inputs.bases import fold_branches_, has_branches
+from convswap.inputs.networks import open_teacher
+
+SIZE = (3, 32, 32)
+NAME = "timm:mobileone_s0"
+
+
+@pytest.fixture(scope="module")
+def folded():
+    return open_model(NAME, random_weights=True, fold=True)
+
+
+@pytest.mark.parametrize("name", ["mobileone_s0", "repvgg_a0", "ghostnetv3_050", "repghostnet_050"])
+@torch.no_grad()
+def test_a_folded_network_puts_out_the_same_with_less(name: str):
+    model, x = open_model(f"timm:{name}", random_weights=True), torch.randn(1, 3, 64, 64)
+    wanted, size = model(x), len([*model.modules()])
+    assert has_branches(model)
+    fold_branches_(model)
+    assert not has_branches(model)
+    assert relative(model(x), wanted) < 1e-5
+    assert len([*model.modules()]) < size
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "xception41"])
+def test_a_network_without_branches_is_told_apart(name: str):
+    with torch.device("meta"):
+        assert not has_branches(timm.create_model(name))
+
+
+def test_an_artifact_of_a_folded_network_needs_no_code(folded, tmp_path):
+    path = next(p for p, m in folded.named_modules() if p.endswith("reparam_conv")
+                and getattr(m, "kernel_size", None) == (1, 1))  # fmt: skip
+    small = convert(folded, plan_for(folded, SIZE, {path: ("channel", 3)}, fit="weight"))
+    save(small, tmp_path / "art")
+    again, x = load(tmp_path / "art"), torch.randn(1, *SIZE)
+    assert record_of(again).base.folded
+    assert torch.equal(again(x), small(x))
+    assert torch.equal(open_teacher(record_of(again).base)(x), folded(x))
+
+
+def test_a_network_folded_by_timm_itself_is_written_as_one(tmp_path):
+    model = reparameterize_model(open_model(NAME, random_weights=True))
+    path = next(p for p, m in model.named_modules() if p.endswith("reparam_conv")
+                and getattr(m, "kernel_size", None) == (1, 1))  # fmt: skip
+    small = convert(model, plan_for(model, SIZE, {path: ("channel", 3)}, fit="weight"))
+    save(small, tmp_path / "art")
+    x = torch.randn(1, *SIZE)
+    assert torch.equal(load(tmp_path / "art")(x), small(x))
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "helpers:Residual"])
+def test_other_networks_do_not_say_how(name: str):
+    with pytest.raises(ConvswapError, match="only networks of timm"):
+        open_model(name, random_weights=name.startswith("torchvision"), fold=True)
