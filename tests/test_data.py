@@ -17,6 +17,7 @@ from convswap.inputs.images import native_size, training_batches
 RGB = Preprocess(input_size=(3, SIZE, SIZE))
 GRAY = Preprocess(input_size=(1, SIZE, SIZE), mean=(0.5,), std=(0.5,))
 RAW = Preprocess(input_size=(3, SIZE, SIZE), mean=(0, 0, 0), std=(1, 1, 1))
+CROPPED = RAW.model_copy(update={"crop_pct": 0.75})
 DIGITS = Preprocess(input_size=(1, 8, 8), mean=(0.5,), std=(0.5,))
 
 
@@ -176,13 +177,28 @@ def test_images_of_the_input_size_are_read_to_the_pixel(tmp_path):
 
 
 def test_training_images_are_cropped_at_random_and_others_are_not(folder):
-    plain = open_images(str(folder), RGB)
+    plain = open_images(str(folder), CROPPED)
     assert torch.equal(pixels(plain), pixels(plain))
-    random = open_images(str(folder), RGB, train=True)
+    random = open_images(str(folder), CROPPED, train=True)
     assert torch.equal(pixels(random), pixels(random))  # the seed decides the crops
     epochs = random.batches(64)
     first, second = (torch.cat([x for x, *_ in epochs]) for _ in range(2))
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("size", [(SIZE, SIZE), (2 * SIZE, SIZE), (SIZE, 3 * SIZE)])
+def test_training_images_are_seen_at_the_scale_of_others(tmp_path, size):
+    """A crop of a resized image would be one the original was not made for."""
+    write_images(tmp_path, classes=(), each=1, size=size)
+    with Image.open(tmp_path / "00.png") as image:
+        whole = torch.tensor(list(image.tobytes())).reshape(*size[::-1], 3).permute(2, 0, 1) / 255
+    windows = whole.unfold(1, SIZE, 1).unfold(2, SIZE, 1).flatten(1, 2)
+    found = [pixels(open_images(str(tmp_path), RAW, train=True), seed=seed) for seed in range(8)]
+    places = {
+        int((windows - x.transpose(0, 1)).abs().amax((0, 2, 3)).lt(1e-6).nonzero().squeeze())
+        for x in found
+    }
+    assert (len(places) > 1) == (windows.shape[1] > 1)
 
 
 # --- order ----------------------------------------------------------------------------------
@@ -209,7 +225,7 @@ def test_only_some_images_are_read_where_they_are_named(folder):
 @pytest.mark.parametrize("start", [0, 1, 3])
 def test_a_pass_that_starts_later_leaves_out_the_first_batches(folder, start):
     whole, rest = (
-        open_images(str(folder), RAW, train=True).batches(4, shuffle=True) for _ in range(2)
+        open_images(str(folder), CROPPED, train=True).batches(4, shuffle=True) for _ in range(2)
     )
     wanted = [x for x, _ in whole][start:]
     rest.start = start
@@ -254,7 +270,7 @@ def test_shuffled_epochs_differ_and_come_again(folder):
 
 
 def test_an_epoch_comes_again_by_its_number(folder):
-    images = open_images(str(folder), RGB, train=True)
+    images = open_images(str(folder), CROPPED, train=True)
     batches = images.batches(4, shuffle=True)
     first, second = ([x for x, _ in batches] for _ in range(2))
     batches.epoch = 1

@@ -209,7 +209,7 @@ def test_a_resumed_run_does_not_repeat_steps(pair, batches, tmp_path):
 def test_a_resumed_run_sees_images_augmented_as_they_would_have_been(pair, tmp_path, one_thread):
     teacher, student = pair
     source = write_images(tmp_path / "data", each=4)
-    preprocess = Preprocess(input_size=(3, 8, 8))
+    preprocess = Preprocess(input_size=(3, 8, 8), crop_pct=0.75)
 
     def epochs():
         images = open_images(str(source), preprocess, train=True)

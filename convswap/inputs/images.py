@@ -61,7 +61,7 @@ class Images:
         Args:
             count: take only so many images, drawn by `seed`.
             only: indices of the images to take, in place of a count.
-            shuffle: another order every epoch; `seed` decides it, and every crop and flip.
+            shuffle: another order every epoch; `seed` decides it, and every crop.
             share: `(which, of)`: only this part of every batch; the others are read elsewhere.
         """
         if only is None:
@@ -144,7 +144,7 @@ def open_images(
         source: a folder (of class folders, or flat and then unlabelled) or a `.tar` of images, or
             of `.npy` files that hold one input each; a `.npy` or `.npz` file of many inputs
             (see `ArrayFile`); or `digits`.
-        train: crop and flip images at random, for distillation.
+        train: crop images at random places, for distillation, which mirrors and mixes them.
         held_out: those to judge by: of a folder with `train/` and `val/` the latter, of `digits`
             those never used for training or calibration.
         note: told what was decided about the source, and about images that were left out.
@@ -180,7 +180,7 @@ def training_batches(
     share: tuple[int, int] = (0, 1),
     note: Note = unheard,
 ) -> tuple[Batches, Batches]:
-    """Batches to train on, cropped, flipped and shuffled at random, and those of the images kept
+    """Batches to train on, cropped at random places and shuffled, and those of the images kept
     apart to judge by, as they are (see `inputs.split`)."""
     note = once(note)
     images = open_images(source, preprocess, train=True, note=note)

@@ -62,7 +62,7 @@ def unreadable(name: str, error: OSError | DataError) -> str:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Random crops and flips of one image decided by a seed, wherever it is loaded."""
+    """Random crops of one image decided by a seed, wherever it is loaded."""
     state = random.getstate()
     try:
         with torch.random.fork_rng(devices=[]):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from timm.data import create_transform
 from torch import Tensor
+from torchvision.transforms import CenterCrop, RandomCrop
 
 from ..errors import DataError
 from ..record import Preprocess
@@ -62,21 +63,21 @@ class ImageTransform:
     """From an image to the input `[channels, height, width]` of a network.
 
     Args:
-        train: crop and flip at random.
+        train: crop at a random place, not in the centre.
     """
 
     def __init__(self, preprocess: Preprocess, train: bool):
-        augment: dict[str, Any] = {}
-        if train:
-            augment = {"is_training": True, "scale": (0.6, 1.0), "ratio": (0.9, 1.1),
-                       "color_jitter": None}  # fmt: skip
         self.resize = create_transform(
             input_size=preprocess.input_size,
             interpolation=preprocess.interpolation,
             crop_pct=preprocess.crop_pct,
             normalize=False,
-            **augment,
         )
+        if train:  # at the scale of evaluation: crops of other scales led away from the original
+            self.resize.transforms = [
+                RandomCrop(step.size) if isinstance(step, CenterCrop) else step
+                for step in self.resize.transforms
+            ]
         self.channels = preprocess.input_size[0]
         self.mean, self.std = (
             torch.tensor(values).view(-1, 1, 1) for values in (preprocess.mean, preprocess.std)

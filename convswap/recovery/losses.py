@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ from ..network.outputs import divergence, tensors
 from ..plans import Kind
 from .mixing import mix
 
-INNER = 5.0  # weight of the error within, beside that of the output
+INNER = 20.0  # weight of the error within, beside that of the output
 
 Loss = Callable[[object, object, Tensor | None], Tensor]
 """The user's own: of the student's output, the teacher's, and the labels if there are any."""
@@ -86,7 +88,7 @@ class Task(nn.Module):
                 others = labels[partners.to(labels.device)]
                 outer = outer + (1 - share) * F.cross_entropy(scores, others)
         gaps = [
-            _gap(sum(ours[tap] for tap in value), sum(theirs[tap] for tap in value))
+            _gap(*(reduce(add, (kept[tap] for tap in value)) for kept in (ours, theirs)))
             for value in self.values
             if all(tap in ours and tap in theirs for tap in value)
         ]
@@ -120,5 +122,5 @@ def _kept(network: nn.Module, taps: Iterable[Tap]) -> Iterator[dict[Tap, Tensor]
 def _gap(ours: Tensor, theirs: Tensor) -> Tensor:
     """Squared error as a share of the teacher's variance over images and positions."""
     dims = (0, *range(2, theirs.dim()))
-    variance = (theirs - theirs.mean(dims, keepdim=True)).pow(2).mean()
-    return (ours - theirs).pow(2).mean() / variance.clamp_min(1e-12)
+    variance = (theirs.square().mean(dims) - theirs.mean(dims).square()).mean()
+    return F.mse_loss(ours, theirs) / variance.clamp_min(1e-12)
