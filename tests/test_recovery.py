@@ -21,6 +21,8 @@ from convswap import (
     open_images,
     record_of,
 )
+from convswap.network.calls import read_batches
+from convswap.network.outputs import Reference
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +281,28 @@ def test_a_learning_rate_too_high_never_makes_the_network_worse(pair, batches):
     small = distill(student, teacher, batches, epochs=2, lr=0.3)
     before = fidelity(student, teacher, batches[:4], "logits")["kl"]
     assert fidelity(small, teacher, batches[:4], "logits")["kl"] <= before + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("by_distance", "asked", "used"),
+    [(1.0, None, 1 / 16), (1e-6, None, 1e-6), (1.0, 0.5, 0.5)],
+    ids=["too fast", "slow", "as asked"],
+)
+def test_a_rate_that_throws_the_network_back_is_lowered_unless_asked_for(
+    by_distance, asked, used, pair, batches, monkeypatch
+):
+    monkeypatch.setattr("convswap.recovery.distill.rate_for", lambda distance: by_distance)
+    history = []
+    distill(pair[1], pair[0], batches[:4], 4, lr=asked, judged=history.extend)
+    assert max(judgement.lr for judgement in history) == pytest.approx(used, rel=0.05)
+
+
+def test_what_is_tried_beforehand_is_undone(pair, batches):
+    teacher, student = pair
+    history = []
+    distill(student, teacher, batches, 1, judged=history.extend)
+    reference = Reference(teacher, read_batches(teacher, batches[:4]), "logits")
+    assert history[0].trained == reference.distance(student)
 
 
 def test_progress_counts_every_step_once(pair, batches):

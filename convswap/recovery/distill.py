@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -30,10 +28,10 @@ from .passes import steps
 from .rates import passes_for, rate_for
 from .signals import collected
 from .training import Training, fresh
+from .trials import Trials
 
 JUDGES = 4  # batches to judge by, where none are given
 JUDGEMENTS = 16  # in all, at even distances
-TRIAL = 5  # steps that say how long one takes
 
 
 def distill(
@@ -69,7 +67,8 @@ def distill(
         batches: inputs as for `plan`, with labels or without; iterated once per pass.
         epochs: passes over the batches; default: by their number, unless `minutes` are given.
         minutes: train for about so long.
-        lr: learning rate of AdamW, for weights of usual size; default: by how far the start is.
+        lr: learning rate of AdamW, for weights of usual size; default: by how far the start is,
+            and slower where a few steps would throw the network back.
         labels: use the labels in the batches beside the teacher.
         loss: your own `loss(output, teacher_output, labels)`, in place of the distance between
             the two; images are then mirrored and mixed no longer.
@@ -111,7 +110,6 @@ def distill(
         said = None if pick else output
         kind = said or planned_output(student) or output_kind(teacher, seen)
         reference = Reference(teacher, seen, kind)
-        lr = lr or rate_for(reference.distance(student))
         judge = judge or (with_labels(reference, seen) if labels else reference.distance)
         sites = [choice.site for plan in record_of(student).plans[-1:] for choice in plan.choices]
         values = compared(student, teacher, sites, seen[0])
@@ -122,15 +120,18 @@ def distill(
         kept = Checkpoint(checkpoint if ranks.leads() else None, job, tell)
         state = ranks.agreed(kept.read())
         task = ranks.together(task)
+        trials = Trials(task, student, batches, read, seed)
         if state:
-            length = state["steps"]
-        elif minutes:
-            length = ranks.agreed(
-                _steps_within(minutes, task, student, judge, lr, batches, read, seed)
-            )
+            lr, length = state["lr"], state["steps"]
         else:
-            images = len(batches) * len(first[0]) * ranks.place()[1]
-            length = max(1, round((epochs or passes_for(images)) * len(batches)))
+            if lr is None:
+                lr = rate_for(reference.distance(student))
+                lr = lr if loss else trials.rate(lr, reference.distance)
+            if minutes:
+                length = trials.steps_within(minutes, lr, judge, JUDGEMENTS)
+            else:
+                images = len(batches) * len(first[0]) * ranks.place()[1]
+                length = max(1, round((epochs or passes_for(images)) * len(batches)))
         training = Training(task, student, judge, lr, length)
         if state:
             training.go_on_from(state)
@@ -175,20 +176,3 @@ def _train(
             training.have_judged(seed)
             judged(training.history)
         kept.write(training.state())
-
-
-def _steps_within(
-    minutes: float, task: nn.Module, student: nn.Module, judge: Judge, lr: float,
-    batches: Sequence, read: Callable[[object], Batch], seed: int,
-) -> int:  # fmt: skip
-    """How many steps fit into so many minutes, by the time a few take; those are undone."""
-    before = copy.deepcopy(student.state_dict())
-    began = time.perf_counter()
-    trial = Training(task, student, judge, lr, TRIAL)
-    judging = time.perf_counter() - began
-    began = time.perf_counter()
-    for step, batch in steps(batches, seed, 0, TRIAL):
-        trial.learn(step, read(batch))
-    each = (time.perf_counter() - began) / max(trial.step, 1)
-    student.load_state_dict(before)
-    return max(1, int((60 * minutes - 2 * JUDGEMENTS * judging) / each))

@@ -38,7 +38,8 @@ class Training:
     """
 
     def __init__(self, task: nn.Module, student: nn.Module, judge: Judge, lr: float, steps: int):
-        self.task, self.student, self.judge, self.steps = task, student, judge, steps
+        self.task, self.student, self.judge = task, student, judge
+        self.lr, self.steps = lr, steps
         self.start = self.least = judge(student)
         self.optimizer = optimizer_for(self.student, lr)
         self.schedule = schedule_for(self.optimizer, steps)
@@ -89,6 +90,7 @@ class Training:
     def state(self) -> dict[str, Any]:
         """All that a process needs to go on as this one would."""
         return {
+            "lr": self.lr,
             "steps": self.steps,
             "step": self.step,
             "student": self.student.state_dict(),

@@ -1,0 +1,70 @@
+"""What a few steps tell before a run begins: how fast it may go, and how long it will take.
+They are undone."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..network.calls import Batch
+from . import ranks
+from .judging import Judge
+from .passes import steps
+from .training import Training, fresh
+
+STEPS = 8
+THROWN = 1.5  # times as far from the original as at the start is too far
+SLOWER = 2  # times, for the next try
+TRIES = 4
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Of a student and its task, on the batches a run begins with.
+
+    Attributes:
+        read: makes a batch what the networks take.
+    """
+
+    task: nn.Module
+    student: nn.Module
+    batches: Sequence
+    read: Callable[[object], Batch]
+    seed: int
+
+    def rate(self, lr: float, distance: Judge) -> float:
+        """A learning rate that does not throw the student far back, for a short run may not be
+        able to make up for that: at most `lr`, and a sixteenth of it at least."""
+        for _ in range(TRIES):
+            start, reached, _ = self._tried(lr, distance)
+            if ranks.agreed(reached <= THROWN * start):
+                break
+            lr /= SLOWER
+        return lr
+
+    def steps_within(self, minutes: float, lr: float, judge: Judge, judgements: int) -> int:
+        """How many steps fit into so many minutes, beside so many judgements of two networks."""
+        began = time.perf_counter()
+        judge(self.student)
+        judging = time.perf_counter() - began
+        *_, seconds = self._tried(lr, lambda network: 0.0)
+        return ranks.agreed(max(1, int((60 * minutes - 2 * judgements * judging) / seconds)))
+
+    def _tried(self, lr: float, judge: Judge) -> tuple[float, float, float]:
+        """The judge's verdicts before and after a few steps, and how many seconds one takes."""
+        before = copy.deepcopy(self.student.state_dict())
+        trial = Training(self.task, self.student, judge, lr, STEPS)
+        began = time.perf_counter()
+        for step, batch in steps(self.batches, self.seed, 0, STEPS):
+            if not trial.learn(step, self.read(batch)):
+                break
+        seconds = (time.perf_counter() - began) / max(trial.step, 1)
+        reached = judge(self.student) if trial.step == STEPS else math.inf
+        self.student.load_state_dict(before)
+        fresh(self.student)
+        return trial.start, reached, seconds
