@@ -115,7 +115,7 @@ def test_a_fresh_process_computes_the_same_to_the_bit(kind, resnet, tmp_path):
     arguments = [sys.executable, "-c", FRESH, kind]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(arguments, cwd=tmp_path, env=os.environ | threads, capture_output=True,
-                          text=True, timeout=120)  # fmt: skip
+                          text=True, timeout=600)  # fmt: skip
     assert done.returncode == 0, done.stderr
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "found.pt", weights_only=True), small(images))

@@ -321,7 +321,7 @@ def test_nothing_is_fetched_or_written_on_a_folders_word(base, artifact, tmp_pat
         content["record"]["base"].update(name=base, kwargs={})
         (tmp_path / "art" / "convswap.json").write_text(json.dumps(content))
     command = [sys.executable, "-B", "-c", AUDIT, str(tmp_path / "art")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == (0 if base.startswith("timm") else 2), done.stderr
 
 
@@ -361,7 +361,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_litter_goes(before, ar
             shutil.copytree(artifact[0], place / "art")
             (place / "art" / "exported.onnx").write_text("the user's own")
         command = [sys.executable, "-c", KILLED, str(artifact[0]), str(place / "art"), str(step)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         if before or (place / "art").exists():
             assert _note(place / "art") in ("hello", "new")
@@ -514,7 +514,7 @@ def test_a_command_that_is_stopped_cleans_up_and_says_how_to_go_on(number, tmp_p
         assert process.stdout.readline() == "waiting\n"
         time.sleep(0.1)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 128 + number
     assert "Traceback" not in err
     assert f"stopped by {number.name}" in err

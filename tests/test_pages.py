@@ -75,5 +75,5 @@ def dumped(page: Path, folder: Path) -> str:
         "--disable-background-networking", "--disable-component-update",
         f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     return re.search(r'data-found="([^"]*)"', done.stdout)[1]

@@ -56,7 +56,7 @@ def trained(folder: Path, **settings: object) -> nn.Module:
     return distill(student, teacher, data(), 3, checkpoint=folder / "c.pt", **settings)
 
 
-def run_slowly(folder: str) -> None:
+def run_slowly(folder: str, hold: int) -> None:
     """In a process of its own: writes its state after every step, and its result at the end."""
     torch.set_num_threads(1)
     from convswap.recovery import checkpoint
@@ -65,30 +65,35 @@ def run_slowly(folder: str) -> None:
 
     def progress(what: str, done: int, total: int) -> None:
         (Path(folder) / "step").write_text(str(done))
-        time.sleep(0.02)
+        while done >= hold >= 0 and not (Path(folder) / "go").exists():
+            time.sleep(0.01)
 
     small = trained(Path(folder), progress=progress)
     torch.save(small.state_dict(), Path(folder) / "done.pt")
 
 
-def started(folder: Path) -> subprocess.Popen:
-    code = "import test_unbreakable_recovery as t, sys; t.run_slowly(sys.argv[1])"
-    command = [sys.executable, "-c", code, str(folder)]
+def started(folder: Path, hold: int = -1) -> subprocess.Popen:
+    """A run that waits at a step, until there is a file `go`."""
+    for name in ("step", "go"):
+        (folder / name).unlink(missing_ok=True)
+    code = "import test_unbreakable_recovery as t, sys; t.run_slowly(sys.argv[1], int(sys.argv[2]))"
+    command = [sys.executable, "-c", code, str(folder), str(hold)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     here = Path(__file__).parent
     return subprocess.Popen(command, cwd=here, env=environment, stderr=subprocess.DEVNULL)
 
 
-def stopped_at(process: subprocess.Popen, folder: Path, step: int, how: int) -> None:
-    """Send a signal once so many steps are made."""
-    until = time.monotonic() + 120
+def stopped_at(folder: Path, step: int, how: int) -> int:
+    """Start a run, and send it a signal once so many steps are made; how it ended."""
+    process, until = started(folder, hold=step), time.monotonic() + 600
     while time.monotonic() < until and process.poll() is None:
         seen = folder / "step"
         if seen.exists() and int(seen.read_text() or 0) >= step:
             break
-        time.sleep(0.005)
+        time.sleep(0.01)
     process.send_signal(how)
-    process.wait(60)
+    (folder / "go").touch()
+    return process.wait(600)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +108,7 @@ def wanted(tmp_path_factory) -> dict[str, Tensor]:
 
 
 def ends_as(folder: Path, wanted: dict[str, Tensor]) -> bool:
-    assert started(folder).wait(120) == 0
+    assert started(folder).wait(600) == 0
     found = torch.load(folder / "done.pt", weights_only=True)
     return all(torch.equal(found[name], wanted[name]) for name in wanted)
 
@@ -113,16 +118,13 @@ def test_a_killed_run_ends_with_the_same_weights(seed: int, wanted, tmp_path):
     """Twice killed, at random moments; dropout draws as if it had not been."""
     for _ in range(2):
         step = random.Random(seed).randrange(1, STEPS - 2)
-        stopped_at(started(tmp_path), tmp_path, step, signal.SIGKILL)
-        (tmp_path / "step").unlink(missing_ok=True)
+        assert stopped_at(tmp_path, step, signal.SIGKILL) == -signal.SIGKILL
     assert ends_as(tmp_path, wanted)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_ends_between_two_steps_and_goes_on(how: int, wanted, tmp_path):
-    process = started(tmp_path)
-    stopped_at(process, tmp_path, 5, how)
-    assert process.returncode != 0
+    assert stopped_at(tmp_path, 5, how) != 0
     assert (tmp_path / "c.pt").exists()
     assert not (tmp_path / "done.pt").exists()
     assert ends_as(tmp_path, wanted)
@@ -251,7 +253,7 @@ def test_processes_that_train_together_end_with_one_network(tmp_path):
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
         "--master-addr", "127.0.0.1", "--master-port", "29517", str(code),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (torch.load(tmp_path / f"{i}.pt", weights_only=True) for i in range(2))
     _, student = pair()

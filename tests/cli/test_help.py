@@ -84,20 +84,20 @@ for arguments in {QUICK}:
         print(arguments, stop.code, sorted(set(sys.modules) & {{*{HEAVY}}}), file=sys.stderr)
 """
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == [f"{arguments} 0 []" for arguments in QUICK]
 
 
 def test_the_package_is_a_command():
     command = [sys.executable, "-m", "convswap", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout.strip()) == (0, __version__), done.stderr
 
 
 def test_the_console_script_is_installed():
     script = Path(sys.executable).with_name("convswap")
-    done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "convert" in done.stdout
 
@@ -121,7 +121,7 @@ def test_help_names_the_options_of_time(verb):
 def test_a_pipe_gets_one_json_document_and_nothing_else(shared):
     script = Path(sys.executable).with_name("convswap")
     arguments = [script, "evaluate", *USER, "--data", "data", "--json"]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 40
     assert "\x1b" not in done.stdout + done.stderr
