@@ -31,7 +31,7 @@ def test_the_demo(tmp_path):
     assert plan["planned"]["macs"] == converted["macs"]
     assert plan["planned"]["params"] == converted["params"]
     assert plan["dense"]["macs"] == dense["macs"]
-    assert plan["latency"]["ms"] <= 0.5 * plan["latency"]["ms_dense"]
+    assert plan["latency"]["ms"] <= 0.55 * plan["latency"]["ms_dense"]
     held_out = open_images("digits", Preprocess(input_size=(1, 64, 64), mean=(0.5,), std=(0.5,)),
                            held_out=True)  # fmt: skip
     for stage in ("converted", "recovered"):
