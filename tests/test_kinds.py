@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from helpers import relative
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from convswap import Budget, convert, count, find_sites, load, open_target, plan, save
-from convswap.forms import FORMS, Factorized, Kernel, build, in_groups, write_
+from convswap.forms import FORMS, PLAIN, Factorized, build, in_groups, kernel_of, unit_of, write_
 from convswap.forms.group_fits import GroupFits, joined
 from convswap.runtimes.int8 import equalised
 from convswap.statistics.moments import Moments, weight_problems
@@ -34,6 +35,17 @@ LAYERS = {
         nn.Conv3d(4, 6, (3, 1, 1), padding=(1, 0, 0), stride=(2, 1, 1)), (4, 5, 4, 4)
     ),
     "3-d, groups": (nn.Conv3d(4, 8, 3, padding=1, groups=2, dilation=(2, 1, 1)), (4, 6, 5, 5)),
+    "1-d, transposed": (nn.ConvTranspose1d(6, 8, 4, stride=2, padding=1), (6, 9)),
+    "1-d, transposed, gaps": (nn.ConvTranspose1d(6, 5, 2, stride=3, output_padding=1), (6, 7)),
+    "2-d, transposed": (nn.ConvTranspose2d(6, 8, 3, 2, padding=1, output_padding=1), (6, 5, 4)),
+    "2-d, transposed, oblong": (
+        nn.ConvTranspose2d(6, 4, (2, 3), stride=(3, 1), padding=(0, 2), bias=False), (6, 5, 4)
+    ),
+    "2-d, transposed, dilated, groups": (
+        nn.ConvTranspose2d(8, 6, 3, stride=2, dilation=(2, 1), groups=2), (8, 4, 5)
+    ),
+    "2-d, transposed, 2x2": (nn.ConvTranspose2d(12, 6, 2, stride=2), (12, 4, 4)),
+    "3-d, transposed": (nn.ConvTranspose3d(4, 6, (1, 4, 4), (1, 2, 2), (0, 1, 1)), (4, 3, 4, 3)),
     "linear on tokens": (nn.Linear(10, 12), (7, 10)),
     "linear on a map": (nn.Linear(10, 6, bias=False), (5, 4, 10)),
 }  # fmt: skip
@@ -48,18 +60,17 @@ def case(name: str) -> tuple[nn.Module, Tensor]:
     return layer, torch.randn(3, *size, dtype=torch.float64)
 
 
-def unit(layer: nn.Module) -> Kernel:
-    return Kernel(len(layer.weight) // getattr(layer, "groups", 1), *layer.weight.shape[1:])
-
-
 WAYS = [
-    (name, form) for name in LAYERS for form in FORMS if FORMS[form].applies(unit(LAYERS[name][0]))
+    (name, form)
+    for name in LAYERS
+    for form in FORMS
+    if FORMS[form].applies(unit_of(LAYERS[name][0]))
 ]
 
 
 def replaced(layer: nn.Module, form: str, rank: object, weights: list[Tensor]) -> Factorized:
     groups = getattr(layer, "groups", 1)
-    layers = in_groups(FORMS[form].layers(unit(layer), rank), groups)
+    layers = in_groups(FORMS[form].layers(unit_of(layer), rank), groups)
     row = build(layers, layer, layer.bias is not None)
     write_(row, weights, layer.bias)
     return row
@@ -73,7 +84,7 @@ def test_patches_times_weight_is_the_layer(name: str):
     for step, offset in ((1, 0), (2, 1)):
         at = ((step,) * axes, (offset,) * axes)
         rows, wanted = patches(layer, x, *at), outputs(layer, y, *at)
-        weights = layer.weight.flatten(1).unflatten(0, (rows.shape[2], -1))
+        weights = kernel_of(layer).flatten(1).unflatten(0, (rows.shape[2], -1))
         got = torch.einsum("npgd,god->npgo", rows, weights)
         if layer.bias is not None:
             got = got + layer.bias.unflatten(0, (rows.shape[2], -1))
@@ -83,7 +94,7 @@ def test_patches_times_weight_is_the_layer(name: str):
 @pytest.mark.parametrize(("name", "form"), [w for w in WAYS if w[1] != "blueprint"])
 def test_full_rank_is_exact(name: str, form: str):
     layer, x = case(name)
-    fits = GroupFits(weight_problems(layer), unit(layer))
+    fits = GroupFits(weight_problems(layer), unit_of(layer))
     rank = FORMS[form].full_rank(fits.kernel)
     row = replaced(layer, form, rank, joined(fits.fit(form, rank, 0)))
     assert relative(row(x), layer(x)) < 1e-9
@@ -93,7 +104,7 @@ def test_full_rank_is_exact(name: str, form: str):
 @pytest.mark.parametrize(("name", "form"), WAYS)
 def test_channels_between_the_layers_of_a_form_scale_freely(name: str, form: str):
     layer, x = case(name)
-    fits = GroupFits(weight_problems(layer), unit(layer))
+    fits = GroupFits(weight_problems(layer), unit_of(layer))
     rank = FORMS[form].full_rank(fits.kernel)
     row = replaced(layer, form, rank, joined(fits.fit(form, rank, 0)))
     wanted, first = row(x), row[0].weight.clone()
@@ -108,14 +119,14 @@ def test_a_fit_to_moments_is_no_worse_on_them_than_a_fit_to_the_weights(name: st
     x = x.cumsum(1)  # neighbouring channels agree
     moments = Moments(layer)
     moments.update(x, layer(x))
-    by_weight = GroupFits(weight_problems(layer), unit(layer))
-    by_moments = GroupFits(moments.problems(), unit(layer))
+    by_weight = GroupFits(weight_problems(layer), unit_of(layer))
+    by_moments = GroupFits(moments.problems(), unit_of(layer))
     rank = (1, 1) if form == "tucker" else 1
     errors = []
     for fits in (by_weight, by_moments):
         spelled = fits.spell(form, fits.fit(form, rank, 30))
         lefts = [p.left(w.to(p.moment)) for w, p in zip(spelled, by_moments.problems, strict=True)]
-        errors.append(by_moments.damage(lefts, torch.eye(len(layer.weight)).double()))
+        errors.append(by_moments.damage(lefts, torch.eye(len(kernel_of(layer))).double()))
     assert errors[1] <= errors[0] * 1.001
 
 
@@ -123,8 +134,9 @@ def test_a_fit_to_moments_is_no_worse_on_them_than_a_fit_to_the_weights(name: st
 def test_the_layers_row_has_the_class_settings_and_groups_of_the_layer(name: str):
     layer, x = case(name)
     groups = getattr(layer, "groups", 1)
-    row = build(in_groups(FORMS["channel"].layers(unit(layer), 1), groups), layer, True)
-    assert {type(each) for each in row} == {type(layer)}
+    row = build(in_groups(FORMS["channel"].layers(unit_of(layer), 1), groups), layer, True)
+    plain = type(layer) if isinstance(layer, nn.Linear) else PLAIN[layer.weight.dim() - 2]
+    assert [type(each) for each in row] == [type(layer), plain]
     assert row(x).shape == layer(x).shape
     assert row.weight.shape == layer.weight.shape
 
@@ -204,6 +216,46 @@ class SharedHead(nn.Module):
         return [self.head(F.avg_pool2d(x, n)) for n in (1, 2, 4)]
 
 
+class UNet(nn.Module):
+    """Down, and up again by a transposed convolution, beside what was there before."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, padding=1)
+        self.down = nn.Conv2d(12, 24, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(24, 12, 4, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(12)
+        self.head = nn.Conv2d(24, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        up = F.relu(self.norm(self.up(F.relu(self.down(x)))))
+        return self.head(torch.cat([x, up], 1))
+
+
+class Generator(nn.Sequential):
+    """Radford et al. 2016: from a vector to an image."""
+
+    def __init__(self):
+        super().__init__(
+            nn.ConvTranspose2d(20, 16, 4, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.ConvTranspose2d(16, 12, 4, 2, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU(),
+            nn.ConvTranspose2d(12, 8, 3, 2, 1, output_padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3),
+        )  # fmt: skip
+
+
+class Vocoder(nn.Sequential):
+    """Kong et al. 2020: from a spectrogram to sound, its weights normalised."""
+
+    def __init__(self):
+        super().__init__(
+            weight_norm(nn.Conv1d(10, 16, 7, padding=3)), nn.ReLU(),
+            weight_norm(nn.ConvTranspose1d(16, 8, 8, stride=4, padding=2)), nn.ReLU(),
+            spectral_norm(nn.ConvTranspose1d(8, 8, 4, stride=2, padding=1, groups=2)), nn.ReLU(),
+            nn.Conv1d(8, 4, 3),
+        )  # fmt: skip
+
+
 NETWORKS = {
     "text": (TextCnn, lambda: torch.randint(20, (12, 15)), {"convs.0", "convs.1"}),
     "volume": (Volume, lambda: torch.randn(12, 1, 4, 8, 8), {"stem", "space", "time"}),
@@ -211,6 +263,9 @@ NETWORKS = {
         Mixer, lambda: torch.randn(12, 3, 16, 16), {"patch", "tokens", "channels.0", "channels.2"}
     ),
     "grouped": (Grouped, lambda: torch.randn(12, 3, 8, 8), {"reduce", "grouped", "expand"}),
+    "u-net": (UNet, lambda: torch.randn(12, 3, 16, 16), {"stem", "down", "up", "head"}),
+    "generator": (Generator, lambda: torch.randn(60, 20, 1, 1), {"0", "3", "6", "8"}),
+    "vocoder": (Vocoder, lambda: torch.randn(12, 10, 12), {"0", "2", "4", "6"}),
     "shared head": (SharedHead, lambda: torch.randn(12, 3, 16, 16), {"stem", "head"}),
 }  # fmt: skip
 

@@ -24,7 +24,8 @@ def sites_table(sites: Sequence[Site], total: Cost) -> Table:
     table = _table("layer", ">kernel", ">out size", ">MACs", ">%", "then", "forms or reason")
     for site in sites:
         steps = "x".join(map(str, site.stride if len({*site.stride}) > 1 else site.stride[:1]))
-        stride = f" /{steps}" if max(site.stride, default=1) > 1 else ""
+        way = "up " if site.transposed else "/"
+        stride = f" {way}{steps}" if max(site.stride, default=1) > 1 else ""
         every = len(site.forms) == len(FORMS)
         size = site.sizes[0] if site.sizes else None
         table.add_row(

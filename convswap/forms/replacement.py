@@ -11,10 +11,8 @@ import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
+from .dense import PLAIN, TRANSPOSED, is_transposed, kernel_of, turned
 from .layer import Layer
-
-PLAIN: dict[int, type[nn.Module]] = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-"""By number of axes, the layers that can be replaced, and that replacements are made of."""
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _ANSWERS = (
@@ -44,7 +42,8 @@ class Factorized(nn.Sequential):
 
     @property
     def weight(self) -> Tensor:
-        """The kernel that all layers amount to, `[out, in / groups, *size]`; without gradient."""
+        """The weight that all layers amount to, shaped like that of the layer they stand in for;
+        without gradient."""
         layers = [layer.weight for layer in self]
         if torch.compiler.is_compiling() or any(weight.is_inference() for weight in layers):
             return self._compose()
@@ -68,9 +67,11 @@ class Factorized(nn.Sequential):
     def _compose(self) -> Tensor:
         # subtle: whoever watches the network's own computation is not to see this
         with torch._C.DisableTorchFunction():
-            kernels = [_dense_kernel(layer, getattr(self, "groups", 1)) for layer in self]
+            groups = getattr(self, "groups", 1)
+            kernels = [_dense_kernel(layer, groups) for layer in self]
             whole = reduce(lambda a, b: torch.einsum("gom...,gmi...->goi...", b, a), kernels)
-            return whole.flatten(0, 1).to(self[-1].weight.dtype)
+            kernel = whole.flatten(0, 1).to(self[-1].weight.dtype)
+            return turned(kernel, groups) if is_transposed(self) else kernel
 
 
 def build(
@@ -124,10 +125,17 @@ def become_(dense: nn.Module, row: nn.Module) -> None:
 def write_(module: nn.Sequential, weights: Sequence[Tensor], bias: Tensor | None) -> None:
     """Write the kernels of all layers, in order, and the bias of the last one, in place."""
     with torch.no_grad():
-        for conv, weight in zip(module, weights, strict=True):
-            conv.weight.copy_(weight.reshape(conv.weight.shape))
+        for layer, weight in zip(module, weights, strict=True):
+            write_kernel_(layer, weight)
         if bias is not None:
             module[-1].bias.copy_(bias)
+
+
+@torch.no_grad()
+def write_kernel_(layer: nn.Module, kernel: Tensor) -> None:
+    """Write a kernel `[out, in / groups, *size]`, in whatever shape, as a layer's weight."""
+    shaped = kernel.reshape(kernel_of(layer).shape)
+    layer.weight.copy_(turned(shaped, layer.groups) if is_transposed(layer) else shaped)
 
 
 def _geometry(
@@ -142,6 +150,9 @@ def _geometry(
     }
     if any(spans) and (pads == "same" or isinstance(dense, Conv2dSame)):
         return Conv2dSame, geometry
+    if any(spans) and is_transposed(dense):
+        geometry["output_padding"] = _along(spans, dense.output_padding, 0)
+        return TRANSPOSED[len(spans)], geometry
     if any(spans):
         geometry["padding_mode"] = dense.padding_mode
     return PLAIN[dense.weight.dim() - 2], geometry
@@ -157,7 +168,8 @@ def _along(spans: tuple[bool, ...], value: tuple[int, ...] | str, neutral: int):
 def _dense_kernel(layer: nn.Module, groups: int) -> Tensor:
     """Kernels `[groups, out, in, *size]`, with zeros where a layer's own groups, more than
     those, do not read a channel."""
-    weight = layer.weight if layer.weight.dtype == torch.float64 else layer.weight.float()
+    weight = kernel_of(layer)
+    weight = weight if weight.dtype == torch.float64 else weight.float()
     inner = getattr(layer, "groups", 1) // groups
     weight = weight.unflatten(0, (groups, inner, -1))  # [groups, inner, out, in, *size]
     dense = weight.new_zeros(*weight.shape[:3], inner, *weight.shape[3:])

@@ -11,12 +11,15 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
-from ..forms import PLAIN, become_
+from ..forms import PLAIN, REPLACEABLE, TRANSPOSED, become_, is_transposed, unit_of
 from .calls import noise
 from .copies import deep_copy
 from .cost import Size
 
-_CALLS = {"linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}  # functions, by number of axes
+_CALLS = {
+    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d",
+}  # fmt: skip
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest output; else 3e-2
 
 
@@ -32,10 +35,10 @@ def bake(layer: nn.Module, size: Size) -> nn.Module | None:
     Returns:
         None if there is none.
     """
-    axes = next((n for n, kind in PLAIN.items() if isinstance(layer, kind)), None)
-    if axes is None or getattr(layer, "padding_mode", "zeros") != "zeros" or layer._forward_hooks:
+    own_padding = getattr(layer, "padding_mode", "zeros") != "zeros"
+    if not isinstance(layer, REPLACEABLE) or own_padding or layer._forward_hooks:
         return None
-    channels = layer.weight.shape[1] * getattr(layer, "groups", 1)
+    channels, axes = unit_of(layer).in_channels * getattr(layer, "groups", 1), len(size.read)
     x = noise((1, channels, *size.read) if axes else (1, 2, channels))
     x = x.to(layer.weight.device, layer.weight.dtype)
     layer = deep_copy(layer).eval()
@@ -88,7 +91,7 @@ def is_plain(layer: nn.Module) -> bool:
         issubclass(kind, plain)
         and kind.forward is plain.forward
         and getattr(kind, "_conv_forward", None) is getattr(plain, "_conv_forward", None)
-        for plain in PLAIN.values()
+        for plain in REPLACEABLE
     )
 
 
@@ -105,6 +108,16 @@ def _candidates(layer: nn.Module, axes: int, size: Size) -> Iterator[Callable[[b
     if not axes:
         yield lambda bias: nn.Linear(layer.in_features, layer.out_features, bias)
         return
+    settings = {
+        "kernel_size": layer.kernel_size, "stride": layer.stride, "dilation": layer.dilation,
+        "groups": layer.groups,
+    }  # fmt: skip
+    if is_transposed(layer):
+        settings |= {"padding": layer.padding, "output_padding": layer.output_padding}
+        yield lambda bias: TRANSPOSED[axes](
+            layer.in_channels, layer.out_channels, bias=bias, **settings
+        )
+        return
     reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     ends = zip(size.read, size.written, reach, layer.stride, strict=True)
     fitting = tuple(max(0, ((out - 1) * s + far + 1 - n + 1) // 2) for n, out, far, s in ends)
@@ -112,9 +125,8 @@ def _candidates(layer: nn.Module, axes: int, size: Size) -> Iterator[Callable[[b
     kinds += [(Conv2dSame, 0)] * (axes == 2)
     for kind, padding in kinds:
         yield lambda bias, kind=kind, padding=padding: kind(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, padding,
-            layer.dilation, layer.groups, bias,
-        )  # fmt: skip
+            layer.in_channels, layer.out_channels, padding=padding, bias=bias, **settings
+        )
 
 
 class _Heard(TorchFunctionMode):

@@ -45,19 +45,28 @@ class Size:
     images: int = 1
 
 
-def layers_cost(layers: Sequence[Layer], sizes: Sequence[Size], itemsize: int, bias: bool) -> Cost:
+def layers_cost(
+    layers: Sequence[Layer],
+    sizes: Sequence[Size],
+    itemsize: int,
+    bias: bool,
+    transposed: bool = False,
+) -> Cost:
     """Cost of layers in a row that stand in for one called at `sizes`.
 
     An axis shrinks (stride, padding) at the layer that spans it, so a layer's output has
     the dense output's size along the axes spanned so far, and the input's along the others.
+    A transposed layer multiplies at every position that it reads, any other at those it writes.
     """
     macs = 0
     for size in sizes:
         lengths = list(size.read)
         for layer in layers:
+            before = math.prod(lengths)
             for axis, spanned in enumerate(layer.spans):
                 lengths[axis] = size.written[axis] if spanned else lengths[axis]
-            macs += size.images * math.prod(lengths) * layer.weights
+            spots = before if transposed else math.prod(lengths)
+            macs += size.images * spots * layer.weights
     params = sum(layer.weights for layer in layers) + bias * layers[-1].out_channels
     return Cost(macs, params, params * itemsize)
 

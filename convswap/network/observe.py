@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torchvision.models.feature_extraction import NodePathTracer
 
 from ..errors import ConversionError, PlanError
-from ..forms import FORMS, Kernel
+from ..forms import FORMS, is_transposed, unit_of
 from ..plans import LONGEST, Cost, Layers, Plan
 from .bake import bake, computes_weight, is_plain, padding_of
 from .calls import Batch, example_of
@@ -176,21 +176,24 @@ def _site(
 ) -> Site:
     layer = twin or module
     tensors = [*module.parameters(), *module.buffers()]
+    unit, groups = unit_of(layer), getattr(layer, "groups", 1)
     return Site(
         path=paths[0],
         paths=tuple(paths),
         kind=type(module).__name__,
-        kernel=tuple(layer.weight.shape),
+        kernel=(groups * unit.out_channels, *unit[1:]),
         stride=getattr(layer, "stride", ()),
         padding=getattr(layer, "padding", ()),
         padding_mode=getattr(layer, "padding_mode", "zeros"),
         dilation=getattr(layer, "dilation", ()),
-        groups=getattr(layer, "groups", 1),
+        groups=groups,
         bias=layer.bias is not None,
         params=sum(parameter.numel() for parameter in module.parameters()),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         itemsize=layer.weight.element_size(),
-        out_channels=getattr(layer, "out_channels", 0) or layer.weight.shape[0],
+        out_channels=groups * unit.out_channels,
+        transposed=is_transposed(layer),
+        output_padding=getattr(layer, "output_padding", ()),
         sizes=tuple(seen.sizes.get(paths[0], ())),
         positions=seen.positions.get(paths[0], 0),
         pads=None if twin is None else padding_of(twin),
@@ -205,8 +208,6 @@ def _reason(
     kind = type(layer).__name__
     if not path.isprintable() or len(path) > LONGEST:
         return "its name cannot be printed, or is too long"
-    if getattr(layer, "transposed", False):
-        return f"{kind}: transposed convolutions are not replaced"
     if path not in seen.sizes:
         return "never run by forward, or run without calling the module"
     if twin is None and not is_plain(layer):
@@ -215,7 +216,7 @@ def _reason(
         return "its input is not a batch of maps, or of tokens"
     if isinstance(layer, nn.Linear) and seen.positions[path] == 1:
         return "it works on one vector for each sample"
-    kernel = Kernel(len(layer.weight) // getattr(layer, "groups", 1), *layer.weight.shape[1:])
+    kernel = unit_of(layer)
     if kernel.patch > MOST_READ:
         return f"it reads {kernel.patch} numbers at each position: too many to fit"
     if not layer.weight.is_floating_point():

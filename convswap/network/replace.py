@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import PlanError
-from ..forms import FORMS, PLAIN, Kernel, become_, build, check_rank, in_groups
+from ..forms import FORMS, REPLACEABLE, become_, build, check_rank, in_groups, unit_of
 from ..plans import Plan
 from .copies import deep_copy
 
@@ -22,13 +22,13 @@ def install_(model: nn.Module, plan: Plan) -> nn.Module:
             layer = model.get_submodule(choice.site)
         except AttributeError:
             raise PlanError(f"the network has no layer {choice.site}") from None
-        if not isinstance(layer, tuple(PLAIN.values())):
+        if not isinstance(layer, REPLACEABLE):
             raise PlanError(f"layer {choice.site} is no standard convolution or linear layer")
-        groups = getattr(layer, "groups", 1)
-        kernel = Kernel(len(layer.weight) // groups, *layer.weight.shape[1:])
+        kernel = unit_of(layer)
         check_rank(choice.form, kernel, choice.rank)
         bias = layer.bias is not None or plan.fit != "weight"
-        layers = in_groups(FORMS[choice.form].layers(kernel, choice.rank), groups)
+        layers = FORMS[choice.form].layers(kernel, choice.rank)
+        layers = in_groups(layers, getattr(layer, "groups", 1))
         become_(layer, build(layers, layer, bias, choice.pads))
     return model
 

@@ -20,7 +20,7 @@ class Site:
     Attributes:
         path: module path in the user's network, the first of all `paths` it stands under.
         kind: class name.
-        kernel: weight shape, `[out, in / groups, kh, kw]` of a Conv2d.
+        kernel: its shape, `[out, in / groups, kh, kw]` of a Conv2d, transposed or not.
         params, bytes: of the layer as it is.
         pads: how a replacement pads, where the layer's own setting does not say.
         sizes: input and output size of every call; empty if never run.
@@ -45,6 +45,8 @@ class Site:
     bytes: int
     itemsize: int
     out_channels: int
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
     sizes: tuple[Size, ...] = ()
     positions: int = 0
     pads: tuple[int, ...] | Literal["same"] | None = None
@@ -93,4 +95,4 @@ def separable_already(sites: Sequence[Site]) -> list[Site]:
 def replacement_cost(site: Site, form: str, rank: Rank, bias: bool) -> Cost:
     """Cost of the layers that would stand in for a site."""
     layers = in_groups(FORMS[form].layers(site.unit, rank), site.groups)
-    return layers_cost(layers, site.sizes, site.itemsize, bias or site.bias)
+    return layers_cost(layers, site.sizes, site.itemsize, bias or site.bias, site.transposed)

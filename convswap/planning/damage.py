@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..forms import write_kernel_
 from ..network.copies import deep_copy
 from ..network.outputs import Reference
 from ..support.progress import Progress, silent
@@ -22,7 +23,7 @@ class Trial:
 
     Attributes:
         path: the site.
-        weight: `[out, in*kh*kw]`.
+        weight: as a kernel, `[out, in*kh*kw]`.
         bias: `[out]`, with which the mean output stays.
         predicted: damage.
     """
@@ -53,7 +54,8 @@ def damage_scale(
     for index, trial in enumerate(trials):
         conv = network.get_submodule(trial.path)
         weight, bias = conv.weight, conv.bias
-        conv.weight = nn.Parameter(trial.weight.to(weight).view_as(weight))
+        conv.weight = nn.Parameter(torch.empty_like(weight))
+        write_kernel_(conv, trial.weight)
         conv.bias = nn.Parameter(trial.bias.to(weight))
         measured = reference.distance(network)
         conv.weight, conv.bias = weight, bias

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConvswapError
-from ..forms import Factorized
+from ..forms import Factorized, kernel_of, write_kernel_
 from ..network.copies import deep_copy
 from ..support.files import new_file
 from ..support.quiet import quiet
@@ -106,17 +106,17 @@ def equalised(model: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
     for before, after in links:
         if before not in ranges:  # not run
             continue
-        groups = getattr(after, "groups", 1)
-        weight = after.weight.unflatten(0, (groups, -1))  # [groups, out, in, *size]
+        groups, kernel = getattr(after, "groups", 1), kernel_of(after)
+        weight = kernel.unflatten(0, (groups, -1))  # [groups, out, in, *size]
         scale = 1 / ranges[before].clamp_min(TINY)
         if weight.shape[2] > 1:
             others = [axis for axis in range(weight.dim()) if axis not in (0, 2)]
             scale = (weight.abs().amax(others).flatten().clamp_min(TINY) * scale).sqrt()
         scale = scale / scale.log().mean().exp()
-        before.weight.mul_(scale.view(-1, *[1] * (before.weight.dim() - 1)))
+        write_kernel_(before, kernel_of(before) * scale.view(-1, *[1] * (kernel.dim() - 1)))
         if before.bias is not None:
             before.bias.mul_(scale)
-        weight.div_(scale.view(groups, 1, -1, *[1] * (weight.dim() - 3)))
+        write_kernel_(after, weight / scale.view(groups, 1, -1, *[1] * (weight.dim() - 3)))
     return model
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from ..forms import unit_of
 from ..network.calls import Batch
 from ..network.outputs import energy, probe
 from ..network.sites import Site
@@ -106,7 +107,7 @@ def _add(
     gradient: Tensor | None,
 ) -> None:
     if path not in found:
-        out = len(layer.weight)
+        out = getattr(layer, "groups", 1) * unit_of(layer).out_channels
         found[path] = Curvature(torch.zeros(out, out, dtype=torch.float64, device=output.device))
     here = found[path]
     if gradient is not None:

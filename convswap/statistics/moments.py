@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConversionError
-from ..forms import PLAIN
+from ..forms import REPLACEABLE, is_transposed, kernel_of, unit_of
 from ..forms.least_squares import LeastSquares, cholesky, working_dtype
 from ..network.calls import Batch
 from ..network.lockstep import walk
@@ -96,8 +96,8 @@ class Moments:
 
     def __init__(self, layer: nn.Module, seed: int = 0, images: int = 1):
         self.layer = layer
-        groups = getattr(layer, "groups", 1)
-        out, depth = len(layer.weight) // groups, layer.weight[0].numel()
+        groups, unit = getattr(layer, "groups", 1), unit_of(layer)
+        out, depth = unit.out_channels, unit.patch
         self._positions = min(math.ceil(SAMPLES * depth / images), POSITIONS)
         new = {"dtype": torch.float64, "device": layer.weight.device}
         self._count = [0, 0]
@@ -132,10 +132,13 @@ class Moments:
         """Add one batch: what the layer reads, and the output wanted."""
         axes = lengths(self.layer, y)
         every = math.ceil((math.prod(axes) / self._positions) ** (1 / len(axes)))
-        step = tuple(min(every, length) for length in axes)
+        strides = self.layer.stride if is_transposed(self.layer) else (1,) * len(axes)
+        step = tuple(
+            min(_apart(every, stride), length) for length, stride in zip(axes, strides, strict=True)
+        )
         offset = tuple(torch.randint(s, (), generator=self._random).item() for s in step)
         y = outputs(self.layer, y, step, offset).float()
-        row = 4 * self.layer.weight[0].numel() * y[0, ..., 0].numel()
+        row = 4 * unit_of(self.layer).patch * y[0, ..., 0].numel()
         some = max(PATCH_BYTES // row, 1)
         for inputs, wanted in zip(x.split(some), y.split(some), strict=True):
             self._add(patches(self.layer, inputs, step, offset).float(), wanted)
@@ -158,7 +161,7 @@ class Moments:
     def problems(self, corrected: bool = False) -> list[LeastSquares]:
         """The fit of every group of channels; see `problem`."""
         groups = len(self.mean_x)
-        weights = self.layer.weight.detach().unflatten(0, (groups, -1))
+        weights = kernel_of(self.layer).detach().unflatten(0, (groups, -1))
         return [self.problem(weight, corrected, group) for group, weight in enumerate(weights)]
 
     def problem(self, weight: Tensor, corrected: bool = False, group: int = 0) -> LeastSquares:
@@ -223,22 +226,31 @@ def fit_bytes(model: nn.Module) -> int:
     two layers are never needed at once."""
 
     def of(layer: nn.Module) -> int:
-        groups, depth = getattr(layer, "groups", 1), layer.weight[0].numel()
-        square = depth * (depth + len(layer.weight) // groups)
+        groups, unit = getattr(layer, "groups", 1), unit_of(layer)
+        depth = unit.patch
+        square = depth * (depth + unit.out_channels)
         rows = min(PATCH_BYTES, 4 * depth * 64 * POSITIONS)
         return 8 * (2 * groups + FIT_COPIES) * square + 4 * rows
 
-    layers = [m for m in model.modules() if isinstance(m, tuple(PLAIN.values()))]
-    return max([of(layer) for layer in layers if layer.weight[0].numel() <= MOST_READ], default=0)
+    layers = [m for m in model.modules() if isinstance(m, REPLACEABLE)]
+    return max([of(layer) for layer in layers if unit_of(layer).patch <= MOST_READ], default=0)
 
 
 def weight_problems(layer: nn.Module) -> list[LeastSquares]:
     """The fit of every group of channels to the dense weights under white inputs."""
-    weights = layer.weight.detach().flatten(1)
+    weights = kernel_of(layer).detach().flatten(1)
     weights = weights.to(working_dtype(weights.shape[1]))
     eye = torch.eye(weights.shape[1]).to(weights)
     groups = getattr(layer, "groups", 1)
     return [LeastSquares(weight, eye) for weight in weights.unflatten(0, (groups, -1))]
+
+
+def _apart(every: int, stride: int) -> int:
+    """A distance between samples that does not share a factor with the stride of a transposed
+    layer, whose taps take turns in reading something: none is to be missed."""
+    while math.gcd(every, stride) > 1:
+        every += 1
+    return every
 
 
 def _ridged(gap: Tensor, moment: Tensor, ridge: float) -> Tensor:

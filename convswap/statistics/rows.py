@@ -9,6 +9,8 @@ from timm.layers import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
+from ..forms import is_transposed
+
 
 def patches(layer: nn.Module, x: Tensor, step: Sequence[int], offset: Sequence[int]) -> Tensor:
     """What a layer reads: `[n, positions, groups, in * K]`, rows as in `weight.flatten(1)`.
@@ -18,21 +20,37 @@ def patches(layer: nn.Module, x: Tensor, step: Sequence[int], offset: Sequence[i
     if isinstance(layer, nn.Linear):
         rows = x.reshape(len(x), -1, x.shape[-1])
         return rows[:, offset[0] :: step[0]].unsqueeze(2)
-    if isinstance(layer, Conv2dSame):
+    stride = layer.stride
+    if is_transposed(layer):
+        x, stride = _spread(layer, x), (1,) * len(stride)
+    elif isinstance(layer, Conv2dSame):
         x = pad_same(x, layer.kernel_size, layer.stride, layer.dilation)
     elif any(layer._reversed_padding_repeated_twice):
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
     axes = len(layer.kernel_size)
     for axis in range(axes):
-        taps, stride, dilation = (
-            setting[axis] for setting in (layer.kernel_size, layer.stride, layer.dilation)
-        )
-        x = x.narrow(2 + axis, offset[axis] * stride, x.shape[2 + axis] - offset[axis] * stride)
-        x = x.unfold(2 + axis, (taps - 1) * dilation + 1, stride * step[axis])[..., ::dilation]
+        taps, dilation = layer.kernel_size[axis], layer.dilation[axis]
+        first = offset[axis] * stride[axis]
+        x = x.narrow(2 + axis, first, x.shape[2 + axis] - first)
+        x = x.unfold(2 + axis, (taps - 1) * dilation + 1, stride[axis] * step[axis])
+        x = x[..., ::dilation]
     x = x.unflatten(1, (layer.groups, -1))  # [n, groups, in, *positions, *taps]
     x = x.flatten(3, 2 + axes) if axes > 1 else x
     return x.movedim(3, 1).flatten(3)
+
+
+def _spread(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a transposed layer reads, with zeros put between the positions and around them, so
+    that its kernel moves over it one by one."""
+    lengths = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True)]
+    spread = x.new_zeros(*x.shape[:2], *lengths)
+    spread[(..., *(slice(None, None, s) for s in layer.stride))] = x
+    pads = []
+    for axis in reversed(range(len(lengths))):
+        start = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis]
+        pads += [start, start + layer.output_padding[axis]]
+    return F.pad(spread, pads)
 
 
 def outputs(layer: nn.Module, y: Tensor, step: Sequence[int], offset: Sequence[int]) -> Tensor:

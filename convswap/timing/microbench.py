@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..forms import FORMS, PLAIN, Kernel, Rank, build, check_rank, in_groups
+from ..forms import FORMS, PLAIN, TRANSPOSED, Kernel, Rank, build, check_rank, in_groups
 from ..network.calls import noise
 from ..network.cost import Size
 from ..network.sites import Site
@@ -25,6 +25,7 @@ class Signature:
         stride, padding, dilation, size: along each axis; the last is that of the input.
         norm, act: whether a batch norm, an activation follow.
         images: in one call, for one sample; of a linear layer, vectors.
+        output_padding: along each axis, of a transposed layer; None of any other.
     """
 
     kernel: Kernel
@@ -37,6 +38,7 @@ class Signature:
     act: bool
     images: int = 1
     groups: int = 1
+    output_padding: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         """All of it in one line, the same in every process."""
@@ -48,6 +50,8 @@ class Signature:
         words = [f"{kernel} on {size} stride {stride} padding {padding} dilation {dilation}"]
         words += [f"images {self.images}"] * (self.images > 1)
         words += [f"groups {self.groups}"] * (self.groups > 1)
+        if self.output_padding is not None:
+            words.append(f"transposed {'x'.join(map(str, self.output_padding))}")
         return " ".join(words + [w for w in ("bias", "norm", "act") if getattr(self, w)])
 
     @property
@@ -86,10 +90,14 @@ class Signature:
         out, channels = self.kernel.out_channels, self.groups * self.kernel.in_channels
         if not self.size:
             return nn.Linear(channels, out, self.bias)
-        return PLAIN[len(self.size)](
-            channels, out, self.kernel.size, self.stride, self.padding, self.dilation,
-            self.groups, self.bias,
-        )  # fmt: skip
+        settings = {
+            "kernel_size": self.kernel.size, "stride": self.stride, "padding": self.padding,
+            "dilation": self.dilation, "groups": self.groups, "bias": self.bias,
+        }  # fmt: skip
+        if self.output_padding is None:
+            return PLAIN[len(self.size)](channels, out, **settings)
+        settings["output_padding"] = self.output_padding
+        return TRANSPOSED[len(self.size)](channels, out, **settings)
 
 
 def signatures(site: Site) -> list[Signature]:
@@ -98,6 +106,7 @@ def signatures(site: Site) -> list[Signature]:
         Signature(
             Kernel(*site.kernel), site.stride, _padding(site, size), site.dilation, size.read,
             site.bias, site.norm is not None, site.act is not None, size.images, site.groups,
+            site.output_padding if site.transposed else None,
         )
         for size in site.sizes
     ]  # fmt: skip
@@ -105,7 +114,7 @@ def signatures(site: Site) -> list[Signature]:
 
 def _padding(site: Site, size: Size) -> tuple[int, ...] | str:
     """The site's padding, or in numbers that of a layer that pads by its own rule."""
-    if isinstance(site.padding, str):
+    if site.transposed or isinstance(site.padding, str):
         return site.padding
     reach = [d * (k - 1) for d, k in zip(site.dilation, site.kernel[2:], strict=True)]
     axes = zip(size.read, site.padding, reach, site.stride, size.written, strict=True)
