@@ -271,6 +271,36 @@ class OwnClass(nn.Module):
         return self.second(torch.tanh(self.first.gain * self.first(x)))
 
 
+class OwnToken(nn.Module):
+    """Hands a parameter, in the shape of a batch, to a module (timm's cait)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.token = nn.Parameter(torch.ones(1, 8, 1, 1))
+        self.mix = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        token = self.mix(self.token.expand(len(x), -1, -1, -1))
+        return self.head((self.conv(x) * torch.sigmoid(token)).mean((2, 3)))
+
+
+class ParameterProduct(nn.Module):
+    """Multiplies a map with a parameter: which operation that is depends on whether a gradient
+    is wanted (relative positions of timm's botnet)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.relative = nn.Parameter(torch.randn(6, 8))
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.conv(x).mT.movedim(1, 3) @ self.relative.T
+        return self.head(seen.mean((1, 2)))
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A network of the table: how it is made, and what it reads."""
@@ -298,6 +328,8 @@ TINY: dict[str, Tiny] = {
     "frames": Tiny(Frames),
     "own class": Tiny(OwnClass),
     "remembers": Tiny(Remembers),
+    "token of its own": Tiny(OwnToken),
+    "product with a parameter": Tiny(ParameterProduct),
 }
 
 

@@ -132,7 +132,8 @@ def check_planned(small: nn.Module, plan: Plan, seen: Observation) -> None:
     """
     if not seen.dry:  # its control flow depends on values, and it has none yet
         return
-    duplicate, example = meta_copy(small).eval(), seen.example.to("meta")
+    # subtle: what operations a product becomes depends on whether a gradient is wanted
+    duplicate, example = meta_copy(small).eval().requires_grad_(False), seen.example.to("meta")
     try:
         with torch.no_grad(), Counter() as counter:
             example.run(duplicate)
