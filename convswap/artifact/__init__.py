@@ -1,7 +1,12 @@
 """What comes out: a folder with the weights (safetensors) and how to rebuild the network (JSON)."""
 
-from .description import DESCRIPTION, WEIGHTS, read_description
-from .loading import load
-from .saving import save
+import lazy_loader
 
-__all__ = ["DESCRIPTION", "WEIGHTS", "load", "read_description", "save"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "description": ["DESCRIPTION", "WEIGHTS", "read_description"],
+        "loading": ["load"],
+        "saving": ["save"],
+    },
+)

@@ -55,11 +55,25 @@ import convswap
 
 model = {opening}{"  # build: your own code" if own else ""}
 ```
-
+{_by_timm(base)}
 `convswap.json` says which layer became what, and how.
 """
     text = f"---\n{_front_matter(record).to_yaml()}\n---\n{body}\n"
     return f"{text}<!-- written by convswap, sha256 {_digest(text)} -->\n"
+
+
+def _by_timm(base: Base) -> str:
+    if not base.name.startswith("timm:"):
+        return ""
+    return """
+or, with `num_classes`, `features_only` and whatever else timm does:
+
+```python
+import convswap, timm
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True)  # or "hf-hub:USER/NAME"
+```
+"""
 
 
 def is_replaceable(path: Path) -> bool:

@@ -31,6 +31,7 @@ from .description import (
     weights_of,
 )
 from .fit import aliases_of, architecture, check_fit, check_values, state_of
+from .timm_net import CONFIG, config_of, is_config
 
 
 def save(
@@ -44,6 +45,7 @@ def save(
 
     What `load` would refuse is refused here. At every moment the old artifact or the new one is
     complete; other files in the folder stay, a `README.md` that a person wrote or changed as well.
+    What was made from a network of timm, timm opens, too (`config.json`; see `timm_net`).
 
     Args:
         provenance: anything worth keeping, such as data, seed and measured figures (JSON).
@@ -85,9 +87,12 @@ def save(
         (new / DESCRIPTION).write_text(text, encoding="utf-8")
         card = card_of(record, (new / WEIGHTS).stat().st_size)
         (new / CARD).write_text(card, encoding="utf-8")
+        if config := config_of(model, record):
+            text = json.dumps(config, indent=1) + "\n"
+            (new / CONFIG).write_text(text, encoding="utf-8")
         read_description(new)
         header_of(new / WEIGHTS)
-        for path in (new / WEIGHTS, new / DESCRIPTION, new / CARD, new):
+        for path in (*new.iterdir(), new):
             settle(path)
         if folder.is_dir():
             _replace(folder, new)
@@ -122,19 +127,24 @@ def _replace(folder: Path, new: Path) -> None:
         settle(folder)
     if is_replaceable(folder / CARD):
         os.replace(new / CARD, folder / CARD)
-        settle(folder)
+    if not os.path.lexists(folder / CONFIG) or is_config(folder / CONFIG):
+        (folder / CONFIG).unlink(missing_ok=True)
+        if (new / CONFIG).exists():
+            os.replace(new / CONFIG, folder / CONFIG)
+    settle(folder)
 
 
 def _rebuilding(model: nn.Module, record: Record) -> Base:
     """The base that rebuilds a network exactly: the one it was opened as, one that timm knows it
     by, or else `code`."""
-    known = record.base
-    config = getattr(model, "pretrained_cfg", None) or {}
-    name, tried = f"timm:{config.get('architecture')}", [known]
+    known, tried = record.base, [record.base]
+    config, name = getattr(model, "pretrained_cfg", None) or {}, known.name
+    if not is_library(name):
+        name = f"timm:{config.get('architecture')}"
     tried.append(known.model_copy(update={"folded": True}))  # by a call of timm's own
     for arguments in ((), ("num_classes",), ("in_chans",), ("num_classes", "in_chans")):
         kwargs = {name: getattr(model, name) for name in arguments if hasattr(model, name)}
-        tried.append(known.model_copy(update={"name": name, "kwargs": kwargs}))
+        tried.append(known.model_copy(update={"name": name, "kwargs": known.kwargs | kwargs}))
     for base in tried:
         if is_library(base.name) and _rebuilds(model, base, record):
             return base

@@ -99,7 +99,7 @@ def build_base(base: Base, tensors: int) -> nn.Module:
     Raises:
         ModelError: the name or an argument is not one that can be trusted or built.
     """
-    _check(base)
+    check_base(base)
     try:
         with torch.device("meta"):
             return _built(base, tensors)
@@ -136,7 +136,7 @@ def _built(base: Base, tensors: int) -> nn.Module:
     return fold_branches_(model.eval()) if base.folded else model
 
 
-def _check(base: Base) -> None:
+def check_base(base: Base) -> None:
     """Raise `ModelError` unless a base may be built."""
     if not is_library(base.name) or not _NAME.fullmatch(base.name.partition(":")[2]):
         raise ModelError(f"not a timm or torchvision name: {base.name!r}")

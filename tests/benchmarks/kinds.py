@@ -31,7 +31,7 @@ CALIBRATION = 96  # the others are for testing
 class UNet(nn.Module):
     """Ronneberger et al. 2015, with transposed convolutions and batch norm."""
 
-    def __init__(self, width: int = 24):
+    def __init__(self, width: int = 12):
         super().__init__()
         wide = [width * 2**level for level in range(4)]
         self.down = nn.ModuleList(map(double, [3, *wide], wide))

@@ -1,0 +1,130 @@
+"""An artifact as a network of timm: `timm.create_model("local-dir:DIR", pretrained=True)`.
+
+What convswap writes from a network of timm holds timm's `config.json` as well. It names the
+architecture `convswap_net`, which is a network of timm with planned layers in it; timm knows it
+wherever `convswap` has been imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import timm
+from timm.models import _builder, register_model
+from timm.models._hub import filter_pretrained_cfg
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ..record import Record
+
+# subtle: imported right after timm, when modules of ours may be half imported themselves: what is
+# needed of them is imported when a network is made
+
+__all__ = ["CONFIG", "config_of", "convswap_net", "is_config"]
+
+CONFIG = "config.json"
+ARCHITECTURE = "convswap_net"
+
+
+def config_of(model: nn.Module, record: Record) -> dict[str, Any] | None:
+    """The content of timm's `config.json` for a converted network; None unless it was made from
+    a network of timm."""
+    source, _, name = record.base.name.partition(":")
+    if source != "timm":
+        return None
+    known = filter_pretrained_cfg(
+        dict(getattr(model, "pretrained_cfg", {})), remove_source=True, remove_null=True
+    )
+    if how := record.preprocess:
+        if list(known.get("input_size", ())) != list(how.input_size):  # what goes with the old one
+            known = {key: known[key] for key in known if not key.startswith(("test_", "pool_"))}
+        known |= how.model_dump(mode="json")
+    known |= {"num_classes": model.num_classes, "architecture": ARCHITECTURE}
+    return {
+        "architecture": ARCHITECTURE,
+        "num_classes": model.num_classes,
+        "num_features": getattr(model, "num_features", None),
+        "pretrained_cfg": known,
+        "model_args": {
+            "base": name,
+            "base_args": record.base.kwargs,
+            "folded": record.base.folded,
+            "plans": [plan.model_dump(mode="json") for plan in record.plans],
+        },
+    }
+
+
+def is_config(path: Path) -> bool:
+    """Whether a file is a `config.json` of this module's."""
+    from ..support.files import read_text
+
+    try:
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("architecture") == ARCHITECTURE
+
+
+@register_model
+def convswap_net(
+    pretrained: bool = False,
+    *,
+    base: str = "",
+    base_args: Mapping[str, Any] | None = None,
+    folded: bool = False,
+    plans: Sequence[Mapping[str, Any]] = (),
+    pretrained_cfg: Any = None,
+    pretrained_model_args: object = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """A network of timm with planned layers in it.
+
+    Args:
+        base, base_args: the network of timm before, by name, and what it was made with.
+        folded: whether the branches it was trained with were folded into single layers.
+        plans: what was put into it, in order, each as in a plan file.
+        kwargs: what timm's networks take: `num_classes`, `features_only`, ...
+
+    Raises:
+        ConvswapError: the name, an argument or a plan is not one that can be trusted or built.
+    """
+    from ..inputs.bases import check_base, fold_branches_
+    from ..network.replace import install_
+    from ..plans import Plan
+    from ..record import Base, Record, remember
+    from .fit import aliases_of
+
+    known = Base(name=f"timm:{base}", kwargs=dict(base_args or {}), folded=folded)
+    check_base(known)
+    record = Record(base=known, plans=tuple(map(Plan.model_validate, plans)))
+    load_pretrained = _builder.load_pretrained
+
+    def finish(model: nn.Module, **settings: Any) -> None:
+        """Where timm would load weights into a network that it has just built."""
+        if folded:
+            fold_branches_(model)
+        for plan in record.plans:
+            install_(model, plan)
+        remember(model, **dict(record))
+        if pretrained:
+            aliases = aliases_of(model)
+
+            def tied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+                return state | {name: state[kept] for name, kept in aliases.items()}
+
+            load_pretrained(model, **settings | {"filter_fn": tied})
+        else:
+            for plan in record.plans:
+                for choice in plan.choices:
+                    for layer in model.get_submodule(choice.site).children():
+                        layer.reset_parameters()
+
+    # subtle: timm wraps networks for `features_only` in the same call, after loading
+    with patch.object(_builder, "load_pretrained", finish):
+        return timm.create_model(
+            base, pretrained=True, pretrained_cfg=pretrained_cfg, **{**known.kwargs, **kwargs}
+        )
