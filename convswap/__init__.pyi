@@ -1,5 +1,6 @@
 from .artifact import load as load
 from .artifact import save as save
+from .artifact.publishing import push as push
 from .errors import ConvswapError as ConvswapError
 from .forms.depthwise_separable import DepthwiseSeparableConv2d as DepthwiseSeparableConv2d
 from .inputs.images import open_images as open_images

@@ -97,7 +97,7 @@ def test_saving_again_gives_the_same_files(folder, tmp_path):
 
 
 def test_the_folder_holds_weights_a_description_and_a_card(folder):
-    assert names(folder) == ["README.md", "convswap.json", "model.safetensors"]
+    assert names(folder) == ["README.md", "config.json", "convswap.json", "model.safetensors"]
     assert described(folder)["provenance"] == {"note": "hello"}
     assert described(folder)["versions"]["torch"] == torch.__version__
 

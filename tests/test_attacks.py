@@ -270,7 +270,7 @@ VERBS = (
     "inspect art", "plan art --data data --macs 0.9 --out o", "bench art --seconds 0.1",
     "convert art --data data --macs 0.9 --out o", "sweep art --data data --points 2 --out o",
     "distill art --data data --epochs 1 --out o", "evaluate art --data data",
-    "export art --onnx o", "report art --data data --out o",
+    "export art --onnx o", "report art --data data --out o", "push art me/it",
     "evaluate timm:resnet18 --random-weights --data data --against art",
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConvswapError
 from ..network.calls import example_of
@@ -40,10 +40,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     except ConvswapError as error:
         raise ArtifactError(f"cannot rebuild the network: {error}", where=str(folder)) from None
     check_fit(restored, header, str(weights))
-    try:
-        state = read_tensors(weights)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot read {weights}: {error}") from None
+    state = read_weights(weights)
     if description.tensors:
         check_digests(state, description.tensors, str(weights))
     aliases = aliases_of(restored)
@@ -62,6 +59,18 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     vars(restored).pop("_convswap", None)
     record = record.model_copy(update={"base": _located(record.base, folder)})
     return remember(restored.eval(), **dict(record))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    try:
+        return read_tensors(path)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}") from None
 
 
 def _located(base: Base, folder: Path) -> Base:

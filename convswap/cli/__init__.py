@@ -11,7 +11,20 @@ from cyclopts import App, CycloptsError, Parameter
 
 from .. import __version__
 from ..errors import ConvswapError
-from . import bench, convert, distill, evaluate, export, inspect, plan, recipes, report, run, sweep
+from . import (
+    bench,
+    convert,
+    distill,
+    evaluate,
+    export,
+    inspect,
+    plan,
+    push,
+    recipes,
+    report,
+    run,
+    sweep,
+)
 from .ending import ending
 
 
@@ -27,7 +40,7 @@ app = App(
     version=__version__,
     default_parameter=Parameter(negative=(), show_default=_shown),
 )
-for verb in (inspect, plan, convert, sweep, distill, evaluate, bench, export, report, run):
+for verb in (inspect, plan, convert, sweep, distill, evaluate, bench, export, report, push, run):
     name = verb.__name__.rpartition(".")[2]
     app.command(getattr(verb, name), name=name, help_epilogue=f"Example: {verb.EXAMPLE}")
 app.command(recipes.app)

@@ -18,7 +18,7 @@ def hub() -> Iterator[None]:
     Raises:
         ConnectionError: something was wanted that is not cached, and the hub does not answer.
     """
-    if constants.HF_HUB_OFFLINE or _answers():
+    if constants.HF_HUB_OFFLINE or answers():
         yield
         return
     constants.HF_HUB_OFFLINE = True
@@ -30,7 +30,13 @@ def hub() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = False
 
 
-def _answers() -> bool:
+def endpoint() -> str:
+    """Where the hub is."""
+    return constants.ENDPOINT
+
+
+def answers() -> bool:
+    """Whether the hub answers at all, asked once."""
     try:
         status = get_session().head(constants.ENDPOINT, timeout=PATIENCE).status_code
     except Exception:  # whatever the client of this version raises: no route, no name, too slow
