@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
-from ..network.copies import first_line, meta_copy
+from ..network.copies import attributes_of, first_line, meta_copy
 from ..record import Base
 from ..support.plain import numbers_in
 from .hub import hub
@@ -119,7 +119,7 @@ def with_values(base: Base, skeleton: nn.Module, held: Mapping[str, int]) -> nn.
     Raises:
         ModelError: the architecture is out of all proportion to the file.
     """
-    attributes = [leaf for m in skeleton.modules() for leaf in tree_leaves(_attributes(m))]
+    attributes = [leaf for m in skeleton.modules() for leaf in tree_leaves(attributes_of(m))]
     computed = [b for name, b in skeleton.named_buffers() if name not in held] + attributes
     if not any(isinstance(tensor, torch.Tensor) and tensor.is_meta for tensor in computed):
         return None
@@ -205,12 +205,6 @@ def _parameters_on_meta() -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _attributes(module: nn.Module) -> dict[str, object]:
-    """What a module keeps beside its parameters, buffers and children."""
-    own = ("_parameters", "_buffers", "_modules")
-    return {name: value for name, value in vars(module).items() if name not in own}
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -20,6 +21,7 @@ from .thread_state import preserved
 
 Found = TypeVar("Found")
 
+_OWN = frozenset(vars(nn.Module()))
 LARGEST = 1e18  # of a weight; its square is still a float32
 
 
@@ -32,10 +34,19 @@ def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Mod
     """
     memo = {} if memo is None else memo
     for module in model.modules():
-        for leaf in tree_leaves(vars(module)):
-            if isinstance(leaf, Tensor) and not leaf.is_leaf:
-                memo.setdefault(id(leaf), leaf.detach().clone())
+        for value in vars(module).values():  # tables of hooks, most of the time that copying takes
+            if type(value) is OrderedDict and not value:
+                memo.setdefault(id(value), OrderedDict())
+        for value in (module._buffers, attributes_of(module)):
+            for leaf in tree_leaves(value):
+                if isinstance(leaf, Tensor) and not leaf.is_leaf:
+                    memo.setdefault(id(leaf), leaf.detach().clone())
     return copy.deepcopy(model, memo)
+
+
+def attributes_of(module: nn.Module) -> dict[str, object]:
+    """What a module keeps beside its parameters, buffers, children and hooks."""
+    return {name: value for name, value in vars(module).items() if name not in _OWN}
 
 
 def meta_copy(model: nn.Module) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +10,6 @@ from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torchvision.models.feature_extraction import NodePathTracer
 
 from ..errors import ConversionError, PlanError
 from ..forms import FORMS, is_transposed, unit_of
@@ -105,13 +104,13 @@ def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation
     run = dry_run(model, example, look)
     seen, macs = run.found
     sums, followers, note = seen.sums, *_followers(model)
-    plain = {}
+    plain, owners = {}, _owners(model)
     for module, (path, *_) in paths.items():
         sizes = seen.sizes.get(path)
         if sizes and computes_weight(module) and (twin := bake(module, sizes[0])):
             plain[path] = twin
     sites = [
-        _site(model, module, plain.get(names[0]), names, seen) for module, names in paths.items()
+        _site(module, plain.get(names[0]), names, seen, owners) for module, names in paths.items()
     ]
     broken = what_breaks(run.network, run.example, [s.path for s in sites if not s.reason], seen)
     sites = [replace(s, reason=broken[s.path]) if s.path in broken else s for s in sites]
@@ -155,13 +154,17 @@ def find_sites(model: nn.Module, input_size: Sequence[int] | object) -> tuple[li
     return list(seen.sites), seen.note
 
 
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, tuple(get_notrace_modules())) or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+
 def _trace(model: nn.Module) -> tuple[fx.Graph | None, str]:
     """The symbolic graph of a network with its convolutions as leaves, or one line saying why
     it cannot be traced."""
-    tracer = NodePathTracer(
-        autowrap_functions=tuple(get_notrace_functions()),
-        leaf_modules=list(get_notrace_modules()),
-    )
+    tracer = _Tracer(autowrap_functions=tuple(get_notrace_functions()))
     try:
         return tracer.trace(meta_copy(model).eval()), ""
     except Exception as error:  # tracing runs the user's code
@@ -169,11 +172,11 @@ def _trace(model: nn.Module) -> tuple[fx.Graph | None, str]:
 
 
 def _site(
-    model: nn.Module,
     module: nn.Module,
     twin: nn.Module | None,
     paths: list[str],
     seen: Watcher,
+    owners: Mapping[int, Sequence[tuple[str, nn.Module]]],
 ) -> Site:
     layer = twin or module
     tensors = [*module.parameters(), *module.buffers()]
@@ -198,12 +201,16 @@ def _site(
         sizes=tuple(seen.sizes.get(paths[0], ())),
         positions=seen.positions.get(paths[0], 0),
         pads=None if twin is None else padding_of(twin),
-        reason=_reason(model, module, twin, paths[0], seen),
+        reason=_reason(module, twin, paths[0], seen, owners),
     )
 
 
 def _reason(
-    model: nn.Module, layer: nn.Module, twin: nn.Module | None, path: str, seen: Watcher
+    layer: nn.Module,
+    twin: nn.Module | None,
+    path: str,
+    seen: Watcher,
+    owners: Mapping[int, Sequence[tuple[str, nn.Module]]],
 ) -> str | None:
     """Why this layer is left alone; None if nothing speaks against replacing it."""
     kind = type(layer).__name__
@@ -226,8 +233,10 @@ def _reason(
         return f"{kind} computes its weight in a way that is not understood"
     if twin is None and (layer._forward_pre_hooks or layer._forward_hooks):
         return "hooks run with it"
-    if twin := _twin(model, layer):
-        return f"shares its weight with {twin}"
+    own = [*layer.modules()]
+    for other, module in owners.get(id(layer.weight), ()):
+        if module not in own:
+            return f"shares its weight with {other}"
     if path in seen.read:
         return "its weight is read directly by forward"
     if kernel.in_channels == 1 and getattr(layer, "groups", 1) > 1:
@@ -240,12 +249,13 @@ def _reason(
     return None if least < kernel.out_channels * kernel.patch else "too small: no form is cheaper"
 
 
-def _twin(model: nn.Module, layer: nn.Module) -> str | None:
-    own = [*layer.modules()]
+def _owners(model: nn.Module) -> dict[int, list[tuple[str, nn.Module]]]:
+    """By id, the modules that a parameter is a parameter of, with their paths."""
+    found: dict[int, list[tuple[str, nn.Module]]] = {}
     for path, module in model.named_modules():
-        if module not in own and any(p is layer.weight for p in module._parameters.values()):
-            return path
-    return None
+        for parameter in module._parameters.values():
+            found.setdefault(id(parameter), []).append((path, module))
+    return found
 
 
 def _followers(
