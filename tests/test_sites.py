@@ -154,6 +154,10 @@ def test_a_layer_whose_name_cannot_be_written_is_left_alone(name: str):
         (Conv2dSame(8, 8, 3), None),
         (nn.Conv2d(8, 8, 1), None),
         (nn.Conv2d(8, 8, 3, dtype=torch.bfloat16), None),
+        (
+            StdConv2d(8, 8, 3).to("meta"),
+            "StdConv2d computes its weight, which has no values here",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )

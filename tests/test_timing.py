@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import ANY
+
 import pytest
 import torch
 from helpers import tiny
@@ -33,7 +35,14 @@ def test_passes_take_turns_and_medians_are_in_milliseconds(clock):
 def test_spread_is_the_interquartile_range_over_the_median(clock):
     costs = iter([1.0, 2.0, 3.0, 4.0, 500.0])
     timing = take_turns({"a": lambda: clock.advance(next(costs))}, seconds=0)["a"]
-    assert timing == Timing(pytest.approx(3000), pytest.approx(2 / 3), 5)
+    assert timing == Timing(pytest.approx(3000), pytest.approx(2 / 3), 5, p90=ANY, p99=ANY)
+
+
+def test_slow_passes_are_told(clock):
+    costs = iter([0.001] * 85 + [0.003] * 10 + [0.3] * 5)
+    timing = take_turns({"a": lambda: clock.advance(next(costs))}, seconds=0, rounds=100)["a"]
+    assert (timing.ms, timing.p90) == (pytest.approx(1), pytest.approx(3))
+    assert timing.p99 == pytest.approx(300)
 
 
 def test_noise_is_measured_until_the_median_is_certain(clock):

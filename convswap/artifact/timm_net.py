@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # subtle: imported right after timm, when modules of ours may be half imported themselves: what is
 # needed of them is imported when a network is made
 
-__all__ = ["CONFIG", "config_of", "convswap_net", "is_config"]
+__all__ = ["ARCHITECTURE", "CONFIG", "config_of", "convswap_net", "is_config"]
 
 CONFIG = "config.json"
 ARCHITECTURE = "convswap_net"

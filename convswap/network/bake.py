@@ -38,6 +38,8 @@ def bake(layer: nn.Module, size: Size) -> nn.Module | None:
     own_padding = getattr(layer, "padding_mode", "zeros") != "zeros"
     if not isinstance(layer, REPLACEABLE) or own_padding or layer._forward_hooks:
         return None
+    if layer.weight.is_meta:  # there is nothing to compare
+        return None
     channels, axes = unit_of(layer).in_channels * getattr(layer, "groups", 1), len(size.read)
     x = noise((1, channels, *size.read) if axes else (1, 2, channels))
     x = x.to(layer.weight.device, layer.weight.dtype)

@@ -218,6 +218,8 @@ def _reason(
         return "its name cannot be printed, or is too long"
     if path not in seen.sizes:
         return "never run by forward, or run without calling the module"
+    if twin is None and computes_weight(layer) and layer.weight.is_meta:
+        return f"{kind} computes its weight, which has no values here"
     if twin is None and not is_plain(layer):
         return f"{kind} computes its output in its own way"
     if not seen.sizes[path]:

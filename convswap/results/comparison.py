@@ -26,8 +26,8 @@ def compare(
     """Cost, time and memory of each network; arguments as for `measure`.
 
     Returns:
-        For every name: `macs`, `params`, `bytes`; `ms` of a batch, its `spread` and `layout`,
-        `images_per_second`; `peak_bytes`, None where it cannot be told.
+        For every name: `macs`, `params`, `bytes`; `ms` of a batch, its `p90`, `p99`, `spread` and
+        `layout`, `images_per_second`; `peak_bytes`, None where it cannot be told.
     """
     times = measure(
         networks, input_size, batch=batch, seconds=seconds, target=target, progress=progress
@@ -37,6 +37,8 @@ def compare(
         name: vars(count(network, input_size))
         | {
             "ms": times[name].ms,
+            "p90": times[name].p90,
+            "p99": times[name].p99,
             "spread": times[name].spread,
             "layout": times[name].layout,
             "images_per_second": 1e3 * batch / times[name].ms,

@@ -24,6 +24,8 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "params": ("params", quantity),
     "bytes": ("size", lambda v: f"{v / 1e6:.2f} MB"),
     "ms": ("ms / image", lambda v: f"{v:.2f}"),
+    "p90": ("p90", lambda v: f"{v:.2f}"),
+    "p99": ("p99", lambda v: f"{v:.2f}"),
     "spread": ("spread", lambda v: f"{v:.1%}"),
     "images_per_second": ("images / s", lambda v: f"{v:,.0f}" if v >= 100 else f"{v:#.3g}"),
     "peak_bytes": ("peak memory", lambda v: f"{v / 1e6:.1f} MB"),

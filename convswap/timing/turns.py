@@ -31,12 +31,15 @@ class Timing:
         spread: interquartile range over median.
         rounds: how many passes were timed.
         layout: the memory layout it is fastest in; empty if the target has but one.
+        p90, p99: what nine in ten passes, and 99 in a hundred, take at most, in milliseconds.
     """
 
     ms: float
     spread: float
     rounds: int
     layout: str = ""
+    p90: float = math.nan
+    p99: float = math.nan
 
     @property
     def error(self) -> float:
@@ -130,4 +133,8 @@ def sensible(ms: object) -> bool:
 
 def _timing(times: Sequence[float]) -> Timing:
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return Timing(1e3 * median, (high - low) / median if median else 0.0, len(times))
+    hundredths = statistics.quantiles(times, n=100, method="inclusive")
+    return Timing(
+        1e3 * median, (high - low) / median if median else 0.0, len(times),
+        p90=1e3 * hundredths[89], p99=1e3 * hundredths[98],
+    )  # fmt: skip

@@ -28,6 +28,7 @@ import torch
 from timm.layers import Conv2dSame
 from torch import nn
 
+from convswap.artifact.timm_net import ARCHITECTURE
 from convswap.errors import ConvswapError
 from convswap.forms import (
     FORMS,
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="write a table of what --out holds")
     args = parser.parse_args()
     found = json.loads(args.out.read_text()) if args.out.exists() else {}
-    names = timm.list_models(args.only or "*")
+    names = [name for name in timm.list_models(args.only or "*") if name != ARCHITECTURE]
     left = [name for name in names if "failed" in found.get(name, {"failed": "not yet run"})]
     with multiprocessing.get_context("fork").Pool(args.processes, maxtasksperchild=1) as pool:
         for at, (name, row) in enumerate(pool.imap_unordered(try_network, left, chunksize=1)):
