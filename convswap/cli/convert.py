@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from cyclopts import Parameter
+
 import convswap
 
 from ..plans import Drop
@@ -9,6 +13,10 @@ from ..support.files import check_new
 from . import console
 from . import options as o
 
+SaveConfig = Annotated[
+    str | None,
+    Parameter(metavar="FILE.yaml", help="also write a recipe that `convswap run` repeats this by"),
+]
 EXAMPLE = "convswap convert timm:resnet18 --data photos/ --macs 0.5 --out r18-half"
 
 
@@ -23,16 +31,18 @@ def convert(
     layers: o.Layers = o.Layers(),
     output: o.Output = None,
     run: o.Run = o.Run(),
+    save_config: SaveConfig = None,
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
     """Replace convolutions by separable ones, fitted to the images; no training."""
     from ..results.goals import reach
-    from . import opening, tables
+    from . import configuration, opening, tables
 
     check_new(out, force, folder=True)
-    goal = wanted.goal
-    fit = images.settled(goal)
+    fit = images.settled(goal := wanted.goal)
+    asked = (model, wanted, network, images, layers, output, run)
+    configuration.save(save_config and check_new(save_config, force), *asked)
     target = opening.timing_target(goal, wanted.timing, run)
     dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
     judge = opening.quality(dense, goal.judge, output) if isinstance(goal, Drop) else None
@@ -41,10 +51,10 @@ def convert(
             dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
             batch=wanted.timing.batch, quality=judge, progress=progress, **run.planning,
         )  # fmt: skip
-    provenance = {"data": images.data, "images": sum(len(b[0]) for b in batches),
-                  "seed": run.seed, "command": console.command()}  # fmt: skip
-    provenance |= {"target": target.fingerprint()} if target else {}
-    convswap.save(small, out, provenance=provenance, force=force)
+    made = {"data": images.data, "images": sum(len(b[0]) for b in batches), "seed": run.seed,
+            "command": console.command()}  # fmt: skip
+    made |= {"target": target.fingerprint()} if target else {}
+    convswap.save(small, out, provenance=made, force=force)
     applied = convswap.record_of(small).plans[-1]
     document = {"out": out, **vars(applied.planned), "plan": applied.model_dump(mode="json")}
     parts = [tables.plan_table(applied), tables.plan_summary(applied)]

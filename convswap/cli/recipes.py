@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,9 @@ app = App(name="recipes", help="List, show, copy and check recipes.")
 def list_() -> None:
     """Names of the recipes that come with convswap, and what each does."""
     for name, path in recipe.shipped().items():
-        first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+        lines = path.read_text(encoding="utf-8").splitlines()
+        first = next(line for line in lines if not line.startswith(recipe.FOR_EDITORS))
+        first = first.removeprefix("#").strip()
         console.out.print(f"{name:<18}{first}", soft_wrap=True)
 
 
@@ -41,10 +44,13 @@ def copy(
     *,
     force: o.Force = False,
 ) -> None:
-    """Copy a recipe, to change it, with the weights that lie beside it."""
+    """Copy a recipe, to change it, with the weights and the schema that lie beside it."""
     source = recipe.find(name)
     weights = recipe.load(source).model.weights
     copies = {source: check_new(to, force)}
+    schema = source.with_name(recipe.SCHEMA)
+    if schema.exists() and not Path(to).with_name(schema.name).exists():
+        copies[schema] = check_new(Path(to).with_name(schema.name), force)
     if weights and Path(weights).parent == source.parent:
         copies[Path(weights)] = check_new(Path(to).with_name(Path(weights).name), force)
     with ExitStack() as all_or_none:
@@ -60,3 +66,9 @@ def check(name: o.Recipe, /, *, settings: o.Settings = ()) -> None:
     """Check a recipe; all problems are reported together."""
     recipe.load(recipe.find(name), settings)
     console.out.print(f"{name} is a valid recipe")
+
+
+@app.command(name="schema", help_epilogue="Example: convswap recipes schema")
+def schema_() -> None:
+    """Print the JSON Schema of recipes, by which editors complete and check them."""
+    console.out.print(json.dumps(recipe.schema(), indent=1), soft_wrap=True, highlight=False)

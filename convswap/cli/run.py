@@ -44,7 +44,7 @@ def run(
     dense = opening.open_named(
         model or todo.model.name, weights=weights or todo.model.weights,
         random_weights=todo.model.random_weights, seed=todo.seed, kwargs=todo.model.kwargs,
-        machine=machine,
+        machine=machine, averaged=todo.model.averaged, fold=todo.model.reparameterize,
     )  # fmt: skip
     with console.progress(machine.quiet) as progress:
         rows = job.run(

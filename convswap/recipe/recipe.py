@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import RecipeError, problem
 from ..plans import Budget, Fit, InputSize, Kind, Layers, Seed, TargetName
-from ..support.files import read_text
+from ..support.files import new_file, read_text
 from ..support.plain import numbers_in, read_yaml
 
+SCHEMA = "recipe.schema.json"  # beside the recipes that come with convswap
+FOR_EDITORS = "# yaml-language-server: $schema="  # how a file names it
 _PATHS = (
     ("model", "weights"),
     ("data", "calibration"),
@@ -34,12 +38,15 @@ def _plain(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 class ModelSection(_Section):
     """`name` is `timm:NAME` or `torchvision:NAME`; a network of the user's own code is given on
-    the command line (`--model file.py:factory`), never by a recipe."""
+    the command line (`--model file.py:factory`), never by a recipe. `averaged` prefers averaged
+    weights where a checkpoint has them; `reparameterize` folds training branches first."""
 
     name: Annotated[str, Field(pattern=r"^(timm|torchvision):[\w.\-]+$")] | None = None
     kwargs: Annotated[dict[str, Any], AfterValidator(_plain)] = {}
     weights: str | None = None
     random_weights: bool = False
+    averaged: bool = True
+    reparameterize: bool = False
 
 
 class DataSection(_Section):
@@ -151,6 +158,25 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             f"invalid recipe: {'; '.join(map(_explain, error.errors()))}",
             where=" with ".join([str(path), *overrides]),
         ) from None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of recipes, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Recipe.model_json_schema()
+
+
+def dump(recipe: Recipe, path: str | Path) -> None:
+    """Write a recipe that says no more than it needs to, its paths as seen from its own folder."""
+    path = Path(path)
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content = {"version": recipe.version} | content
+    for section, key in _PATHS:
+        part = content.get(section) or {}
+        if part.get(key) not in (None, "digits"):
+            part[key] = os.path.relpath(part[key], path.absolute().parent)
+    with new_file(path) as temporary:
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _resolve(content: dict, section: str, key: str, base: Path) -> None:

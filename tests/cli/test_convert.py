@@ -11,6 +11,7 @@ from outer import SIZE, USER, WIDE, fail, names, succeed, tree, write_plan
 from convswap import Budget, Plan, load, open_model, record_of
 from convswap.cli.options import Fitting, GoalOptions
 from convswap.plans import Drop
+from convswap.support.plain import read_yaml
 
 
 def test_convert_by_a_budget_writes_an_artifact(here):
@@ -144,3 +145,33 @@ def test_layers_are_fitted_as_asked_or_planned_or_as_the_images_allow(
 ):
     goal = Plan.load("plan.json").model_copy(update={"fit": planned}) if planned else Budget()
     assert Fitting(**options).settled(goal) == fit
+
+
+def test_a_recipe_repeats_a_command(here):
+    Path("recipes").mkdir()
+    done = succeed(
+        "convert", *USER, "--data", "data", "--macs", "0.5", "--images", "24", "--seed", "3",
+        "--exclude", "stem*", "--out", "o", "--save-config", "recipes/mine.yaml",
+    )  # fmt: skip
+    assert "wrote recipes/mine.yaml" in done.err
+    said = read_yaml(Path("recipes/mine.yaml").read_text(encoding="utf-8"))
+    assert said == {
+        "version": 1, "model": {"weights": "../weights.safetensors"},
+        "data": {"calibration": "../data", "images": 24}, "budget": {"macs": 0.5},
+        "layers": {"exclude": ["stem*"]}, "seed": 3,
+    }  # fmt: skip
+    succeed("run", "recipes/mine.yaml", "--model", "model.py:build", "--out", "again")
+    assert (
+        Path("again/converted/model.safetensors").read_bytes()
+        == Path("o/model.safetensors").read_bytes()
+    )
+
+
+@pytest.mark.parametrize(("model", "goal", "words"), [
+    (USER, "--max-drop 5 --val data --data data", "needs a budget and --data"),
+    (USER, "--macs 0.5 --input-size 3,16,16", "needs a budget and --data"),
+    (("art", "--model", "model.py:build"), "--macs 0.9 --data data", "starts from a folder"),
+])  # fmt: skip
+def test_what_no_recipe_can_say_is_refused_first(model, goal, words, shared):
+    call = ("convert", *model, *goal.split(), "--out", "o", "--save-config", "r.yaml")
+    assert words in fail(*call)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
 from outer import RECIPE, fail, succeed
 
 from convswap.recipe import recipe
@@ -35,3 +37,22 @@ def test_all_problems_of_a_recipe_come_together_with_the_nearest_keys(here):
     for words in ("data.calibratoin (did you mean calibration?)", "budget.macs", "version",
                   "distill.epoch (did you mean epochs?)", "r.yaml"):  # fmt: skip
         assert words in line
+
+
+def test_the_schema_beside_the_recipes_is_todays():
+    printed = json.loads(succeed("recipes", "schema").out)
+    assert printed == json.loads((recipe.folder() / recipe.SCHEMA).read_text(encoding="utf-8"))
+    assert printed["properties"]["budget"]
+
+
+@pytest.mark.parametrize("path", recipe.shipped().values(), ids=lambda path: path.stem)
+def test_recipes_that_come_along_name_the_schema(path):
+    first, *_ = path.read_text(encoding="utf-8").splitlines()
+    assert first == recipe.FOR_EDITORS + recipe.SCHEMA
+
+
+def test_a_copy_has_the_schema_beside_it_and_a_second_copy_shares_it(here):
+    succeed("recipes", "copy", "digits", "mine.yaml")
+    assert Path(recipe.SCHEMA).read_bytes() == (recipe.folder() / recipe.SCHEMA).read_bytes()
+    done = succeed("recipes", "copy", "resnet20-cifar10", "other.yaml")
+    assert done.err == "wrote other.yaml\n"
