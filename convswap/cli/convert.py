@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -12,6 +13,9 @@ from ..plans import Drop
 from ..support.files import check_new
 from . import console
 from . import options as o
+
+if TYPE_CHECKING:
+    from ..runtimes import Target
 
 SaveConfig = Annotated[
     str | None,
@@ -51,9 +55,7 @@ def convert(
             dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
             batch=wanted.timing.batch, quality=judge, progress=progress, **run.planning,
         )  # fmt: skip
-    made = {"data": images.data, "images": sum(len(b[0]) for b in batches), "seed": run.seed,
-            "command": console.command()}  # fmt: skip
-    made |= {"target": target.fingerprint()} if target else {}
+    made = _provenance(images.data, batches, run, target)
     convswap.save(small, out, provenance=made, force=force)
     applied = convswap.record_of(small).plans[-1]
     document = {"out": out, **vars(applied.planned), "plan": applied.model_dump(mode="json")}
@@ -61,3 +63,12 @@ def convert(
     parts += [tables.quality_summary(judge(dense), judge(small), goal.judge)] if judge else []
     console.answer(as_json, document, *parts)
     console.wrote(out)
+
+
+def _provenance(
+    data: str | None, batches: Sequence[Sequence], run: o.Run, target: Target | None
+) -> dict[str, object]:
+    """What is kept of how a network was made."""
+    made = {"data": data, "images": sum(len(batch[0]) for batch in batches), "seed": run.seed}
+    made |= {"command": console.command()}
+    return made | ({"target": target.fingerprint()} if target else {})
