@@ -13,6 +13,7 @@ from .. import __version__
 from ..errors import ConvswapError
 from . import (
     bench,
+    completion,
     convert,
     distill,
     evaluate,
@@ -40,7 +41,20 @@ app = App(
     version=__version__,
     default_parameter=Parameter(negative=(), show_default=_shown),
 )
-for verb in (inspect, plan, convert, sweep, distill, evaluate, bench, export, report, push, run):
+for verb in (
+    inspect,
+    plan,
+    convert,
+    sweep,
+    distill,
+    evaluate,
+    bench,
+    export,
+    report,
+    push,
+    run,
+    completion,
+):
     name = verb.__name__.rpartition(".")[2]
     app.command(getattr(verb, name), name=name, help_epilogue=f"Example: {verb.EXAMPLE}")
 app.command(recipes.app)

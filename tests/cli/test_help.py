@@ -163,3 +163,21 @@ def test_threads_are_set(shared):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_shell_completes_commands_and_options(tmp_path):
+    (tmp_path / "script").write_text(succeed("completion", "bash").out)
+    ask = """
+        source ./script
+        for words in "convswap conv" "convswap convert --sav"; do
+            COMP_WORDS=($words); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+            COMP_LINE=$words; COMP_POINT=${#words}; COMPREPLY=()
+            _convswap; echo "${COMPREPLY[@]}"
+        done"""
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, cwd=tmp_path)
+    assert [line.split() for line in done.stdout.splitlines()] == [["convert"], ["--save-config"]]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish", "powershell"])
+def test_other_shells_have_a_script_as_well(shell):
+    assert "save-config" in succeed("completion", shell).out
