@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from outer import REPOSITORY, commands, converted, narrow_resnet, options, parsed
 
 from convswap import export_onnx, export_program, save
+from convswap.runtimes.litert import export_tflite
 
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
@@ -28,6 +30,8 @@ def shipped(tmp_path_factory):
     save(small, folder / "net")
     export_onnx(small, images, folder / "net.onnx")
     export_program(small, images, folder / "net.pt2")
+    if find_spec("litert_torch"):
+        export_tflite(small, images, folder / "net.tflite")
     with torch.no_grad():
         return folder, small(images)
 
@@ -44,8 +48,10 @@ def blocks() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("heading", [h for h, _ in blocks() if h and "AOT" not in h])
 def test_code_puts_out_what_the_network_does(heading, shipped, monkeypatch):
+    if "LiteRT" in heading:
+        pytest.importorskip("litert_torch", reason="litert-torch is not installed (1 GB)")
     monkeypatch.chdir(shipped[0])
-    names = {"images": np.load("images.npy")}
+    names = {"images": np.load("images.npy"), "np": np}
     for title, code in blocks():
         if title == heading:
             exec(compile(code, "deploy.md", "exec"), names)

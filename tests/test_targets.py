@@ -56,8 +56,9 @@ NETWORKS = {
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "compile"))
                         for name in TARGETS])  # fmt: skip
 def target(request):
-    if request.param in ("onnxruntime", "openvino"):
-        pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    package = {"litert": "litert_torch"}.get(request.param, request.param)
+    if package not in ("eager", "compile"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
     return open_target(request.param, threads=1)
 
 

@@ -194,23 +194,30 @@ class Timing:
     """to measure in; with eager and compile also float16, bfloat16"""
 
 
-@Parameter(name="*", group="ONNX")
+@Parameter(name="*", group="ONNX and LiteRT")
 @dataclass(frozen=True, kw_only=True)
-class OnnxFile:
-    """How the ONNX file is written."""
+class RuntimeFile:
+    """How the files of runtimes are written."""
 
     int8: bool = False
     """convolutions in 8-bit integers, calibrated on --data"""
+    channels_last: bool = False
+    """LiteRT: images, and maps put out, with channels last"""
     batch: Count | None = None
-    """the only batch size it takes; default: any"""
+    """ONNX: the only batch size it takes; default: any"""
     free_size: bool = False
-    """any height and width"""
+    """ONNX: any height and width"""
     opset: Count | None = None
-    """version of the operators; default: PyTorch's choice"""
+    """ONNX: version of the operators; default: PyTorch's choice"""
 
     @property
-    def form(self) -> dict[str, Any]:
-        """As the writers take it."""
+    def of_onnx(self) -> bool:
+        """Whether anything is said that goes for ONNX alone."""
+        return any(value not in (None, False) for value in self.onnx.values())
+
+    @property
+    def onnx(self) -> dict[str, Any]:
+        """As the writers of ONNX take it."""
         return {"batch": self.batch, "free_size": self.free_size, "opset": self.opset}
 
 

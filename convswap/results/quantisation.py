@@ -8,7 +8,6 @@ from torch import nn
 
 from ..inputs.images import Images
 from ..record import planned_output
-from ..runtimes.export import OnnxNetwork
 from ..support.progress import Progress, silent
 from ..timing.turns import take_turns
 from .evaluation import accuracy, closeness
@@ -18,16 +17,17 @@ SECONDS = 2.0  # to time both
 
 
 def beside_float(
-    quantised: OnnxNetwork,
-    plain: OnnxNetwork,
+    quantised: nn.Module,
+    plain: nn.Module,
     network: nn.Module,
     images: Images,
     batch: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, dict[str, float | None]]:
-    """Quality, bytes and time of both, in ONNX Runtime.
+    """Quality, bytes and time of both, in the runtime they are for.
 
     Args:
+        quantised: a file as a network, that knows its `bytes`.
         plain: the same file in float32.
         network: what both were made from; closeness is to it.
         batch: the only batch size they take.

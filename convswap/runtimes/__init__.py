@@ -16,6 +16,7 @@ from torch import nn
 from ..errors import ConvswapError, TargetError
 from .compiled import Compiled
 from .eager import Eager
+from .litert import LiteRt
 from .onnx_runtime import OnnxRuntime
 from .openvino import OpenVino
 from .target import Runner, Target
@@ -23,7 +24,7 @@ from .target import Runner, Target
 __all__ = ["TARGETS", "Runner", "Target", "device_for", "open_target", "running", "target_of"]
 
 TARGETS: dict[str, type[Target]] = {
-    target.name: target for target in (Eager, Compiled, OnnxRuntime, OpenVino)
+    target.name: target for target in (Eager, Compiled, OnnxRuntime, OpenVino, LiteRt)
 }
 
 

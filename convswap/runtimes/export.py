@@ -65,7 +65,7 @@ def export_onnx(
         temporary.write_bytes(tidy(graph).SerializeToString())
         try:
             network = OnnxNetwork(temporary)
-            return max(_largest_gap(model, each, [*network(each)]) for each in tried)
+            return max(largest_gap(model, each, [*network(each)]) for each in tried)
         except ConvswapError:
             raise
         except Exception as error:  # such as a size that the network, or the file, does not take
@@ -190,7 +190,7 @@ def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
         torch.export.save(program, content)
         temporary.write_bytes(content.getvalue())
         outputs = torch.export.load(temporary).module()(images)
-        return _largest_gap(model, images, tensors(outputs))
+        return largest_gap(model, images, tensors(outputs))
 
 
 def _missing(package: str | None) -> ConvswapError:
@@ -198,7 +198,12 @@ def _missing(package: str | None) -> ConvswapError:
 
 
 @torch.no_grad()
-def _largest_gap(model: nn.Module, images: Tensor, outputs: list[Tensor]) -> float:
+def largest_gap(model: nn.Module, images: Tensor, outputs: list[Tensor]) -> float:
+    """The largest absolute difference of a network's outputs from those that a file gave.
+
+    Raises:
+        ConvswapError: it is no rounding.
+    """
     expected = tensors(model(images))
     gap = max((a - b).abs().max().item() for a, b in zip(expected, outputs, strict=True))
     largest = max(a.abs().max().item() for a in expected)
