@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from . import console
 
 EXAMPLE = "convswap completion bash"
-Shell = Annotated[Literal["bash", "zsh", "fish", "powershell"], Parameter(name="SHELL")]
+Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(name="SHELL")]
 
 
 def completion(shell: Shell, /) -> None:

@@ -178,6 +178,6 @@ def test_a_shell_completes_commands_and_options(tmp_path):
     assert [line.split() for line in done.stdout.splitlines()] == [["convert"], ["--save-config"]]
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish", "powershell"])
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_have_a_script_as_well(shell):
     assert "save-config" in succeed("completion", shell).out
