@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import convswap
 
@@ -21,12 +21,14 @@ def inspect(
     as_json: o.Json = False,
 ) -> None:
     """List every layer: shape, cost, and what could replace it, or why nothing can."""
-    from ..inputs.bases import has_branches
+    from ..inputs.bases import has_branches, is_library
+    from ..inputs.networks import open_structure
     from . import opening, tables
 
-    if model.startswith(("timm:", "torchvision:")) and network.weights is None:
-        network = replace(network, random_weights=True)  # shapes are enough: nothing is downloaded
-    opened = opening.open_network(model, network)
+    if is_library(model) and network.weights is None:  # shapes are enough: nothing is downloaded
+        opened = open_structure(model, kwargs=network.kwargs, fold=network.reparameterize)
+    else:
+        opened = opening.open_network(model, network)
     size = opening.settle(opened, reading=o.Reading(input_size=input_size)).input_size
     seen = convswap.observe(opened, size)
     sites, total = seen.sites, seen.dense

@@ -13,6 +13,8 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from ..errors import ModelError
+from ..forms import REPLACEABLE
+from ..network.bake import computes_weight
 from ..network.copies import check_finite
 from ..record import Base, Preprocess, remember
 from .bases import build_library, fold_branches_, is_library
@@ -73,6 +75,32 @@ def open_model(
         averaged=averaged, folded=fold,
     )  # fmt: skip
     return remember(model, base=base, preprocess=declared_preprocess(model))
+
+
+def open_structure(
+    name: str, *, kwargs: Mapping[str, Any] | None = None, fold: bool = False
+) -> nn.Module:
+    """A network of timm or torchvision to look at: it has no storage, in which the largest are
+    built in a second, unless building it, running it or looking at a layer of it takes values.
+
+    Args:
+        kwargs, fold: as for `open_model`.
+
+    Raises:
+        ModelError: the name is unknown, or an argument does not fit.
+    """
+    try:
+        with torch.device("meta"):
+            model = build_library(name, dict(kwargs or {}), pretrained=False).eval()
+            model = fold_branches_(model) if fold else model
+            preprocess = declared_preprocess(model)
+            model(torch.zeros(1, *preprocess.input_size))
+        if not any(computes_weight(m) for m in model.modules() if isinstance(m, REPLACEABLE)):
+            base = Base(name=name, kwargs=dict(kwargs or {}), folded=fold)
+            return remember(model, base=base, preprocess=preprocess)
+    except Exception:  # of networks' own code
+        pass
+    return open_model(name, random_weights=True, kwargs=kwargs, fold=fold)
 
 
 def open_teacher(

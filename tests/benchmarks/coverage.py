@@ -43,8 +43,7 @@ from convswap.forms import (
 )
 from convswap.forms.group_fits import GroupFits, joined
 from convswap.forms.least_squares import working_dtype
-from convswap.inputs.networks import declared_preprocess
-from convswap.network.bake import computes_weight
+from convswap.inputs.networks import declared_preprocess, open_structure
 from convswap.network.copies import meta_copy
 from convswap.network.observe import Observation, check_planned, observe
 from convswap.network.price import price
@@ -121,7 +120,7 @@ def out_of_time(*args: object) -> None:
 
 
 def structure(name: str) -> dict:
-    model = built(name)
+    model = open_structure(f"timm:{name}")
     seen = observe(model, declared_preprocess(model).input_size)
     check_planned(install_(meta_copy(model), plan := each_in_turn(seen)), plan, seen)
     total = max(seen.dense.macs, 1)
@@ -138,20 +137,6 @@ def structure(name: str) -> dict:
         "reasons": {why: macs / total for why, macs in reasons.most_common() if macs},
         "geometries": sorted({geometry(site) for site in seen.replaceable}),
     }
-
-
-def built(name: str) -> nn.Module:
-    """A network without storage, or a real one where building or looking at it takes values."""
-    try:
-        with torch.device("meta"):
-            model = timm.create_model(name).eval()
-        model(torch.zeros(1, *declared_preprocess(model).input_size, device="meta"))
-    except Exception:
-        return timm.create_model(name).eval()
-    layers = (m for m in model.modules() if isinstance(m, tuple(PLAIN.values())))
-    if any(computes_weight(layer) for layer in layers):
-        return timm.create_model(name).eval()
-    return model
 
 
 def each_in_turn(seen: Observation) -> Plan:

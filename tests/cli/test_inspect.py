@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
+import pytest
 from outer import USER, commands, fail, options, succeed, write_plan
+
+from convswap import observe, open_model
+from convswap.inputs.networks import open_structure
 
 FORGER = """
 from torch import nn
@@ -77,3 +84,23 @@ def test_inspect_advises_it_and_says_what_is_separable():
 
 def test_code_of_the_user_is_not_folded(shared):
     assert "only networks of timm" in fail("inspect", *USER, "--reparameterize")
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18", "timm:resnetv2_50"])
+def test_to_look_at_a_network_takes_no_weights(name):
+    options = ("--input-size", "3,64,64", "--json")
+    found = succeed("inspect", name, *options).document
+    model = open_model(name, random_weights=True)
+    assert found["params"] == sum(p.numel() for p in model.parameters())
+    assert found["sites"] == [json.loads(json.dumps(row)) for row in inspected(model, (3, 64, 64))]
+
+
+def inspected(model, size):
+    seen = observe(model, size).sites
+    return [asdict(s) | {"calls": s.calls, "forms": s.forms, **asdict(s.cost)} for s in seen]
+
+
+def test_networks_to_look_at_have_no_storage_where_that_is_enough():
+    assert next(open_structure("timm:vit_giant_patch14_224").parameters()).is_meta
+    normed = open_structure("timm:nf_resnet26")  # its weights are standardised: looked at
+    assert not next(normed.parameters()).is_meta
