@@ -301,6 +301,20 @@ class ParameterProduct(nn.Module):
         return self.head(seen.mean((1, 2)))
 
 
+class Windows(nn.Module):
+    """A linear layer reads windows of a map, which lie in memory in no order (timm's twins)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.mix = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = self.stem(x).movedim(1, 3).unflatten(1, (2, -1)).unflatten(3, (2, -1))
+        return self.head(torch.relu(self.mix(windows.transpose(2, 3))).mean((1, 2, 3, 4)))
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A network of the table: how it is made, and what it reads."""
@@ -330,6 +344,7 @@ TINY: dict[str, Tiny] = {
     "remembers": Tiny(Remembers),
     "token of its own": Tiny(OwnToken),
     "product with a parameter": Tiny(ParameterProduct),
+    "windows": Tiny(Windows),
 }
 
 

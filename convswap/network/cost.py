@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..forms import Layer
@@ -105,9 +107,28 @@ class Counter(FlopCounterMode):
 
     def __init__(self):
         super().__init__(display=False)
+        self._in_order = _InOrder()
+
+    def __enter__(self) -> Counter:
+        self._in_order.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *failure: object) -> None:
+        super().__exit__(*failure)
+        self._in_order.__exit__(*failure)
 
     @property
     def macs(self) -> int:
         """Of convolutions and linear layers."""
         flops = self.get_flop_counts().get("Global", {})
         return sum(value for operator, value in flops.items() if operator in _COUNTED) // 2
+
+
+class _InOrder(TorchFunctionMode):
+    """Linear layers read their input laid out in order: of any other PyTorch makes batched
+    products, which are not told from those of attention (timm's twins)."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.linear and args:
+            args = (args[0].contiguous(), *args[1:])
+        return func(*args, **(kwargs or {}))
