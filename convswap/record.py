@@ -26,7 +26,7 @@ class Preprocess(BaseModel):
     mean: tuple[_Number, ...] = (0.485, 0.456, 0.406)
     std: tuple[Annotated[_Number, Field(ge=1e-6)], ...] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bicubic"
-    crop_pct: Annotated[float, Field(ge=0.01, le=1)] = 1.0
+    crop_pct: Annotated[float, Field(ge=0.01, le=2)] = 1.0  # above 1 with a border (timm: volo)
 
     @model_validator(mode="after")
     def _fits(self) -> Preprocess:

@@ -13,6 +13,8 @@ from PIL import Image
 from convswap import ConvswapError, Preprocess, open_images
 from convswap.inputs.digits import HELD_OUT_DIGITS
 from convswap.inputs.images import native_size, training_batches
+from convswap.inputs.networks import declared_preprocess, open_structure
+from convswap.inputs.pixels import ImageTransform
 
 RGB = Preprocess(input_size=(3, SIZE, SIZE))
 GRAY = Preprocess(input_size=(1, SIZE, SIZE), mean=(0.5,), std=(0.5,))
@@ -355,3 +357,18 @@ def test_an_unreadable_image_does_not_hide_the_size_of_the_others(tmp_path):
     write_images(tmp_path, classes=(), each=4)
     (tmp_path / "00.png").write_bytes(b"hello")
     assert native_size(str(tmp_path), 3) == (3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_an_image_smaller_than_the_crop_has_a_border(train):
+    """timm's volo is judged on images of 1/1.15 of the size, with a border of zeros."""
+    bordered = RAW.model_copy(update={"input_size": (3, 30, 30), "crop_pct": 1.25})
+    seen = ImageTransform(bordered, train)(Image.new("RGB", (60, 60), (255, 255, 255)))
+    assert seen.shape == (3, 30, 30)
+    inside = (seen > 0.5).all(0)
+    assert inside.sum() == 24 * 24
+    assert train or inside[3:27, 3:27].all()  # else somewhere
+
+
+def test_networks_that_are_judged_with_a_border_open():
+    assert declared_preprocess(open_structure("timm:volo_d4_448")).crop_pct == 1.15

@@ -75,7 +75,7 @@ class ImageTransform:
         )
         if train:  # at the scale of evaluation: crops of other scales led away from the original
             self.resize.transforms = [
-                RandomCrop(step.size) if isinstance(step, CenterCrop) else step
+                RandomCrop(step.size, pad_if_needed=True) if isinstance(step, CenterCrop) else step
                 for step in self.resize.transforms
             ]
         self.channels = preprocess.input_size[0]
