@@ -12,8 +12,7 @@ import pytest
 import torch
 from outer import REPOSITORY, commands, converted, narrow_resnet, options, parsed
 
-from convswap import export_onnx, export_program, save
-from convswap.runtimes.litert import export_tflite
+from convswap import export_onnx, export_program, export_tflite, save
 
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in PAGES}

@@ -11,8 +11,8 @@ from helpers import image_batches, plan_for, relative, tiny
 from outer import fail, succeed
 from torch import nn
 
-from convswap import ConvswapError, convert, open_target
-from convswap.runtimes.litert import LiteRtNetwork, export_tflite, export_tflite_int8
+from convswap import ConvswapError, convert, export_tflite, open_target
+from convswap.runtimes.litert import LiteRtNetwork, export_tflite_int8
 
 SIZE = (3, 16, 16)
 
