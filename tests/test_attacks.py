@@ -394,7 +394,9 @@ def test_force_keeps_the_users_files_in_the_folder(artifact, tmp_path):
     (tmp_path / "art" / "second").mkdir()
     save(load(tmp_path / "art"), tmp_path / "art", force=True)
     assert names(tmp_path / "art") == [
-        "README.md", "convswap.json", "exported.onnx", "model.safetensors", "second"]  # fmt: skip
+        "README.md", "config.json", "convswap.json", "exported.onnx", "model.safetensors",
+        "second",
+    ]  # fmt: skip
 
 
 @posix
