@@ -207,7 +207,8 @@ def _ranges(quantizer: Quantizer, inputs: Sequence[dict[str, Any]]) -> dict[str,
 
 def _converter() -> Any:
     try:
-        import litert_torch
+        with quiet():
+            import litert_torch
     except ImportError as error:
         raise ConvswapError(
             f"LiteRT needs {error.name}",
