@@ -147,3 +147,14 @@ def test_somebody_elses_config_stays(folder, tmp_path):
     (tmp_path / "out" / "config.json").write_text('{"mine": 1}', encoding="utf-8")
     save(small, tmp_path / "out", force=True)
     assert (tmp_path / "out" / "config.json").read_text(encoding="utf-8") == '{"mine": 1}'
+
+
+def test_a_linked_config_stays_a_link(folder, tmp_path):
+    small = load(folder)
+    save(small, tmp_path / "out")
+    (tmp_path / "out" / "config.json").rename(tmp_path / "blob")
+    (tmp_path / "out" / "config.json").symlink_to(tmp_path / "blob")
+    before = (tmp_path / "blob").read_bytes()
+    save(small, tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "config.json").is_symlink()
+    assert (tmp_path / "blob").read_bytes() == before

@@ -128,9 +128,10 @@ def _replace(folder: Path, new: Path) -> None:
     if is_replaceable(folder / CARD):
         os.replace(new / CARD, folder / CARD)
     if not os.path.lexists(folder / CONFIG) or is_config(folder / CONFIG):
-        (folder / CONFIG).unlink(missing_ok=True)
         if (new / CONFIG).exists():
             os.replace(new / CONFIG, folder / CONFIG)
+        else:
+            (folder / CONFIG).unlink(missing_ok=True)
     settle(folder)
 
 

@@ -59,9 +59,11 @@ def config_of(model: nn.Module, record: Record) -> dict[str, Any] | None:
 
 
 def is_config(path: Path) -> bool:
-    """Whether a file is a `config.json` of this module's."""
+    """Whether a file is a `config.json` of this module's, and no link."""
     from ..support.files import read_text
 
+    if path.is_symlink():
+        return False
     try:
         content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):

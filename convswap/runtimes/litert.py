@@ -20,7 +20,7 @@ from ..support.quiet import quiet, silent_streams
 from .eager import Eager
 from .export import largest_gap
 from .int8 import equalised
-from .machine import describe
+from .machine import check_plain, describe
 from .target import Runner
 
 if TYPE_CHECKING:
@@ -147,11 +147,7 @@ class LiteRt:
     cpu_only = True
 
     def __init__(self, threads: int, device: str, dtype: str):
-        if device != "cpu" or dtype != "float32":
-            raise ConvswapError(
-                f"target litert runs on cpu in float32, not on {device} in {dtype}",
-                do="use target eager or compile",
-            )
+        check_plain(self.name, device, dtype)
         self.threads, self.device, self.dtype = threads, device, dtype
         _converter()
 

@@ -36,6 +36,15 @@ def check_device(device: str) -> None:
         raise ConvswapError(f"cannot use device {device}: {problem}") from None
 
 
+def check_plain(name: str, device: str, dtype: str) -> None:
+    """Raise `ConvswapError` unless a target that knows only these is asked for CPU and float32."""
+    if device != "cpu" or dtype != "float32":
+        raise ConvswapError(
+            f"target {name} runs on cpu in float32, not on {device} in {dtype}",
+            do="use target eager or compile",
+        )
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..errors import ConvswapError
-from .machine import describe
+from .machine import check_plain, describe
 from .onnx_graphs import OnnxGraphs
 from .target import Runner
 
@@ -28,11 +28,7 @@ class OnnxCpu(ABC):
     cpu_only = True
 
     def __init__(self, threads: int, device: str, dtype: str):
-        if device != "cpu" or dtype != "float32":
-            raise ConvswapError(
-                f"target {self.name} runs on cpu in float32, not on {device} in {dtype}",
-                do="use target eager or compile",
-            )
+        check_plain(self.name, device, dtype)
         self.threads, self.device, self.dtype = threads, device, dtype
         try:
             importlib.import_module("onnx")  # the graphs are made with it
