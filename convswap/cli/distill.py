@@ -35,7 +35,7 @@ class Training:
     minutes: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None
     """train for about so long, in place of --epochs"""
     lr: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None
-    """learning rate of AdamW; default: by how much was lost"""
+    """learning rate of SOAP; default: by how much was lost"""
     labels: bool = False
     """use the images' classes beside the original network"""
     batch_size: o.BatchSize = 64
@@ -91,8 +91,9 @@ def _recovered(
     told = console.note if ranks.leads() else unheard
     preprocess, settings = opening.settle(student, data), asdict(training)
     size, workers = settings.pop("batch_size"), settings.pop("workers")
+    source = opening.source_for(teacher, preprocess, data, run)
     batches, judges = training_batches(
-        data, preprocess, size, seed=run.seed, workers=workers, share=ranks.place(), note=told
+        source, preprocess, size, seed=run.seed, workers=workers, share=ranks.place(), note=told
     )
     history: list[Judgement] = []
 

@@ -47,7 +47,9 @@ def export(
 
     wanted = _wanted({"onnx": onnx, "tflite": tflite, "pt2": pt2}, data, file, force)
     network = opening.open_artifact(artifact_dir, code)
-    images = opening.example_images(data, opening.settle(network, data))
+    preprocess = opening.settle(network, data)
+    data = opening.source_for(network, preprocess, data)
+    images = opening.example_images(data, preprocess)
     gaps, document, parts = {}, {"images": len(images), "real_images": bool(data)}, []
     for kind, path in wanted.items():
         if file.int8 and kind != "pt2":

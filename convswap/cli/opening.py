@@ -16,11 +16,14 @@ from ..inputs.calibration import calibration_batches
 from ..inputs.images import open_images
 from ..inputs.networks import open_model, open_teacher
 from ..inputs.preprocess import settle_preprocess
+from ..inputs.synthetic import SYNTHETIC, real_or_made_up
 from ..plans import Budget, Goal, Kind
 from ..record import Preprocess, record_of
 from ..results import evaluation
 from ..runtimes import Target, device_for, open_target
 from ..runtimes.machine import check_device
+from ..support.files import user_cache
+from . import console
 from . import options as o
 from .console import note
 
@@ -39,12 +42,35 @@ def open_calibrated(
         target: where networks are timed: `--threads` are its own then, and fits use all.
     """
     dense = open_network(model, network, run if target is None else replace(run, threads=None))
-    settle(dense, data, images)
+    source = source_for(dense, settle(dense, data, images), data, run)
     batches = calibration_batches(
-        dense, data, count=images.images, batch_size=images.batch_size, memory=images.memory,
-        seed=run.seed, note=note,
+        dense, source, count=images.images, batch_size=images.batch_size,
+        memory=images.memory, seed=run.seed, note=note,
     )  # fmt: skip
     return dense, batches
+
+
+def source_for(
+    network: nn.Module, preprocess: Preprocess, data: str | None, run: o.Run = o.Run()
+) -> str | None:
+    """What to read for a SRC argument; images are made up for a network if it says so."""
+    with console.progress(run.quiet) as progress:
+        return real_or_made_up(
+            data,
+            network,
+            preprocess,
+            user_cache("synthetic"),
+            seed=run.seed,
+            progress=progress,
+            note=note,
+        )
+
+
+def judges(val: str | None, data: str) -> str:
+    """The images to judge by: those for it, else those that layers are fitted to."""
+    if data == SYNTHETIC and not val:
+        raise ConvswapError("images that are made up judge nothing", do="give real ones (--val)")
+    return val or data
 
 
 def settle(

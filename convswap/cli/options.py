@@ -50,8 +50,8 @@ Data = Annotated[
     Parameter(
         name="--data",
         metavar="SRC",
-        help="images: a folder (class folders, or flat), a .tar of such, or `digits`; or arrays: "
-        "a .npy or .npz file of many, or a folder of .npy files",
+        help="images: a folder (class folders, or flat), a .tar of such, or `digits`; arrays: a "
+        ".npy or .npz file of many, or a folder of .npy files; or `synthetic`, made up",
     ),
 ]
 _JUDGES = "images to judge by: labelled, or closeness to the original"

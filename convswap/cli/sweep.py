@@ -47,9 +47,9 @@ def sweep(
     from . import opening, tables
 
     check_new(out, force, folder=True)
-    runtime = opening.open_timing(o.Timing(target=target), run)
+    val, runtime = opening.judges(val, data), opening.open_timing(o.Timing(target=target), run)
     dense, batches = opening.open_calibrated(model, network, data, images, run, runtime)
-    judge, budgets = opening.quality(dense, val or data, output), frontier.budgets(points, least)
+    judge, budgets = opening.quality(dense, val, output), frontier.budgets(points, least)
     with console.progress(run.quiet) as progress:
         seen = convswap.survey(
             dense, batches, output=output, layers=layers.allowed, progress=progress, **run.planning
@@ -57,7 +57,7 @@ def sweep(
         found = frontier.sweep(seen, batches, budgets, judge, target=runtime, progress=progress)
     Path(out).mkdir(exist_ok=True)
     document = frontier.save_frontier(found, out)
-    facts = {"data": data, "val": val or data, "seed": run.seed, "target": runtime.fingerprint()}
+    facts = {"data": data, "val": val, "seed": run.seed, "target": runtime.fingerprint()}
     page = report.report_on_frontier(found, seen, model, console.command(), facts)
     report.write_report(page, Path(out) / "report.html")
     console.answer(as_json, document, *tables.frontier_tables(found, seen.dense))

@@ -21,6 +21,7 @@ from .items import Items, ReadFile, unreadable
 from .pixels import ImageTransform, read_colour, read_gray, size_of
 from .sources import open_source
 from .split import shuffled, to_judge, to_train
+from .synthetic import SYNTHETIC
 
 UNREADABLE = 0.05  # the share of images that may fail before it is an error; one may always
 
@@ -196,6 +197,8 @@ def native_size(source: str, channels: int) -> tuple[int, int, int] | None:
     """The size all of the first images of a source have, or None if they differ."""
     if source == "digits":
         return (1, 32, 32)
+    if source == SYNTHETIC:
+        return None
     found = open_source(source)
     sizes = set()
     for index in range(min(16, len(found.files))):
@@ -212,7 +215,7 @@ def first_array(source: str) -> np.ndarray | None:
     Raises:
         DataError: none can be read.
     """
-    if source == "digits":
+    if source in ("digits", SYNTHETIC):
         return None
     if is_array_file(source):
         return ArrayFile(Path(source)).read(0)

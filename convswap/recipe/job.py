@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -13,6 +14,7 @@ from ..artifact import WEIGHTS, save
 from ..inputs.calibration import calibration_batches
 from ..inputs.images import training_batches
 from ..inputs.preprocess import settle_preprocess
+from ..inputs.synthetic import real_or_made_up
 from ..network.cost import count
 from ..network.observe import observe
 from ..planning import plan
@@ -23,7 +25,7 @@ from ..results.evaluation import open_judges, quality
 from ..results.folders import report_on_folder
 from ..results.report import write_report
 from ..runtimes import device_for, open_target
-from ..support.files import new_file, read_text
+from ..support.files import new_file, read_text, user_cache
 from ..support.progress import Note, Progress, once, silent, unheard
 from ..surgery.convert import convert
 from ..timing import measure
@@ -74,8 +76,10 @@ def run(
         dense, sources.calibration, input_size=sources.input_size, mean=sources.mean,
         std=sources.std, note=note,
     )  # fmt: skip
+    made_up = partial(real_or_made_up, model=dense, preprocess=preprocess, seed=seed,
+                      cache=user_cache("synthetic"), progress=progress, note=note)  # fmt: skip
     batches = calibration_batches(
-        dense, sources.calibration, count=sources.images, batch_size=sources.batch_size,
+        dense, made_up(sources.calibration), count=sources.images, batch_size=sources.batch_size,
         seed=seed, note=note,
     )  # fmt: skip
     networks = {"dense": dense}
@@ -92,7 +96,8 @@ def run(
     save(networks["converted"], folder / "converted", provenance=made, force=True)
     if recipe.distill:
         settings = recipe.distill.model_dump()
-        source, batch_size = sources.train or sources.calibration, settings.pop("batch_size")
+        source = made_up(sources.train or sources.calibration)
+        batch_size = settings.pop("batch_size")
         training, judges = training_batches(source, preprocess, batch_size, seed=seed, note=note)
         checkpoint, history = folder / "checkpoint.pt", []
         networks["recovered"] = distill(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import RecipeError, problem
 from ..plans import Budget, Fit, InputSize, Kind, Layers, Seed, TargetName
@@ -50,7 +50,8 @@ class ModelSection(_Section):
 
 
 class DataSection(_Section):
-    """`calibration` fits, `train` distils (default: calibration), `test` measures."""
+    """`calibration` fits, `train` distils (default: calibration), `test` measures (default:
+    calibration, unless that is `synthetic`)."""
 
     calibration: str
     train: str | None = None
@@ -60,6 +61,12 @@ class DataSection(_Section):
     input_size: InputSize | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    @model_validator(mode="after")
+    def _judges(self) -> DataSection:
+        if self.calibration == "synthetic" and not self.test:
+            raise ValueError("images that are made up judge nothing: give real ones (test)")
+        return self
 
 
 class TargetSection(_Section):

@@ -14,6 +14,7 @@ from .. import __version__
 from ..errors import ConvswapError, DataError
 from ..network.calls import Batch, Call, read_batch
 from ..network.copies import deep_copy, unwrapped
+from ..network.layout import laid_out, lay_out_, run_with_channels_last
 from ..network.match import Match, Pick, find_match
 from ..network.outputs import Reference, output_kind
 from ..plans import Kind
@@ -67,7 +68,7 @@ def distill(
         batches: inputs as for `plan`, with labels or without; iterated once per pass.
         epochs: passes over the batches; default: by their number, unless `minutes` are given.
         minutes: train for about so long.
-        lr: learning rate of AdamW, for weights of usual size; default: by how far the start is,
+        lr: learning rate of SOAP, for weights of usual size; default: by how far the start is,
             and slower where a few steps would throw the network back.
         labels: use the labels in the batches beside the teacher.
         loss: your own `loss(output, teacher_output, labels)`, in place of the distance between
@@ -97,9 +98,13 @@ def distill(
         first = [read_batch(teacher, batch, call) for _, batch in steps(batches, seed, 0, 1)]
         pick = output if callable(output) else None
         match = Match(pick) if pick else find_match(teacher, first[0])
+        last = run_with_channels_last((student, teacher), first[0])  # faster, by half on processors
+        for network in (student, teacher):
+            lay_out_(network, last)
 
         def read(batch: object) -> Batch:
-            return replace(read_batch(teacher, batch, call), match=match)
+            batch = replace(read_batch(teacher, batch, call), match=match)
+            return laid_out(batch) if last else batch
 
         seen = [read(batch) for batch in [*judges] or islice(batches, JUDGES)]
         if labels and any(batch.labels is None for batch in seen):
@@ -142,6 +147,7 @@ def distill(
             raise
         tell(f"training ended at step {training.step}, the best so far is kept: {error}")
     student.load_state_dict(training.best)
+    lay_out_(student, last=False)
     return fresh(student)
 
 

@@ -19,7 +19,7 @@ from ..network.outputs import divergence, tensors
 from ..plans import Kind
 from .mixing import mix
 
-INNER = 20.0  # weight of the error within, beside that of the output
+INNER = 100.0  # weight of the error within, beside that of the output
 
 Loss = Callable[[object, object, Tensor | None], Tensor]
 """The user's own: of the student's output, the teacher's, and the labels if there are any."""

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..network.copies import deep_copy
+from ..network.layout import LAST
 from .machine import check_device, describe
 from .target import Runner
-
-LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by rank; others have one layout
 
 
 class Eager:

@@ -1,0 +1,44 @@
+"""How maps and kernels lie in memory: row by row of one channel, or with channels last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from .calls import Batch
+
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by rank; others have one layout
+
+
+def lay_out_(network: nn.Module, last: bool) -> None:
+    """Lay the kernels of a network out with channels last, or as is usual; its maps follow."""
+    for parameter in network.parameters():
+        layout = LAST.get(parameter.dim()) if last else torch.contiguous_format
+        if layout is not None:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+
+
+def laid_out(batch: Batch) -> Batch:
+    """A batch whose images lie in memory with channels last."""
+    return batch.mapped(
+        lambda x: x.contiguous(memory_format=LAST.get(x.dim(), torch.contiguous_format))
+    )
+
+
+@torch.no_grad()
+def run_with_channels_last(networks: Iterable[nn.Module], batch: Batch) -> bool:
+    """Whether networks run a batch so, when laid out so; they stay as they were.
+
+    A network that looks at its maps by `view` does not, but for what is the same in both layouts.
+    """
+    for network in networks:
+        lay_out_(network, last=True)
+        try:
+            laid_out(batch).run(network)
+        except RuntimeError:
+            return False
+        finally:
+            lay_out_(network, last=False)
+    return True

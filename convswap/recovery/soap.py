@@ -1,0 +1,104 @@
+"""SOAP: Adam in the eigenbasis of each gradient's second moments (Vyas et al. 2024,
+arXiv:2409.11321, algorithm 3).
+
+The layers of one form are badly conditioned against each other, which Adam, that sees each weight
+by itself, does not mend: it wants twice the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+LARGEST = 1024  # a side of a weight with more entries is not turned
+OFTEN = 10  # steps from one basis to the next
+
+
+class Soap(torch.optim.Optimizer):
+    """Each weight is taken as a matrix `[out, in * kernel]`; a vector is left to Adam.
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        betas: decay of the mean of gradients, and of their squares.
+        decay: that of their second moments.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        decay: float = 0.95,
+        eps: float = 1e-8,
+    ):
+        super().__init__(params, {"lr": lr, "betas": betas, "decay": decay, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> None:
+        """Make a step; the first only looks at the gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._learn(parameter, group)
+
+    def _learn(self, parameter: Tensor, group: dict) -> None:
+        gradient = parameter.grad.float()
+        gradient = gradient.flatten(1) if gradient.dim() > 1 else gradient.reshape(1, -1)
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["mean"], state["squares"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+            state["moments"] = [
+                gradient.new_zeros(size, size)
+                if size <= LARGEST and min(gradient.shape) > 1
+                else None
+                for size in gradient.shape
+            ]
+            state["bases"] = [None, None]
+        state["step"] += 1
+        for moments, product in zip(state["moments"], (_outer, _inner), strict=True):
+            if moments is not None:
+                moments.lerp_(product(gradient), 1 - group["decay"])
+        if state["step"] % OFTEN == 1:
+            _turn(state)
+        first, second = group["betas"]
+        state["mean"].lerp_(gradient, 1 - first)
+        state["squares"].lerp_(_rotated(gradient, state["bases"]).square(), 1 - second)
+        if state["step"] == 1:
+            return
+        mean = _rotated(state["mean"], state["bases"]) / (1 - first ** state["step"])
+        size = (state["squares"] / (1 - second ** state["step"])).sqrt() + group["eps"]
+        change = _rotated(mean / size, [b if b is None else b.T for b in state["bases"]])
+        parameter.add_(change.view_as(parameter).to(parameter.dtype), alpha=-group["lr"])
+
+
+def _outer(matrix: Tensor) -> Tensor:
+    return matrix @ matrix.T
+
+
+def _inner(matrix: Tensor) -> Tensor:
+    return matrix.T @ matrix
+
+
+def _rotated(matrix: Tensor, bases: list[Tensor | None]) -> Tensor:
+    """A matrix as seen in the bases of its sides."""
+    left, right = bases
+    matrix = matrix if left is None else left.T @ matrix
+    return matrix if right is None else matrix @ right
+
+
+def _turn(state: dict) -> None:
+    """Take the bases closer to the eigenvectors of the moments, by one step of the power method;
+    the first time, all the way."""
+    for side, (moments, basis) in enumerate(zip(state["moments"], state["bases"], strict=True)):
+        if moments is None:
+            continue
+        if basis is None:
+            state["bases"][side] = torch.linalg.eigh(moments).eigenvectors
+            continue
+        order = (basis * (moments @ basis)).sum(0).argsort(descending=True, stable=True)
+        state["bases"][side] = torch.linalg.qr(moments @ basis[:, order]).Q
+        state["squares"] = state["squares"].index_select(side, order)
