@@ -19,7 +19,9 @@ from ..network.outputs import divergence, tensors
 from ..plans import Kind
 from .mixing import mix
 
-INNER = 100.0  # weight of the error within, beside that of the output
+# Weights of the error within, beside that of the output: at the end of residual blocks, which
+# the output follows from; where single layers or other aims may contradict it.
+STRONG, WEAK = 100.0, 5.0
 
 Loss = Callable[[object, object, Tensor | None], Tensor]
 """The user's own: of the student's output, the teacher's, and the labels if there are any."""
@@ -66,6 +68,8 @@ class Task(nn.Module):
         self.student, self.teacher = student, teacher.requires_grad_(False)
         self.values, self.kind, self.scale = values, kind, scale
         self.labels, self.loss = labels, loss
+        alone = not labels and loss is None
+        self.inner = STRONG if alone and any(len(value) > 1 for value in values) else WEAK
 
     def forward(self, batch: Batch) -> Errors:
         """The errors on a batch; its images are mixed, unless the user's loss reads labels."""
@@ -93,7 +97,7 @@ class Task(nn.Module):
             if all(tap in ours and tap in theirs for tap in value)
         ]
         within = sum(gaps) / len(gaps) if gaps else outer.new_zeros(())
-        return Errors(outer + INNER * within, outer.detach(), within.detach())
+        return Errors(outer + self.inner * within, outer.detach(), within.detach())
 
 
 @contextmanager

@@ -3,9 +3,11 @@
     python tests/benchmarks/recovery.py resnet20 --macs 0.5 0.3 0.2 0.1 --epochs 2
     python tests/benchmarks/recovery.py resnet20 --macs 0.2 --epochs 16 --images 1000
     python tests/benchmarks/recovery.py srvgg --macs 0.3 --epochs 0.5
+    python tests/benchmarks/recovery.py face --macs 0.5 --epochs 32
 
 Starts are `convert`'s. Real weights and images are read from a folder beside the repository
-(`--bench`), as for accuracy.py; none of the test images is used otherwise.
+(`--bench`), as for accuracy.py; none of the test images is used otherwise: of the face network's
+300 photographs 200 calibrate, train and judge, the other 100 test.
 """
 
 import argparse
@@ -19,11 +21,44 @@ from torch import nn
 
 import convswap
 from convswap.inputs.images import training_batches
+from convswap.inputs.split import shuffled
+
+PHOTOGRAPHS, JUDGES = 200, 24  # to know of, and of those to judge by
+
+
+def many_images(bench: Path, subject: dict, count: int | None) -> tuple:
+    """Batches to calibrate and to test on, and a function of a seed that gives those to train on
+    and to judge by."""
+    source = str(bench / subject["calibration"][0])
+
+    def training_of(seed: int) -> tuple:
+        training, judges = training_batches(source, subject["preprocess"], 64, seed=seed)
+        every = len(training.order) // count if count else 1
+        training.order = training.order[::every][:count]
+        return training, judges
+
+    return batches(bench, subject, "calibration"), batches(bench, subject, "test"), training_of
+
+
+def few_photographs(bench: Path, subject: dict) -> tuple:
+    """The same, where few images have to do."""
+    source = str(bench / subject["calibration"][0])
+    known, cropped = (
+        convswap.open_images(source, subject["preprocess"], train=train) for train in (False, True)
+    )
+    order = shuffled(len(known), 0)
+    own, others = order[:PHOTOGRAPHS], order[PHOTOGRAPHS:]
+
+    def training_of(seed: int) -> tuple:
+        training = cropped.batches(16, only=own[JUDGES:], shuffle=True, seed=seed)
+        return training, known.batches(JUDGES, only=own[:JUDGES])
+
+    return list(known.batches(32, only=own)), list(known.batches(32, only=others)), training_of
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("subject", choices=["resnet20", "srvgg"])
+    parser.add_argument("subject", choices=SUBJECTS)
     parser.add_argument("--macs", nargs="+", type=float, default=[0.2])
     parser.add_argument("--epochs", nargs="+", type=float, default=[2])
     parser.add_argument("--images", type=int, help="to train on; default: all")
@@ -33,8 +68,10 @@ def main() -> None:
     args = parser.parse_args()
     subject = SUBJECTS[args.subject]
     dense = open_subject(args.bench, args.subject)
-    calibration = batches(args.bench, subject, "calibration")
-    test = batches(args.bench, subject, "test")
+    if args.subject == "face":
+        calibration, test, training_of = few_photographs(args.bench, subject)
+    else:
+        calibration, test, training_of = many_images(args.bench, subject, args.images)
     kind = "logits" if args.subject == "resnet20" else "values"
 
     def quality(network: nn.Module) -> dict[str, float]:
@@ -48,10 +85,7 @@ def main() -> None:
         before = quality(start)
         for epochs in args.epochs:
             for seed in range(args.seeds):
-                source = str(args.bench / subject["calibration"][0])
-                training, judges = training_batches(source, subject["preprocess"], 64, seed=seed)
-                training.order = training.order[:: len(training.order) // args.images
-                                                if args.images else 1][: args.images]  # fmt: skip
+                training, judges = training_of(seed)
                 began = time.process_time()
                 small = convswap.distill(
                     start, dense, training, epochs, lr=args.lr, judges=judges, seed=seed
