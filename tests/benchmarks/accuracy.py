@@ -3,6 +3,7 @@
     python tests/benchmarks/accuracy.py resnet20 --macs 0.5 0.4 0.3 0.2
     python tests/benchmarks/accuracy.py face --macs 0.7 0.5
     python tests/benchmarks/accuracy.py srvgg --macs 0.5 0.3 --images 200
+    python tests/benchmarks/accuracy.py resnet20 --macs 0.5 0.3 --fit corrected --synthetic
 
 Real weights and images are read from a folder beside the repository (`--bench`), laid out as
 the subjects below say. Takes about a minute per result on two cores.
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 import convswap
+from convswap.inputs.synthetic import real_or_made_up
 from convswap.record import Preprocess, remember
 from convswap.runtimes.int8 import export_int8
 
@@ -67,6 +69,14 @@ def batches(bench: Path, subject: dict, part: str, images: int | None = None) ->
     return list(source.batches(64, count=count))
 
 
+def synthetic(dense: nn.Module, subject: dict) -> list:
+    """Images made up for a network, to calibrate with."""
+    with tempfile.TemporaryDirectory() as folder:
+        preprocess = subject["preprocess"]
+        source = real_or_made_up("synthetic", dense, preprocess, Path(folder))
+        return list(convswap.open_images(source, preprocess).batches(64))
+
+
 def in_integers(small: nn.Module, calibration: list, test: list, kind: str) -> dict:
     """Figures of a network in 8-bit integers, beside itself in float32."""
     with tempfile.TemporaryDirectory() as folder:
@@ -83,13 +93,17 @@ def main() -> None:
     parser.add_argument("--macs", nargs="+", type=float, default=[0.5])
     parser.add_argument("--fit", nargs="+", default=["weight", "moments", "corrected"])
     parser.add_argument("--images", type=int, help="to calibrate with; default: the subject's own")
+    parser.add_argument("--synthetic", action="store_true", help="calibrate with made-up images")
     parser.add_argument("--int8", action="store_true", help="also in 8-bit integers")
     parser.add_argument("--bench", type=Path, default=Path(__file__).parents[3] / "shared/bench")
     args = parser.parse_args()
     for name in args.subjects:
         subject = SUBJECTS[name]
         dense = open_subject(args.bench, name)
-        calibration = batches(args.bench, subject, "calibration", args.images)
+        if args.synthetic:
+            calibration = synthetic(dense, subject)
+        else:
+            calibration = batches(args.bench, subject, "calibration", args.images)
         test = batches(args.bench, subject, "test")
         kind = "logits" if name == "resnet20" else "values"
         before = convswap.accuracy(dense, test)["top1"] if kind == "logits" else None
