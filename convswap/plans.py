@@ -268,7 +268,7 @@ class Plan(_Data):
 @dataclass(frozen=True)
 class Drop:
     """As few multiply-adds as lose at most `points` percent points of quality on the images of
-    `judge`, a source as for `open_images`."""
+    `judge`, a source as for `open_images`; or of what `judge`, a `file.py:function`, returns."""
 
     points: float
     judge: str

@@ -7,8 +7,8 @@ from helpers import image_batches, plan_for, tiny
 
 from convswap import Budget, count, fidelity, record_of
 from convswap.plans import Drop
-from convswap.results.frontier import score
 from convswap.results.goals import reach
+from convswap.support.figures import score
 
 
 @pytest.fixture(scope="module")

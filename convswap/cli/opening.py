@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ..inputs.images import open_images
 from ..inputs.networks import open_model, open_teacher
 from ..inputs.preprocess import settle_preprocess
 from ..inputs.synthetic import SYNTHETIC, real_or_made_up
+from ..inputs.user_code import failed, is_function_name, open_function
 from ..plans import Budget, Goal, Kind
 from ..record import Preprocess, record_of
 from ..results import evaluation
@@ -66,11 +69,13 @@ def source_for(
         )
 
 
-def judges(val: str | None, data: str) -> str:
-    """The images to judge by: those for it, else those that layers are fitted to."""
-    if data == SYNTHETIC and not val:
+def judges(judge: str | None, val: str | None, data: str) -> str:
+    """What to judge by: a function, the images for it, else those that layers are fitted to."""
+    if judge and val:
+        raise ConvswapError("give one of --judge and --val")
+    if data == SYNTHETIC and not (judge or val):
         raise ConvswapError("images that are made up judge nothing", do="give real ones (--val)")
-    return val or data
+    return judge or val or data
 
 
 def settle(
@@ -188,9 +193,24 @@ def open_timing(timing: o.Timing, machine: o.Machine) -> Target:
 def quality(
     model: nn.Module, source: str, output: Kind | None = None
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """What measures a network on images: accuracy, or closeness to `model` without labels."""
+    """What measures a network: a function of the user's own, or images, by accuracy, or closeness
+    to `model` without labels."""
+    if is_function_name(source):
+        return partial(_own, open_function(source), source)
     images = evaluation.open_judges(model, source, note)
     return lambda network: evaluation.quality(network, model, images, output)
+
+
+def _own(judge: Callable, name: str, network: nn.Module) -> dict[str, float]:
+    """What a function of the user's own makes of a network."""
+    try:
+        with torch.no_grad():
+            value = float(judge(network))
+    except Exception as error:
+        raise failed(name, error) from error
+    if not math.isfinite(value):
+        raise ConvswapError(f"{name} returned {value}, not a number to judge by")
+    return {"own": value}
 
 
 def example_images(source: str | None, preprocess: Preprocess) -> Tensor:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from .. import plans
 from ..errors import ConvswapError, problems
+from ..inputs.user_code import is_function_name
 from ..plans import Budget, Drop, Goal, Plan
 from ..support.files import user_cache
 from ..support.plain import read_yaml
@@ -55,6 +56,21 @@ Data = Annotated[
     ),
 ]
 _JUDGES = "images to judge by: labelled, or closeness to the original"
+
+
+def _of_a_file(kind: object, name: str | None) -> None:
+    if name is not None and not is_function_name(name):
+        raise ValueError(f"takes file.py:function, not {name!r}")
+
+
+Judge = Annotated[
+    str | None,
+    Parameter(
+        validator=_of_a_file,
+        metavar="file.py:function",
+        help="in place of --val: your own `function(network)`; the more it returns the better",
+    ),
+]
 Judges = Annotated[str | None, Parameter(name="--val", metavar="SRC", help=_JUDGES)]
 InputSize = Annotated[
     tuple[int, int, int] | None,
@@ -257,8 +273,9 @@ class GoalOptions(BudgetOptions):
     """One of three: fractions to keep, the most quality to lose, a plan."""
 
     max_drop: float | None = None
-    """in place of a budget: most points to lose on --val"""
+    """in place of a budget: most points to lose on --val, or of what --judge returns"""
     val: Judges = None
+    judge: Judge = None
     plan: Path | None = None
     """a plan file, in place of a budget"""
 
@@ -269,8 +286,9 @@ class GoalOptions(BudgetOptions):
         Raises:
             ConvswapError, PlanError: none or more than one is given, or one cannot be.
         """
-        if (self.max_drop is None) != (self.val is None):
-            raise ConvswapError("--max-drop and --val go together")
+        given = [judge for judge in (self.val, self.judge) if judge is not None]
+        if len(given) != (self.max_drop is not None):
+            raise ConvswapError("--max-drop and one of --val and --judge go together")
         budget = any(value is not None for value in (self.macs, self.params, self.latency))
         if budget + (self.max_drop is not None) + (self.plan is not None) > 1:
             raise ConvswapError(
@@ -278,7 +296,7 @@ class GoalOptions(BudgetOptions):
             )
         if self.plan is not None:
             return Plan.load(self.plan)
-        return super().goal if self.max_drop is None else Drop(self.max_drop, self.val)
+        return super().goal if self.max_drop is None else Drop(self.max_drop, *given)
 
 
 @Parameter(name="*", group="Run")

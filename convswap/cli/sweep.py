@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
@@ -13,6 +14,10 @@ from .. import plans
 from ..support.files import check_new
 from . import console
 from . import options as o
+
+if TYPE_CHECKING:
+    from ..planning import Survey
+    from ..results.frontier import Point
 
 EXAMPLE = "convswap sweep timm:resnet18 --data photos/ --val val/ --points 6 --out frontier"
 Points = Annotated[int, Parameter(help="budgets to try", validator=validators.Number(gte=2))]
@@ -31,6 +36,7 @@ def sweep(
     data: o.Data,
     out: Annotated[str, Parameter(help="folder to write")],
     val: o.Judges = None,
+    judge: o.Judge = None,
     points: Points = 8,
     least: Least = 0.15,
     target: Annotated[plans.TargetName, Parameter(help="what runs the networks")] = "eager",
@@ -43,23 +49,34 @@ def sweep(
     as_json: o.Json = False,
 ) -> None:
     """Convert at several budgets from one look at the layers: a table, a picture and a page."""
-    from ..results import frontier, report
+    from ..results import frontier
     from . import opening, tables
 
     check_new(out, force, folder=True)
-    val, runtime = opening.judges(val, data), opening.open_timing(o.Timing(target=target), run)
+    by = opening.judges(judge, val, data)
+    runtime = opening.open_timing(o.Timing(target=target), run)
     dense, batches = opening.open_calibrated(model, network, data, images, run, runtime)
-    judge, budgets = opening.quality(dense, val, output), frontier.budgets(points, least)
+    quality, budgets = opening.quality(dense, by, output), frontier.budgets(points, least)
     with console.progress(run.quiet) as progress:
         seen = convswap.survey(
             dense, batches, output=output, layers=layers.allowed, progress=progress, **run.planning
         )
-        found = frontier.sweep(seen, batches, budgets, judge, target=runtime, progress=progress)
-    Path(out).mkdir(exist_ok=True)
-    document = frontier.save_frontier(found, out)
-    facts = {"data": data, "val": val, "seed": run.seed, "target": runtime.fingerprint()}
-    page = report.report_on_frontier(found, seen, model, console.command(), facts)
-    report.write_report(page, Path(out) / "report.html")
+        found = frontier.sweep(seen, batches, budgets, quality, target=runtime, progress=progress)
+    facts = {"data": data, "val": by, "seed": run.seed, "target": runtime.fingerprint()}
+    document = _write(found, seen, Path(out), model, facts)
     console.answer(as_json, document, *tables.frontier_tables(found, seen.dense))
     console.wrote(f"{out}/ (frontier.json, frontier.png)")
     console.wrote(Path(out) / "report.html")
+
+
+def _write(
+    found: Sequence[Point], seen: Survey, out: Path, model: str, facts: Mapping[str, object]
+) -> list[dict[str, object]]:
+    """Write the frontier, its picture and its page; it as plain data."""
+    from ..results import frontier, report
+
+    out.mkdir(exist_ok=True)
+    document = frontier.save_frontier(found, out)
+    page = report.report_on_frontier(found, seen, model, console.command(), facts)
+    report.write_report(page, out / "report.html")
+    return document

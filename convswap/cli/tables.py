@@ -11,9 +11,9 @@ from ..errors import one_line
 from ..forms import FORMS
 from ..network.sites import Site, separable_already
 from ..plans import Cost, Plan
-from ..results.frontier import Point, knee, score
+from ..results.frontier import Point, knee
 from ..runtimes import Target
-from ..support.figures import FIGURES, quantity
+from ..support.figures import FIGURES, quantity, score
 from ..timing.layer_times import LayerTime
 
 SEPARABLE = 0.1  # of the multiply-adds: from there on it is worth a line

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from ..network.copies import check_finite
 from ..record import Base, Preprocess, remember
 from .bases import build_library, fold_branches_, is_library
 from .checkpoints import digest, load_weights_
+from .user_code import failed, open_function
 
 
 def open_model(
@@ -166,29 +165,16 @@ def input_channels(model: nn.Module) -> int:
 
 
 def _run_factory(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    place, colon, factory = name.rpartition(":")
-    if not colon:
+    if ":" not in name:
         raise ModelError(
             f"unknown model {name!r}",
             do="say timm:NAME, torchvision:NAME, path/to/file.py:factory or an artifact folder",
         )
+    factory = open_function(name)
     try:
-        if place.endswith(".py"):
-            path = Path(place)
-            if not path.is_file():
-                raise ModelError(f"no such file: {place}")
-            spec = importlib.util.spec_from_file_location(f"convswap_user_{path.stem}", path)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-        if not hasattr(module, factory):
-            raise ModelError(f"{place} has no {factory!r}")
-        model = getattr(module, factory)(**kwargs)
-    except ModelError:
-        raise
+        model = factory(**kwargs)
     except Exception as error:
-        raise ModelError(f"{name} failed: {type(error).__name__}: {error}") from error
+        raise failed(name, error) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")
     return model

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-LARGEST = 1024  # a side of a weight with more entries is not turned
+LARGEST = 512  # a side of a weight with more entries is not turned: bases cost its cube
 OFTEN = 10  # steps from one basis to the next
 
 

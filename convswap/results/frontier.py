@@ -16,6 +16,7 @@ from ..planning import Survey
 from ..plans import Budget, Plan
 from ..record import record_of
 from ..runtimes import Target, target_of
+from ..support.figures import score
 from ..support.files import new_file
 from ..support.progress import Progress, silent
 from ..surgery.convert import convert
@@ -42,11 +43,6 @@ class Point:
     target: str
     figures: dict[str, float]
     plan: Plan | None = field(repr=False)
-
-
-def score(figures: dict[str, float]) -> float:
-    """Quality as one number in percent: top-1 accuracy, else the share of variance kept."""
-    return figures["top1"] if "top1" in figures else 100 * figures["r2"]
 
 
 def sweep(

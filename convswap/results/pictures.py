@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConvswapError
+from ..support.figures import score_name
 from ..support.files import new_file
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _frontier(figure: Figure, points: Sequence[Point], knee: Point, ink: str) ->
             xytext=(0, 9), textcoords="offset points", ha="center", fontsize="small",
         )  # fmt: skip
     right.set_title("labels: multiply-adds kept", fontsize="small")
-    left.set_ylabel("top-1, %" if "top1" in points[0].figures else "variance kept, %")
+    left.set_ylabel(score_name(points[0].figures))
 
 
 def draw_comparison(

@@ -15,12 +15,12 @@ from ..forms import FORMS
 from ..network.observe import Observation
 from ..planning import Survey
 from ..plans import Plan
-from ..support.figures import FIGURES, quantity
+from ..support.figures import FIGURES, quantity, score, score_name
 from ..support.files import new_file
 from ..support.plain import nameless
 from . import pictures
 from .differences import Case
-from .frontier import Point, knee, score
+from .frontier import Point, knee
 
 Rows = Mapping[str, Mapping[str, float | None]]
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -109,11 +109,10 @@ def report_on_frontier(
          f"{point.score:.2f}", quantity(point.macs_kept * survey.dense.macs), f"{point.ms:.2f}"]
         for point in points
     ]  # fmt: skip
-    what = "top-1 %" if "top1" in first.figures else "variance kept %"
     return Report(
         name=nameless(name),
         headline=f"At the knee: {headline(rows, {'target': best.target})}",
-        table=Table(["", what, "MACs", "ms / image"], cells),
+        table=Table(["", score_name(first.figures), "MACs", "ms / image"], cells),
         remark=f"Times were measured on {best.target}; no training.",
         layers=layers_of([best.plan] if best.plan else [], survey.seen),
         charts=[Chart("Frontier", "Quality against cost; the ring marks the knee.",
@@ -134,6 +133,8 @@ def headline(rows: Rows, where: Mapping[str, object]) -> str:
     if None not in (before.get("top1"), after.get("top1")):
         lost = round(before["top1"] - after["top1"], 2)
         cost = f"{lost:.2f} points lost" if lost > 0 else "no accuracy lost"
+    elif None not in (before.get("own"), after.get("own")):
+        cost = f"own measure {before['own']:.4g} -> {after['own']:.4g}"
     elif after.get("r2") is not None:
         cost = f"{score(after):.2f} % of the output's variance kept"
     else:

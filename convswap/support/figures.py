@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 
 def quantity(count: float) -> str:
@@ -14,6 +14,7 @@ def quantity(count: float) -> str:
 
 
 FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "own": ("own measure", lambda v: f"{v:.4g}"),
     "top1": ("top-1 %", lambda v: f"{v:.2f}"),
     "top5": ("top-5 %", lambda v: f"{v:.2f}"),
     "r2": ("R2", lambda v: f"{v:.4f}"),
@@ -32,3 +33,20 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "images": ("images", lambda v: f"{v:,}"),
 }
 """Name of a figure -> its column, and how a value of it is written, in the order of columns."""
+
+
+def score(figures: Mapping[str, float]) -> float:
+    """Quality as one number, more is better: the user's own, else top-1 accuracy or the share of
+    variance kept, in percent."""
+    for key in ("own", "top1"):
+        if key in figures:
+            return figures[key]
+    return 100 * figures["r2"]
+
+
+def score_name(figures: Mapping[str, float]) -> str:
+    """What `score` is of some figures."""
+    for key in ("own", "top1"):
+        if key in figures:
+            return FIGURES[key][0]
+    return "variance kept %"

@@ -122,10 +122,49 @@ def test_what_the_network_puts_out_is_told_over_a_plan(here):
     assert done.document["plan"]["output"] == "values"
 
 
+JUDGES = """
+def constant(network):
+    return 3
+
+def count(network):
+    return -sum(p.numel() for p in network.parameters())
+
+def nothing(network):
+    return float("nan")
+
+def broken(network):
+    raise RuntimeError("cannot judge")
+"""
+
+
+def test_a_function_of_the_users_own_judges(here):
+    Path("judges.py").write_text(JUDGES)
+    done = succeed("convert", *USER, "--data", "data", "--input-size", "3,16,16",
+                   "--max-drop", "0", "--judge", "judges.py:constant", "--out", "o")  # fmt: skip
+    assert "quality 3.00 -> 3.00 on judges.py:constant" in done.out
+
+
+@pytest.mark.parametrize(("judge", "words"), [
+    ("judges.py:nothing", "returned nan"),
+    ("judges.py:broken", "judges.py:broken failed: RuntimeError: cannot judge"),
+    ("judges.py:missing", "has no 'missing'"),
+    ("missing.py:constant", "no such file"),
+    ("data", "takes file.py:function"),
+    ("json:loads", "takes file.py:function"),
+    ("judges.py:constant --val data", "one of --val and --judge"),
+])  # fmt: skip
+def test_a_judge_that_cannot_judge_is_one_line(judge, words, here):
+    Path("judges.py").write_text(JUDGES)
+    line = fail("convert", *USER, *"--data data --max-drop 1 --out o --judge".split(),
+                *judge.split())  # fmt: skip
+    assert words in line
+
+
 @pytest.mark.parametrize(("options", "goal"), [
     ({"macs": 0.5}, Budget(macs=0.5)),
     ({"macs": 0.5, "latency": 1.0}, Budget(macs=0.5, latency=1.0)),
     ({"max_drop": 1.0, "val": "data"}, Drop(1.0, "data")),
+    ({"max_drop": 1.0, "judge": "m.py:f"}, Drop(1.0, "m.py:f")),
 ])  # fmt: skip
 def test_a_goal_is_one_value(options, goal):
     assert GoalOptions(**options).goal == goal

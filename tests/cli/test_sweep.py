@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from outer import names, succeed
 
 
@@ -21,3 +24,15 @@ def test_sweep_plans_for_the_output_that_is_told(here):
     assert dense["plan"] is None
     assert {point["plan"]["output"] for point in points} == {"values"}
     assert "kl" not in points[0]["figures"]
+
+
+def test_sweep_is_judged_by_a_function_of_the_users_own(here):
+    Path("judges.py").write_text(
+        "def few(network):\n    return -sum(p.numel() for p in network.parameters())\n"
+    )
+    done = succeed("sweep", "model.py:build", "--data", "data", "--judge", "judges.py:few",
+                   "--points", "2", "--least", "0.5", "--out", "frontier")  # fmt: skip
+    assert "own measure" in done.out
+    dense, *points = json.loads(Path("frontier/frontier.json").read_text())
+    assert all(point["score"] > dense["score"] for point in points)
+    assert "own measure" in Path("frontier/report.html").read_text()
