@@ -59,14 +59,9 @@ def source_for(
     """What to read for a SRC argument; images are made up for a network if it says so."""
     with console.progress(run.quiet) as progress:
         return real_or_made_up(
-            data,
-            network,
-            preprocess,
-            user_cache("synthetic"),
-            seed=run.seed,
-            progress=progress,
+            data, network, preprocess, user_cache("synthetic"), seed=run.seed, progress=progress,
             note=note,
-        )
+        )  # fmt: skip
 
 
 def judges(judge: str | None, val: str | None, data: str) -> str:

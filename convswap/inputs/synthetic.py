@@ -25,7 +25,7 @@ from ..support.progress import Note, Progress, silent, unheard
 from ..support.tensors import digests
 
 SYNTHETIC = "synthetic"  # as a source
-IMAGES = 256  # at most: each takes as long as some 180 forward passes
+IMAGES = 256  # each takes as long as some 180 forward passes
 AT_ONCE = 64  # whose statistics are those of a batch
 STEPS = 60
 RATE = 0.1
@@ -87,7 +87,7 @@ def made_up(
     Raises:
         DataError: the network has no batch norms that keep statistics, or does not read images.
     """
-    model = deep_copy(unwrapped(model)).eval().requires_grad_(False)
+    model = deep_copy(unwrapped(model)).eval().float().requires_grad_(False)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_var is not None]
     if not norms or len(preprocess.input_size) != 3:
         raise DataError(

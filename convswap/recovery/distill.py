@@ -28,6 +28,7 @@ from .losses import Loss, Task, compared
 from .passes import steps
 from .rates import passes_for, rate_for
 from .signals import collected
+from .soap import Soap
 from .training import Training, fresh
 from .trials import Trials
 
@@ -121,7 +122,9 @@ def distill(
         task = Task(student, teacher, values, kind, reference.scale, labels=labels, loss=loss)
 
         settings = (epochs, minutes, lr, labels, kind, seed)
-        job = digest(__version__, task.state_dict(), seen, len(batches), first, settings)
+        job = digest(
+            __version__, Soap.__name__, task.state_dict(), seen, len(batches), first, settings
+        )
         kept = Checkpoint(checkpoint if ranks.leads() else None, job, tell)
         state = ranks.agreed(kept.read())
         task = ranks.together(task)

@@ -2,7 +2,8 @@
 arXiv:2409.11321, algorithm 3).
 
 The layers of one form are badly conditioned against each other, which Adam, that sees each weight
-by itself, does not mend: it wants twice the steps.
+by itself, does not mend: where 0.2 of ResNet-20's multiply-adds are left, one pass of SOAP came
+closer to the original than two of AdamW, with the same loss and rate.
 """
 
 from __future__ import annotations
