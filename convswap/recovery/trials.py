@@ -18,7 +18,8 @@ from .passes import steps
 from .training import Training, fresh
 
 STEPS = 8
-THROWN = 1.5  # times as far from the original as at the start is too far
+THROWN = 1.5  # times as far from the original as at the start is too far for a short run
+MADE_UP = 100  # steps that make up for once the start's distance more
 SLOWER = 2  # times, for the next try
 TRIES = 4
 
@@ -37,12 +38,12 @@ class Trials:
     read: Callable[[object], Batch]
     seed: int
 
-    def rate(self, lr: float, distance: Judge) -> float:
-        """A learning rate that does not throw the student far back, for a short run may not be
-        able to make up for that: at most `lr`, and a sixteenth of it at least."""
+    def rate(self, lr: float, steps: int, distance: Judge) -> float:
+        """A learning rate that does not throw the student further back than so many steps can make
+        up for: at most `lr`, and a sixteenth of it at least."""
         for _ in range(TRIES):
             start, reached, _ = self._tried(lr, distance)
-            if ranks.agreed(reached <= THROWN * start):
+            if ranks.agreed(reached <= (THROWN + steps / MADE_UP) * start):
                 break
             lr /= SLOWER
         return lr
