@@ -23,6 +23,7 @@ from convswap import (
 )
 from convswap.network.calls import read_batches
 from convswap.network.outputs import Reference
+from convswap.recovery.trials import Trials
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +297,13 @@ def test_a_rate_that_throws_the_network_back_is_lowered_unless_asked_for(
     distill(pair[1], pair[0], batches[:4], 4, lr=asked, judged=history.extend)
     highest = max(judgement.lr for judgement in history)
     assert any(highest == pytest.approx(rate, rel=0.05) for rate in used)
+
+
+@pytest.mark.parametrize(("steps", "used"), [(50, 1 / 16), (400, 1.0)], ids=["short", "long"])
+def test_a_longer_run_may_be_thrown_back_further(steps, used, monkeypatch):
+    monkeypatch.setattr(Trials, "_tried", lambda self, lr, judge: (1.0, 3.0, 0.0))
+    trials = Trials(nn.Identity(), nn.Identity(), [], lambda batch: batch, 0)
+    assert trials.rate(1.0, steps, lambda network: 0.0) == used
 
 
 def test_what_is_tried_beforehand_is_undone(pair, batches):

@@ -102,6 +102,10 @@ def test_they_are_made_once_for_a_network_and_a_seed(network, tmp_path, monkeypa
     assert not first.exists()  # the oldest goes
 
 
+def test_they_are_made_for_a_network_of_half_precision_too(network):
+    assert made_up(network.half(), RAW, 4).shape == (4, *RAW.input_size)
+
+
 def test_real_images_are_left_to_be_read(network, tmp_path):
     assert real_or_made_up("photos/", network, RAW, tmp_path) == "photos/"
     assert real_or_made_up(None, network, RAW, tmp_path) is None
