@@ -39,7 +39,7 @@ class Soap(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> None:
-        """Make a step; the first only looks at the gradients."""
+        """Make a step; the first is Adam's: in the basis of one gradient most of it is zero."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -69,11 +69,18 @@ class Soap(torch.optim.Optimizer):
         state["mean"].lerp_(gradient, 1 - first)
         state["squares"].lerp_(_rotated(gradient, state["bases"]).square(), 1 - second)
         if state["step"] == 1:
-            return
-        mean = _rotated(state["mean"], state["bases"]) / (1 - first ** state["step"])
-        size = (state["squares"] / (1 - second ** state["step"])).sqrt() + group["eps"]
-        change = _rotated(mean / size, [b if b is None else b.T for b in state["bases"]])
+            change = gradient / (gradient.abs() + group["eps"])
+        else:
+            change = _change(state, group)
         parameter.add_(change.view_as(parameter).to(parameter.dtype), alpha=-group["lr"])
+
+
+def _change(state: dict, group: dict) -> Tensor:
+    """Adam's step in the bases of a weight, seen from outside."""
+    first, second = group["betas"]
+    mean = _rotated(state["mean"], state["bases"]) / (1 - first ** state["step"])
+    size = (state["squares"] / (1 - second ** state["step"])).sqrt() + group["eps"]
+    return _rotated(mean / size, [b if b is None else b.T for b in state["bases"]])
 
 
 def _outer(matrix: Tensor) -> Tensor:
