@@ -11,13 +11,14 @@ from ..errors import ConvswapError, problems
 from ..plans import Budget
 from ..recipe import recipe
 from . import console
+from . import goal_options as g
 from . import options as o
 
 
 def save(
     path: Path | None,
     model: str,
-    wanted: o.GoalOptions,
+    wanted: g.GoalOptions,
     network: o.Network,
     images: o.Fitting,
     layers: o.Layers,

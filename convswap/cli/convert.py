@@ -12,6 +12,7 @@ import convswap
 from ..plans import Drop
 from ..support.files import check_new
 from . import console
+from . import goal_options as g
 from . import options as o
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def convert(
     /,
     *,
     out: o.Folder,
-    wanted: o.GoalOptions = o.GoalOptions(),
+    wanted: g.GoalOptions = g.GoalOptions(),
     network: o.Network = o.Network(),
     images: o.Fitting = o.Fitting(),
     layers: o.Layers = o.Layers(),

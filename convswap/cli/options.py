@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token, validators
-from pydantic import ValidationError
 
 from .. import plans
-from ..errors import ConvswapError, problems
-from ..inputs.user_code import is_function_name
-from ..plans import Budget, Drop, Goal, Plan
+from ..errors import ConvswapError
+from ..plans import Goal, Plan
 from ..support.files import user_cache
 from ..support.plain import read_yaml
 
@@ -55,23 +52,6 @@ Data = Annotated[
         ".npy or .npz file of many, or a folder of .npy files; or `synthetic`, made up",
     ),
 ]
-_JUDGES = "images to judge by: labelled, or closeness to the original"
-
-
-def _of_a_file(kind: object, name: str | None) -> None:
-    if name is not None and not is_function_name(name):
-        raise ValueError(f"takes file.py:function, not {name!r}")
-
-
-Judge = Annotated[
-    str | None,
-    Parameter(
-        validator=_of_a_file,
-        metavar="file.py:function",
-        help="in place of --val: your own `function(network)`; the more it returns the better",
-    ),
-]
-Judges = Annotated[str | None, Parameter(name="--val", metavar="SRC", help=_JUDGES)]
 InputSize = Annotated[
     tuple[int, int, int] | None,
     _numbers(int, 3),
@@ -235,68 +215,6 @@ class RuntimeFile:
     def onnx(self) -> dict[str, Any]:
         """As the writers of ONNX take it."""
         return {"batch": self.batch, "free_size": self.free_size, "opset": self.opset}
-
-
-@Parameter(name="*", group="Goal")
-@dataclass(frozen=True, kw_only=True)
-class BudgetOptions:
-    """Fractions to keep; of time, where it is measured."""
-
-    macs: float | None = None
-    """fraction of the multiply-adds to keep, 0..1"""
-    params: float | None = None
-    """fraction of the parameters to keep, 0..1"""
-    latency: float | None = None
-    """fraction of the time on --target to keep, 0..1; measured"""
-    timing: Timing = Timing()
-
-    @property
-    def goal(self) -> Goal:
-        """The budget these options spell.
-
-        Raises:
-            ConvswapError: none is given, or one is out of range.
-        """
-        try:
-            budget = Budget(macs=self.macs, params=self.params, latency=self.latency)
-        except ValidationError as error:
-            raise ConvswapError(f"budget out of range: {problems(error)}") from None
-        if budget == Budget():
-            raise ConvswapError(
-                "no budget given", do="say --macs 0.5, --params 0.5, --latency 0.5, or --plan FILE"
-            )
-        return budget
-
-
-@dataclass(frozen=True, kw_only=True)
-class GoalOptions(BudgetOptions):
-    """One of three: fractions to keep, the most quality to lose, a plan."""
-
-    max_drop: float | None = None
-    """in place of a budget: most points to lose on --val, or of what --judge returns"""
-    val: Judges = None
-    judge: Judge = None
-    plan: Path | None = None
-    """a plan file, in place of a budget"""
-
-    @property
-    def goal(self) -> Goal:
-        """The one goal these options spell.
-
-        Raises:
-            ConvswapError, PlanError: none or more than one is given, or one cannot be.
-        """
-        given = [judge for judge in (self.val, self.judge) if judge is not None]
-        if len(given) != (self.max_drop is not None):
-            raise ConvswapError("--max-drop and one of --val and --judge go together")
-        budget = any(value is not None for value in (self.macs, self.params, self.latency))
-        if budget + (self.max_drop is not None) + (self.plan is not None) > 1:
-            raise ConvswapError(
-                "give one of a budget (--macs, --params, --latency), --max-drop and --plan"
-            )
-        if self.plan is not None:
-            return Plan.load(self.plan)
-        return super().goal if self.max_drop is None else Drop(self.max_drop, *given)
 
 
 @Parameter(name="*", group="Run")

@@ -10,6 +10,7 @@ import convswap
 
 from ..support.files import check_new
 from . import console
+from . import goal_options as g
 from . import options as o
 
 EXAMPLE = "convswap plan timm:resnet18 --data photos/ --macs 0.5 --out plan.json"
@@ -20,7 +21,7 @@ def plan(
     /,
     *,
     out: Annotated[str, Parameter(help="plan file to write")],
-    wanted: o.BudgetOptions = o.BudgetOptions(),
+    wanted: g.BudgetOptions = g.BudgetOptions(),
     network: o.Network = o.Network(),
     images: o.Fitting = o.Fitting(),
     layers: o.Layers = o.Layers(),

@@ -13,6 +13,7 @@ import convswap
 from .. import plans
 from ..support.files import check_new
 from . import console
+from . import goal_options as g
 from . import options as o
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def sweep(
     *,
     data: o.Data,
     out: Annotated[str, Parameter(help="folder to write")],
-    val: o.Judges = None,
-    judge: o.Judge = None,
+    val: g.Judges = None,
+    judge: g.Judge = None,
     points: Points = 8,
     least: Least = 0.15,
     target: Annotated[plans.TargetName, Parameter(help="what runs the networks")] = "eager",

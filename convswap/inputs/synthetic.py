@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import DataError
 from ..network.calls import Batch
 from ..network.copies import deep_copy, unwrapped
-from ..network.layout import laid_out, lay_out_, run_with_channels_last
+from ..network.layout import lay_out_, run_with_channels_last
 from ..record import Preprocess
 from ..support.files import new_file
 from ..support.progress import Note, Progress, silent, unheard
@@ -95,6 +95,8 @@ def made_up(
             + ("it does not read images" if norms else "it has no batch norms that remember any"),
             do="give real ones (--data), or none (--fit weight)",
         )
+    example = torch.zeros(2, *preprocess.input_size, device=next(model.parameters()).device)
+    lay_out_(model, last=run_with_channels_last([model], Batch((example,))))
     parts = -(-count // AT_ONCE)
     images = []
     for part in range(parts):
@@ -126,11 +128,7 @@ def _batch(
     low, high = -mean / std, (1 - mean) / std
     random = torch.Generator().manual_seed(seed)
     images = torch.randn(size, *preprocess.input_size, generator=random).to(device)
-    images = images.clamp(low, high)
-    if run_with_channels_last([model], Batch((images[:2],))):
-        lay_out_(model, last=True)
-        images = laid_out(Batch((images,))).args[0]
-    images.requires_grad_()
+    images = images.clamp(low, high).requires_grad_()
     optimizer = torch.optim.Adam([images], RATE, betas=(0.5, 0.9))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for step in range(STEPS):

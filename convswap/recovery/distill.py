@@ -132,14 +132,14 @@ def distill(
         if state:
             lr, length = state["lr"], state["steps"]
         else:
-            usual = rate_for(reference.distance(student))
+            usual = lr or rate_for(reference.distance(student))
             if minutes:
-                length = trials.steps_within(minutes, lr or usual, judge, JUDGEMENTS)
+                length = trials.steps_within(minutes, usual, judge, JUDGEMENTS)
             else:
                 images = len(batches) * len(first[0]) * ranks.place()[1]
                 length = max(1, round((epochs or passes_for(images)) * len(batches)))
-            if lr is None:
-                lr = usual if loss else trials.rate(usual, length, reference.distance)
+            given = lr or loss
+            lr = usual if given else trials.rate(usual, length, reference.distance)
         training = Training(task, student, judge, lr, length)
         if state:
             training.go_on_from(state)

@@ -9,7 +9,8 @@ import pytest
 from outer import SIZE, USER, WIDE, fail, names, succeed, tree, write_plan
 
 from convswap import Budget, Plan, load, open_model, record_of
-from convswap.cli.options import Fitting, GoalOptions
+from convswap.cli.goal_options import GoalOptions
+from convswap.cli.options import Fitting
 from convswap.plans import Drop
 from convswap.support.plain import read_yaml
 
