@@ -23,6 +23,7 @@ from convswap import (
 )
 from convswap.network.calls import read_batches
 from convswap.network.outputs import Reference
+from convswap.recovery.training import Training
 from convswap.recovery.trials import Trials
 
 
@@ -297,6 +298,20 @@ def test_a_rate_that_throws_the_network_back_is_lowered_unless_asked_for(
     distill(pair[1], pair[0], batches[:4], 4, lr=asked, judged=history.extend)
     highest = max(judgement.lr for judgement in history)
     assert any(highest == pytest.approx(rate, rel=0.05) for rate in used)
+
+
+@pytest.mark.parametrize(
+    ("noise", "kept"), [(0.5, [1.0, 0.4, 0.6, 0.6, 0.6]), (0.0, [1.0, 0.4, 0.4, 0.4, 0.4])],
+    ids=["few images", "own judge"],
+)  # fmt: skip
+def test_a_later_state_is_kept_unless_it_lost_half_of_the_gain(noise, kept):
+    verdicts = iter([1.0, 0.5, 0.4, 0.6, 0.65, 0.8, float("nan"), 1.5, 1.2])
+    training = Training(nn.Identity(), nn.Linear(1, 1), lambda network: next(verdicts), 0.1, 4,
+                        noise)  # fmt: skip
+    for _ in range(4):
+        training.have_judged(0)
+    assert [judgement.best for judgement in training.history] == kept
+    assert training.least == 0.4
 
 
 @pytest.mark.parametrize(("steps", "used"), [(50, 1 / 16), (400, 1.0)], ids=["short", "long"])

@@ -29,7 +29,7 @@ from .passes import steps
 from .rates import passes_for, rate_for
 from .signals import collected
 from .soap import Soap
-from .training import Training, fresh
+from .training import NOISE, Training, fresh
 from .trials import Trials
 
 JUDGES = 4  # batches to judge by, where none are given
@@ -59,8 +59,8 @@ def distill(
     """A copy of a converted network, trained to put out what the original does.
 
     Labels are not needed. Images are mirrored and mixed, the original answers for what comes of
-    it. The state that comes closest to the original on `judges` is kept, be it the first, so
-    that there the result is never further away than the start. Started by `torchrun`, each
+    it. The last state with at least half of the largest gain on `judges` is kept, be it the first,
+    so that there the result is never further away than the start. Started by `torchrun`, each
     process trains on the batches it is given, and all end with the same network.
 
     Args:
@@ -74,7 +74,8 @@ def distill(
         labels: use the labels in the batches beside the teacher.
         loss: your own `loss(output, teacher_output, labels)`, in place of the distance between
             the two; images are then mirrored and mixed no longer.
-        judge: your own `judge(network)`, in place of the distance to the original; less is better.
+        judge: your own `judge(network)`, in place of the distance to the original; less is better,
+            and the state with the least is kept.
         judges: batches to judge by, better not among those trained on; default: the first few
             of `batches`.
         call: how a batch is passed, as for `plan`.
@@ -116,6 +117,7 @@ def distill(
         said = None if pick else output
         kind = said or planned_output(student) or output_kind(teacher, seen)
         reference = Reference(teacher, seen, kind)
+        noise = 0.0 if judge else NOISE
         judge = judge or (with_labels(reference, seen) if labels else reference.distance)
         sites = [choice.site for plan in record_of(student).plans[-1:] for choice in plan.choices]
         values = compared(student, teacher, sites, seen[0])
@@ -140,7 +142,7 @@ def distill(
                 length = max(1, round((epochs or passes_for(images)) * len(batches)))
             given = lr or loss
             lr = usual if given else trials.rate(usual, length, reference.distance)
-        training = Training(task, student, judge, lr, length)
+        training = Training(task, student, judge, lr, length, noise)
         if state:
             training.go_on_from(state)
     try:

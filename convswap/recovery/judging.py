@@ -28,7 +28,7 @@ class Judgement:
         step, steps: how many were made, and how many are to be.
         trained: the judge's verdict on the network as trained so far.
         averaged: on the moving average of its weights.
-        best: the least so far, the start's among them.
+        best: on what is kept so far, be it the start.
         loss, output, within: what was trained on and its two parts, mean since the last judgement.
         lr: learning rate.
         images_per_second: of training, by all processes together.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import asdict
 from typing import Any
@@ -20,6 +21,7 @@ from .rates import optimizer_for, schedule_for
 
 DECAY = 0.98  # of the moving average of the weights
 CLIP = 1.0  # the largest norm of a step's gradients
+NOISE = 0.5  # share of the largest gain that a later state may lack, where few images judge
 
 
 class Training:
@@ -29,17 +31,26 @@ class Training:
     Args:
         task: gives the errors on a batch.
         steps: how many there will be.
+        noise: share of the largest gain that a later state may lack and still be kept.
 
     Attributes:
         step: how many were made.
         start: the judge's verdict before the first.
-        best, least: the weights that came closest so far, and how close.
+        best, least: the weights to keep so far, and the least verdict on any.
         history: of all judgements.
     """
 
-    def __init__(self, task: nn.Module, student: nn.Module, judge: Judge, lr: float, steps: int):
+    def __init__(
+        self,
+        task: nn.Module,
+        student: nn.Module,
+        judge: Judge,
+        lr: float,
+        steps: int,
+        noise: float = NOISE,
+    ):
         self.task, self.student, self.judge = task, student, judge
-        self.lr, self.steps = lr, steps
+        self.lr, self.steps, self.noise = lr, steps, noise
         self.start = self.least = judge(student)
         self.optimizer = optimizer_for(self.student, lr)
         self.schedule = schedule_for(self.optimizer, steps)
@@ -74,16 +85,21 @@ class Training:
         return True
 
     def have_judged(self, seed: int) -> None:
-        """Have the weights judged, and their moving average; keep what is closer than ever."""
-        means, verdicts = self._meter.means(), {}
-        for name, network in (("trained", self.student), ("averaged", self.average.module)):
+        """Have the weights judged, and their moving average; keep the closer of them if it is
+        closer than ever, or nearly so: few judges are noisy, and who has seen more knows more."""
+        means, verdicts, kept = self._meter.means(), {}, self.history[-1].best
+        networks = {"trained": self.student, "averaged": self.average.module}
+        for name, network in networks.items():
             with seeded(seed):
                 verdicts[name] = self.judge(fresh(network))
-            if verdicts[name] < self.least:
-                self.least, self.best = verdicts[name], copy.deepcopy(network.state_dict())
+        name = min(verdicts, key=lambda name: (math.isnan(verdicts[name]), verdicts[name]))
+        self.least = min(self.least, verdicts[name])
+        most = self.start - self.least
+        if verdicts[name] < self.start and self.start - verdicts[name] >= (1 - self.noise) * most:
+            kept, self.best = verdicts[name], copy.deepcopy(networks[name].state_dict())
         lr = self.schedule._get_lr(self.step)[0]
         self.history.append(
-            Judgement(step=self.step, steps=self.steps, best=self.least, lr=lr, **verdicts, **means)
+            Judgement(step=self.step, steps=self.steps, best=kept, lr=lr, **verdicts, **means)
         )
         self._meter = _Meter()
 
