@@ -18,7 +18,7 @@ from ..inputs.calibration import calibration_batches
 from ..inputs.images import open_images
 from ..inputs.networks import open_model, open_teacher
 from ..inputs.preprocess import settle_preprocess
-from ..inputs.synthetic import SYNTHETIC, real_or_made_up
+from ..inputs.synthetic import real_or_made_up
 from ..inputs.user_code import failed, is_function_name, open_function
 from ..plans import Budget, Goal, Kind
 from ..record import Preprocess, record_of
@@ -68,9 +68,8 @@ def judges(judge: str | None, val: str | None, data: str) -> str:
     """What to judge by: a function, the images for it, else those that layers are fitted to."""
     if judge and val:
         raise ConvswapError("give one of --judge and --val")
-    if data == SYNTHETIC and not (judge or val):
-        raise ConvswapError("images that are made up judge nothing", do="give real ones (--val)")
-    return judge or val or data
+    evaluation.check_judges(by := judge or val or data)
+    return by
 
 
 def settle(

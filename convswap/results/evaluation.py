@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from ..inputs.images import Batches, Images, open_images
+from ..inputs.synthetic import SYNTHETIC
 from ..network.calls import read_batch, read_batches
 from ..network.match import Match, find_match, tensors
 from ..network.outputs import kl, output_kind
@@ -28,6 +29,7 @@ def open_judges(model: nn.Module, source: str, note: Note = unheard) -> Images:
         note: told if there are fewer classes of images than the network has, what else was
             decided about the source, and about images that were left out.
     """
+    check_judges(source)
     images = open_images(source, record_of(model).preprocess, held_out=True, note=note)
     folders, classes = len(images.classes or ()), getattr(model, "num_classes", None)
     if isinstance(classes, int) and 0 < folders < classes:
@@ -35,6 +37,12 @@ def open_judges(model: nn.Module, source: str, note: Note = unheard) -> Images:
             f"{source} has {folders} classes, the network {classes}: taken for its first {folders}"
         )
     return images
+
+
+def check_judges(source: str) -> None:
+    """Raise `DataError` if a source says nothing of a network's quality."""
+    if source == SYNTHETIC:
+        raise DataError("images that are made up judge nothing", do="give real ones")
 
 
 def quality(

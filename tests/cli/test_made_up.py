@@ -35,6 +35,11 @@ def test_a_recipe_does_without_images_but_for_those_that_judge(here, small):
     succeed("run", "r.yaml", "--model", "model.py:build", "--out", "o")
 
 
+def test_what_is_made_up_does_not_tell_how_good_a_network_is(shared):
+    said = fail("evaluate", "art", "--model", "model.py:build", "--data", "synthetic")
+    assert "judge nothing - give real ones" in said
+
+
 def test_what_is_made_up_judges_nothing(here):
     said = fail("sweep", "model.py:build", "--data", "synthetic", "--out", "o")
     assert "give real ones" in said
