@@ -186,12 +186,17 @@ def test_probe_is_the_same_for_the_same_seed():
 # images to judge by
 
 
-@pytest.mark.parametrize(("sizes", "held"), [
-    ([64] * 16, [64, 64]), ([64, 64, 1], [64, 1]), ([6, 6, 6], [6]), ([1] * 8, [1, 1]),
-    ([5], [5]), ([64] * 3 + [8, 9], [8, 9, 64]), ([64] * 8, [64]),
+@pytest.mark.parametrize(("sizes", "rest", "held"), [
+    ([64] * 16, [64] * 14, [64, 64]),  # an eighth
+    ([64, 64, 64, 64, 1], [64] * 3 + [33], [31, 1]),
+    ([64], [48], [16]),  # of few as many as tell something
+    ([6, 6, 6], [6, 3], [3, 6]),  # but not more than half
+    ([1] * 8, [1] * 4, [1] * 4),
+    ([3], [1], [2]), ([2], [], [2]), ([1], [], [1]),  # and two, if there are as many
 ])  # fmt: skip
-def test_an_eighth_of_the_images_and_at_least_two_are_held_back(sizes, held):
-    batches = [torch.zeros(size, 3) for size in sizes]
-    found = held_back(batches)
-    assert sorted(map(len, found)) == sorted(held)
-    assert all(a is b for a, b in zip(found, batches[-len(found) :], strict=True))
+def test_an_eighth_of_the_images_is_held_back_and_of_few_some_more(sizes, rest, held):
+    every = torch.arange(float(sum(sizes))).unsqueeze(1)
+    found = held_back([Batch((part,)) for part in every.split(sizes)])
+    assert [[len(batch) for batch in some] for some in found] == [rest, held]
+    parts = [batch.args[0] for some in found for batch in some]
+    assert torch.equal(torch.cat(parts), every)

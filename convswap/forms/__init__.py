@@ -44,6 +44,8 @@ class Form(Protocol):
         GROWS: whether what refinement takes off the logarithm of the damage grows in proportion
             to the rank, or is much the same for all ranks.
         LEAST_LEFT: of the error of a start, what refinement leaves at least.
+        TRIAL_OUTPUTS: how many output channels tell what refinement gains on all, where each is
+            a problem of its own; None where they are one.
     """
 
     TRIAL_STEPS: int

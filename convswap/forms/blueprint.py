@@ -18,6 +18,7 @@ from .least_squares import Fitted, LeastSquares
 TRIAL_STEPS = 10
 GROWS = False
 LEAST_LEFT = 0.6
+TRIAL_OUTPUTS = 64
 CHUNK = 64  # output channels solved at once: [chunk, in, in] systems
 
 

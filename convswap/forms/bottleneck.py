@@ -23,6 +23,7 @@ from .least_squares import Fitted, LeastSquares
 TRIAL_STEPS = 20
 GROWS = True
 LEAST_LEFT = 0.1
+TRIAL_OUTPUTS = None
 RIDGE = 3e-3  # as a fraction of the mean input power; 1e-4 lets norms grow to 10-16 times
 MOST_NORM = 2.75  # squared norms of all terms, over the kernel's; beyond it the ridge grows
 

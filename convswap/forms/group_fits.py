@@ -37,6 +37,14 @@ class GroupFits:
         found = [FORMS[form].start_errors(p, self.kernel, ranks) for p in self.problems]
         return [list(lefts) for lefts in zip(*found, strict=True)]
 
+    def thinned(self, outputs: int) -> tuple[GroupFits, Tensor]:
+        """The fits of about as many output channels, evenly spread, and which of all they are."""
+        groups, out = len(self.problems), self.kernel.out_channels
+        kept = torch.arange(0, out, max(groups * out // outputs, 1))
+        problems = [LeastSquares(p.target[kept], p.moment) for p in self.problems]
+        kernel = Kernel(len(kept), *self.kernel[1:])
+        return GroupFits(problems, kernel), (torch.arange(groups)[:, None] * out + kept).flatten()
+
     def spell(self, form: str, fitted: Sequence[Fitted]) -> Tensor:
         """The dense kernel `[groups, out, D]` that a form's layers amount to."""
         return torch.stack([FORMS[form].spell(mine.weights, self.kernel) for mine in fitted])

@@ -19,6 +19,7 @@ from .least_squares import Fitted, LeastSquares, leading, root
 TRIAL_STEPS = 6
 GROWS = False
 LEAST_LEFT = 0.6
+TRIAL_OUTPUTS = None
 
 
 def applies(kernel: Kernel) -> bool:

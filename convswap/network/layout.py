@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -34,11 +35,40 @@ def run_with_channels_last(networks: Iterable[nn.Module], batch: Batch) -> bool:
     A network that looks at its maps by `view` does not, but for what is the same in both layouts.
     """
     for network in networks:
-        lay_out_(network, last=True)
         try:
-            laid_out(batch).run(network)
+            with _channels_last([network]):
+                laid_out(batch).run(network)
         except RuntimeError:
             return False
-        finally:
-            lay_out_(network, last=False)
     return True
+
+
+@contextmanager
+def in_fastest_layout(
+    networks: Sequence[nn.Module], batches: Sequence[Batch]
+) -> Iterator[Sequence[Batch]]:
+    """The batches, laid out with channels last, as the networks are inside, if they run so: on
+    processors that takes two thirds of the time."""
+    if not run_with_channels_last(networks, batches[0].take(slice(0, 2))):
+        yield batches
+        return
+    with _channels_last(networks):
+        yield [laid_out(batch) for batch in batches]
+
+
+@contextmanager
+def _channels_last(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Kernels lie with channels last inside; afterwards their values are where they were."""
+    places = {p: p.data for network in networks for p in network.parameters()}
+    for network in networks:
+        lay_out_(network, last=True)
+    try:
+        yield
+    finally:
+        for network in networks:
+            lay_out_(network, last=False)
+            for parameter in network.parameters():
+                place = places.get(parameter)
+                if place is not None and place.shape == parameter.shape:
+                    place.copy_(parameter.data)
+                    parameter.data = place

@@ -18,6 +18,7 @@ from ..plans import Kind
 from .calls import Batch
 from .match import tensors
 
+JUDGES = 16  # samples that tell how far two networks are apart, where there are not many
 _PICK = "say what to compare: output=lambda output: output[...]"
 
 
@@ -113,12 +114,21 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def held_back(batches: Sequence[Batch]) -> Sequence[Batch]:
-    """The last batches, with an eighth of all images and at least two: one alone has no spread."""
-    wanted, held = max(2, sum(map(len, batches)) / 8), 1
-    while held < len(batches) and sum(map(len, batches[-held:])) < wanted:
-        held += 1
-    return batches[-held:]
+def held_back(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Batches without their last samples, and those: an eighth of all, and of few as many as
+    `JUDGES` but not more than half; two at least, for one alone has no spread."""
+    samples = sum(map(len, batches))
+    wanted = max(samples // 8, min(JUDGES, samples // 2), 2)
+    rest, held = list(batches), []
+    while rest and wanted > 0:
+        last = rest.pop()
+        first = max(len(last) - wanted, 0)
+        if first:
+            rest.append(last.take(slice(0, first)))
+            last = last.take(slice(first, None))
+        held.insert(0, last)
+        wanted -= len(last)
+    return rest, held
 
 
 class Reference:

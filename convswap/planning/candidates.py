@@ -112,7 +112,7 @@ def find_candidates(
             trials.append(_trial(site, layer, row, fits, gain, moments.mean_x))
         found[site.path] = row
         progress("candidates", len(found), len(sites))
-    reference = Reference(model, held_back(batches), kind)
+    reference = Reference(model, held_back(batches)[1], kind)
     scale = damage_scale(model, trials, reference, progress)
     scaled = {
         path: [replace(c, damage=c.damage * scale) for c in row] for path, row in found.items()
@@ -174,9 +174,14 @@ def site_candidates(site: Site, fits: GroupFits, curvature: Tensor, bias: bool) 
         others = [started[w] for w in started if w[0] != way[0] and share[w] <= share[way]]
         if form.LEAST_LEFT * started[way] >= min(others, default=math.inf):
             return 0.0
-        refined = fits.fit(*way, form.TRIAL_STEPS)
-        left = fits.damage([fitted.left for fitted in refined], curvature)
-        return math.log(left / started[way]) if 0 < left < started[way] else 0.0
+        before = started[way]
+        some, mind = fits, curvature
+        if form.TRIAL_OUTPUTS:
+            some, kept = fits.thinned(form.TRIAL_OUTPUTS)
+            mind = curvature[kept][:, kept]
+            before = some.damage(some.start_errors(way[0], [way[1]])[0], mind)
+        left = some.damage([f.left for f in some.fit(*way, form.TRIAL_STEPS)], mind)
+        return math.log(left / before) if 0 < left < before else 0.0
 
     found = []
     for name in dict.fromkeys(form for form, _ in started):

@@ -25,7 +25,7 @@ from ..support.files import new_file, read_text
 from ..support.tensors import digests
 from .candidates import Candidate, costs_of
 
-METHOD = 1  # raised when something else is predicted: what was kept before is then not used
+METHOD = 2  # raised when something else is predicted: what was kept before is then not used
 FILES = 100  # at most, of up to a few hundred kB
 MOST_BYTES = 1 << 26
 

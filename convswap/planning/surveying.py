@@ -12,6 +12,7 @@ from ..errors import ConversionError, PlanError
 from ..network.bake import baked
 from ..network.calls import Call, read_batches
 from ..network.copies import check_finite, unwrapped
+from ..network.layout import in_fastest_layout
 from ..network.match import Match, Pick
 from ..network.observe import Observation, observe
 from ..network.outputs import output_kind
@@ -196,7 +197,8 @@ def survey(
         progress("candidates kept from before", len(sites), len(sites))
     else:
         kind = kind or output_kind(model, batches)
-        options, cut_off = find_candidates(dense, sites, batches, kind, seed, progress)
+        with in_fastest_layout([dense], batches) as images:
+            options, cut_off = find_candidates(dense, sites, images, kind, seed, progress)
         found = kept.Found(kind, options, cut_off)
         if file:
             kept.write(found, file)

@@ -21,6 +21,7 @@ from .rows import lengths, outputs, patches
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
 RIDGES = (1.0, 1e-1, 1e-2, 1e-3)  # tried for the correction, of the mean variance
 SKETCH = 64  # mixtures of the outputs that stand in for all, while ridges are compared
+ROUNDING = 1e-8  # of a mean squared: variance below it can be what rounding has left
 GRAM_BLOCK = 512  # columns from which a symmetric product is worth splitting
 PATCH_BYTES = 1 << 27  # of unfolded patches at a time
 FIT_COPIES = 10  # of the moments, in double precision, while a layer is fitted
@@ -59,7 +60,8 @@ def gather(
             continue
         site = waiting[stop.path]
         if site.path not in moments:
-            moments[site.path] = Moments(model.get_submodule(site.path), seed, images)
+            layer = model.get_submodule(site.path)
+            moments[site.path] = Moments(layer, seed, images, crossed=changed is not None)
         nothing = [(None, None)] * len(stop.pairs)
         for (x, y), (ours, theirs) in zip(stop.pairs, stop.kept or nothing, strict=True):
             if ours is not None and theirs is not None:
@@ -92,10 +94,11 @@ class Moments:
     Args:
         seed: decides which positions of large maps are sampled.
         images: how many will come; the more, the fewer positions are taken of each.
+        crossed: whether inputs are set against outputs, which only a correction needs.
     """
 
-    def __init__(self, layer: nn.Module, seed: int = 0, images: int = 1):
-        self.layer = layer
+    def __init__(self, layer: nn.Module, seed: int = 0, images: int = 1, crossed: bool = True):
+        self.layer, self._crossed = layer, crossed
         groups, unit = getattr(layer, "groups", 1), unit_of(layer)
         out, depth = unit.out_channels, unit.patch
         self._positions = min(math.ceil(SAMPLES * depth / images), POSITIONS)
@@ -155,7 +158,8 @@ class Moments:
             self._x[half] += rows.sum(1, dtype=torch.float64)
             self._y[half] += wanted.sum(1, dtype=torch.float64)
             _add_gram(self._xx[half], rows)
-            self._yx[half] += wanted.mT @ rows
+            if self._crossed:
+                self._yx[half] += wanted.mT @ rows
         self._images += len(x)
 
     def problems(self, corrected: bool = False) -> list[LeastSquares]:
@@ -185,7 +189,8 @@ class Moments:
         weight = weight.flatten(1).to(moment)
         target = weight
         if corrected:
-            ridge = self._ridge(weight, moment.diagonal().mean(), group)
+            least = ROUNDING * self.mean_x[group].square().mean()
+            ridge = self._ridge(weight, moment.diagonal().mean().clamp_min(least), group)
             if math.isfinite(ridge):
                 target = weight + _ridged(cross - weight @ moment, moment, ridge)
         share = min(max(len(moment) / self.count, SHRINK), 1.0)
@@ -199,7 +204,7 @@ class Moments:
         halves = []
         for half in (0, 1):
             moment, cross = self._centred([half], group)
-            halves.append((moment, _sketch(cross - weight @ moment)))
+            halves.append((moment, _sketch(cross) - _sketch(weight) @ moment))
         best, least = math.inf, 0.0
         for share in RIDGES:
             ridge, change = share * scale.clamp_min(1e-12).item(), 0.0

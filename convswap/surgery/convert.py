@@ -12,6 +12,7 @@ from ..forms.group_fits import GroupFits, joined
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches, stand_in
 from ..network.copies import check_finite, deep_copy, unwrapped
+from ..network.layout import in_fastest_layout
 from ..network.match import Pick
 from ..network.observe import check_planned, observe
 from ..network.outputs import Reference, held_back, output_kind
@@ -65,11 +66,12 @@ def convert(
     if plan.fit == "weight":
         _fit_to_weights(dense, small, plan, seen.replaceable, progress)
     else:
-        _fit_to_images(dense, small, plan, seen.replaceable, batches, progress)
+        with in_fastest_layout([dense, small], batches) as images:
+            _fit_to_images(dense, small, plan, seen.replaceable, images, progress)
     if batches:
-        held = held_back(batches)
+        rest, held = held_back(batches)
         reference = Reference(model, held, plan.output or output_kind(model, batches))
-        settle_batch_norm_(small, batches[: -len(held)], reference)
+        settle_batch_norm_(small, rest, reference)
         plan = _judged(plan, reference.distance(small))
     return remember(small, plans=(*record_of(model).plans, plan))
 
