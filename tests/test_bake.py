@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from helpers import image_batches, relative
 from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from convswap import Budget, convert, count, find_sites, load, plan, save
 from convswap.network.bake import bake, padding_of
@@ -66,6 +66,21 @@ def hooked(norm: Callable, layer: nn.Module) -> nn.Module:
     return norm(layer)
 
 
+def patched(name: str) -> nn.Module:
+    """A layer whose method was replaced on the object, as tools that offload weights do."""
+    layer = nn.Conv2d(6, 8, 3, **CONV)
+    plain = getattr(layer, name)
+    setattr(layer, name, lambda *args: plain(*args))
+    return layer
+
+
+def changed(layer: nn.Module, **settings: object) -> nn.Module:
+    """A layer whose settings were changed after it was built."""
+    for name, value in settings.items():
+        setattr(layer, name, value)
+    return layer
+
+
 CONV = {"stride": 2, "padding": 1}
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "StdConv2d": lambda: StdConv2d(6, 8, 3, **CONV),
@@ -85,6 +100,15 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "1-d": lambda: parametrizations.weight_norm(nn.Conv1d(6, 8, 3, **CONV)),
     "3-d": lambda: parametrizations.weight_norm(nn.Conv3d(6, 8, 3, **CONV)),
     "linear": lambda: Normed(6, 8),
+    "pruned": lambda: prune.l1_unstructured(nn.Conv2d(6, 8, 3, **CONV), "weight", 0.3),
+    "forward put in its place": lambda: patched("forward"),
+    "_conv_forward put in its place": lambda: patched("_conv_forward"),
+    "dilated later": lambda: changed(
+        nn.Conv2d(6, 8, 3, **CONV), stride=(1, 1), dilation=(2, 2), padding=(2, 2)
+    ),
+    "padded later": lambda: changed(nn.Conv2d(6, 8, 3, stride=3), padding=(1, 1)),
+    "settings as numbers": lambda: changed(nn.Conv2d(6, 8, 3), stride=2, padding=1, dilation=1),
+    "1-d, padded later": lambda: changed(nn.Conv1d(6, 8, 3), padding=(1,)),
 }
 OLD = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 
@@ -192,3 +216,19 @@ def test_timms_standardised_convolutions_are_found(name: str):
     sites, _ = find_sites(model, (3, 64, 64))
     share = sum(s.cost.macs for s in sites if not s.reason) / sum(s.cost.macs for s in sites)
     assert share > 0.9
+
+
+@pytest.mark.parametrize("name", ["forward", "_conv_forward"])
+def test_what_was_put_in_place_and_does_something_else_is_left_alone(name: str):
+    """Tiled images, for one: the padding goes round."""
+    layer = nn.Conv2d(6, 8, 3, **CONV)
+
+    def tiling(x: Tensor, *given: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1,) * 4, mode="circular"), layer.weight, layer.bias, stride=2)
+
+    setattr(layer, name, tiling)
+    model, batches = Around(layer).eval(), image_batches((3, 8, 8))
+    [site] = [s for s in find_sites(model, (3, 8, 8))[0] if s.path == "layer"]
+    assert site.reason == "Conv2d computes its output in its own way"
+    small = convert(model, plan(model, batches, Budget(macs=0.9)), batches)
+    assert type(small.layer) is nn.Conv2d

@@ -116,7 +116,8 @@ def become_(dense: nn.Module, row: nn.Module) -> None:
     The object itself changes, so that whoever holds it (its parent, a plain list, another name)
     holds the replacement.
     """
-    for name in ("weight", "bias"):  # subtle: where they are computed they stand in the way
+    # subtle: what is computed, or was put in place on this one object, stands in the way
+    for name in ("weight", "bias", "forward", "_conv_forward"):
         dense.__dict__.pop(name, None)
     dense.__class__ = type(row)
     dense.__dict__ |= vars(row)  # subtle: what the user has attached to the layer stays
@@ -158,10 +159,12 @@ def _geometry(
     return PLAIN[dense.weight.dim() - 2], geometry
 
 
-def _along(spans: tuple[bool, ...], value: tuple[int, ...] | str, neutral: int):
+def _along(spans: tuple[bool, ...], value: tuple[int, ...] | int | str, neutral: int):
     """The dense setting along the axes a layer spans, the neutral one along the others."""
     if isinstance(value, str):  # "same" and "valid" are neutral by themselves for a size of 1
         return value
+    if isinstance(value, int):  # set after the layer was built
+        value = (value,) * len(spans)
     return tuple(v if spanned else neutral for v, spanned in zip(value, spans, strict=True))
 
 

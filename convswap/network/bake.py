@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
@@ -20,6 +21,8 @@ _CALLS = {
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
     "conv_transpose3d",
 }  # fmt: skip
+_FORWARDS = {"forward", "_conv_forward"}
+_SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest output; else 3e-2
 
 
@@ -87,9 +90,11 @@ def is_plain(layer: nn.Module) -> bool:
     """Whether a layer computes what its weight says, and moves over its input as its settings
     say."""
     kind = type(layer)
+    if _FORWARDS & vars(layer).keys():  # put in their place on this one layer
+        return False
     if kind is Conv2dSame:
         return True
-    return any(
+    return _as_built(layer) and any(
         issubclass(kind, plain)
         and kind.forward is plain.forward
         and getattr(kind, "_conv_forward", None) is getattr(plain, "_conv_forward", None)
@@ -97,11 +102,34 @@ def is_plain(layer: nn.Module) -> bool:
     )
 
 
+def _as_built(layer: nn.Module) -> bool:
+    """Whether the settings of a convolution are as its constructor leaves them: many networks
+    change stride, dilation and padding later, to numbers too, and what was derived from them
+    stays behind."""
+    axes = layer.weight.dim() - 2
+    if isinstance(layer, nn.Linear):
+        return True
+    settings = {name: getattr(layer, name) for name in _SETTINGS if hasattr(layer, name)}
+    kinds = TRANSPOSED if is_transposed(layer) else PLAIN
+    if is_transposed(layer):
+        settings["output_padding"] = layer.output_padding
+    try:
+        built = kinds[axes](layer.groups, layer.groups, device="meta", **settings)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    names = (*settings, "_reversed_padding_repeated_twice")
+    return all(getattr(built, name) == getattr(layer, name) for name in names)
+
+
+def _each(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,) * axes
+
+
 def computes_weight(layer: nn.Module) -> bool:
     """Whether a layer makes its weight anew in every pass: in a forward of its own, by
-    parametrisation, or by the hooks of weight and spectral norm."""
+    parametrisation, or by the hooks of weight norm, spectral norm and pruning."""
     hooks = layer._forward_pre_hooks.values()
-    norms = [isinstance(hook, (WeightNorm, SpectralNorm)) for hook in hooks]
+    norms = [isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)) for hook in hooks]
     return hasattr(layer, "parametrizations") or not is_plain(layer) or (any(norms) and all(norms))
 
 
@@ -111,8 +139,8 @@ def _candidates(layer: nn.Module, axes: int, size: Size) -> Iterator[Callable[[b
         yield lambda bias: nn.Linear(layer.in_features, layer.out_features, bias)
         return
     settings = {
-        "kernel_size": layer.kernel_size, "stride": layer.stride, "dilation": layer.dilation,
-        "groups": layer.groups,
+        "kernel_size": layer.weight.shape[2:], "groups": layer.groups,
+        "stride": _each(layer.stride, axes), "dilation": _each(layer.dilation, axes),
     }  # fmt: skip
     if is_transposed(layer):
         settings |= {"padding": layer.padding, "output_padding": layer.output_padding}
@@ -120,8 +148,8 @@ def _candidates(layer: nn.Module, axes: int, size: Size) -> Iterator[Callable[[b
             layer.in_channels, layer.out_channels, bias=bias, **settings
         )
         return
-    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    ends = zip(size.read, size.written, reach, layer.stride, strict=True)
+    reach = [d * (k - 1) for d, k in zip(settings["dilation"], layer.weight.shape[2:], strict=True)]
+    ends = zip(size.read, size.written, reach, settings["stride"], strict=True)
     fitting = tuple(max(0, ((out - 1) * s + far + 1 - n + 1) // 2) for n, out, far, s in ends)
     kinds = [(PLAIN[axes], layer.padding), (PLAIN[axes], fitting)]
     kinds += [(Conv2dSame, 0)] * (axes == 2)
