@@ -205,8 +205,8 @@ def test_a_batch_without_a_tensor_is_refused_in_one_line(batch: object):
 
 
 ODD = {
-    "NaN": (lambda: [X, torch.full_like(X, torch.nan)], "a batch holds NaN or infinite values"),
-    "infinity": (lambda: [(X / 0, LABELS)], "a batch holds NaN or infinite values"),
+    "NaN": (lambda: [X, torch.full_like(X, torch.nan)], "batch . holds NaN or infinite values, first in sample 0"),
+    "infinity": (lambda: [(X / 0, LABELS)], "batch . holds NaN or infinite values, first in sample 0"),
     "too large": (lambda: [1e20 * X, 1e20 * X], "is too large to be squared"),
     "no samples": (lambda: [X[:0]], "needs images"),
     "nothing": (list, "needs images"),

@@ -118,8 +118,8 @@ def dry_run(
     for device in ("meta", "cpu"):
         duplicate = meta_copy(model) if device == "meta" else deep_copy(model).to(device)
         duplicate.eval().requires_grad_(False)
-        placed = example.to(device)
         try:
+            placed = example.to(device)  # subtle: an array cannot be without values
             with preserved(), torch.no_grad():
                 return DryRun(duplicate, placed, look(duplicate, placed))
         except Exception as error:

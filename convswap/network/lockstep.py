@@ -20,6 +20,7 @@ from greenlet import GreenletExit, greenlet
 from torch import Tensor, nn
 
 from ..errors import ConversionError
+from ..support.randomness import Draws
 from .calls import Batch
 from .copies import shared_copy
 from .thread_state import ThreadState
@@ -72,9 +73,9 @@ def walk(
     """
     taps = taps or {}
     with ExitStack() as stack:
-        rows = [[_Run(model, batch, paths, taps, after=True) for batch in batches]]
+        rows = [_runs(model, batches, paths, taps, after=True)]
         if changed is not None:
-            rows.append([_Run(changed, batch, paths, taps, after=False) for batch in batches])
+            rows.append(_runs(changed, batches, paths, taps, after=False))
         stack.callback(_kill, rows)
         while True:
             reached = [[run.advance() for run in row] for row in rows]
@@ -104,6 +105,20 @@ def walk(
             del reached, first
             yield Stop(path, pairs, kept)
             del pairs, kept
+
+
+def _runs(
+    network: nn.Module,
+    batches: Sequence[Batch],
+    paths: Sequence[str],
+    taps: Mapping[str, Tap],
+    after: bool,
+) -> list[_Run]:
+    """A run of every batch. What networks draw at random is the same in all that run it."""
+    return [
+        _Run(network, batch, paths, taps, after, Draws(index))
+        for index, batch in enumerate(batches)
+    ]
 
 
 def _pair(changing: _Halt, original: _Halt) -> tuple[Tensor, Tensor]:
@@ -147,10 +162,11 @@ class _Run(greenlet):
         paths: Sequence[str],
         taps: Mapping[str, Tap],
         after: bool,
+        draws: Draws,
     ):
         super().__init__(self._forward)
         self._network, self._batch = shared_copy(network), batch
-        self._state = replace(ThreadState.taken(), grad=False)
+        self._state, self._draws = replace(ThreadState.taken(), grad=False), draws
         self.kept: dict[str, Tensor] = {}
         self.output: object = None
         for path, tap in taps.items():
@@ -161,7 +177,7 @@ class _Run(greenlet):
     def advance(self) -> _Halt | None:
         """Run to the next stop; None at the end."""
         # subtle: grad mode and the like belong to the thread: every run finds its own again
-        with self._state.active():
+        with self._state.active(), self._draws.active():
             halt = self.switch()
         return None if self.dead else halt
 

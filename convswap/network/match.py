@@ -63,9 +63,12 @@ def find_match(model: nn.Module, batch: Batch) -> Match:
 
 def tensors(output: object) -> list[Tensor]:
     """The floating-point tensors of any tree of outputs, in order: tuples, lists, mappings and
-    dataclasses in one another."""
+    dataclasses in one another. Complex ones count as real ones with two numbers for each."""
     if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
+        if output.is_complex():
+            return [torch.view_as_real(output.resolve_conj())]
+        dense = output if output.layout == torch.strided else output.to_dense()
+        return [dense] if output.is_floating_point() else []
     if isinstance(output, Mapping):
         parts = output.values()
     elif is_dataclass(output) and not isinstance(output, type):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..plans import Kind
+from ..support.randomness import seeded
 from .calls import Batch
 from .match import tensors
 
@@ -132,12 +133,13 @@ def held_back(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
 
 
 class Reference:
-    """A network's outputs on a few batches, to measure others against."""
+    """A network's outputs on a few batches, to measure others against; what networks draw at
+    random is the same in all."""
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, batches: Sequence[Batch], kind: Kind):
         self._batches, self._kind = batches, kind
-        self._outputs = [batch.run(model) for batch in batches]
+        self._outputs = [_run(model, batch) for batch in batches]
         if not all(t.isfinite().all() for output in self._outputs for t in tensors(output)):
             raise ModelError(f"{type(model).__name__} puts out NaN or infinity")
         self.scale = energy(self._outputs) if kind == "values" else []
@@ -146,10 +148,15 @@ class Reference:
     def distance(self, network: nn.Module) -> float:
         """Mean `divergence` of another network's outputs, over images."""
         total = sum(
-            divergence(batch.run(network), output, self._kind, self.scale).item() * len(batch)
+            divergence(_run(network, batch), output, self._kind, self.scale).item() * len(batch)
             for batch, output in zip(self._batches, self._outputs, strict=True)
         )
         return total / sum(map(len, self._batches))
+
+
+def _run(network: nn.Module, batch: Batch) -> object:
+    with seeded(0):
+        return batch.run(network)
 
 
 def probe(output: object, kind: Kind, scale: Sequence[float], random: torch.Generator) -> Tensor:

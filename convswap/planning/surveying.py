@@ -10,10 +10,10 @@ from torch import nn
 
 from ..errors import ConversionError, PlanError
 from ..network.bake import baked
-from ..network.calls import Call, read_batches
+from ..network.calls import Batch, Call, read_batches
 from ..network.copies import check_finite, unwrapped
 from ..network.layout import in_fastest_layout
-from ..network.match import Match, Pick
+from ..network.match import Pick
 from ..network.observe import Observation, observe
 from ..network.outputs import output_kind
 from ..network.price import price
@@ -202,14 +202,19 @@ def survey(
         found = kept.Found(kind, options, cut_off)
         if file:
             kept.write(found, file)
-    notes = _notes(batches[0].match, found.cut_off)
+    notes = _notes(batches[0], found.cut_off)
     return Survey(model, seen, found.options, fit, seed, found.kind, notes)
 
 
-def _notes(match: Match, cut_off: Sequence[str]) -> tuple[str, ...]:
-    notes = ()
-    if match.parts:
-        notes += (f"the outputs vary in number or shape: judged by those of {_some(match.parts)}",)
+def _notes(batch: Batch, cut_off: Sequence[str]) -> tuple[str, ...]:
+    notes, parts = (), batch.match.parts
+    if batch.unused:
+        notes += (
+            f"not passed to the network: {_some(batch.unused)}; where it should be, say "
+            "call=lambda model, batch: ...",
+        )
+    if parts:
+        notes += (f"the outputs vary in number or shape: judged by those of {_some(parts)}",)
     if cut_off:
         notes += (
             f"no gradient of the output reaches {_some(cut_off)}: judged by what these put out "

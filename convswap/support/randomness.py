@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -21,3 +22,39 @@ def seeded(seed: int) -> Iterator[None]:
             yield
         finally:
             random.setstate(state)
+
+
+class Draws:
+    """Random numbers of their own, for code that takes turns with other code: whatever that draws
+    in between, these go on where they were.
+
+    Args:
+        seed: decides them.
+    """
+
+    def __init__(self, seed: int):
+        with seeded(seed):
+            self._state = _taken()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Draw them inside."""
+        before = _taken()
+        _set(self._state)
+        try:
+            yield
+        finally:
+            self._state = _taken()
+            _set(before)
+
+
+def _taken() -> tuple[object, Tensor, list[Tensor]]:
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return random.getstate(), torch.get_rng_state(), devices
+
+
+def _set(state: tuple[object, Tensor, list[Tensor]]) -> None:
+    random.setstate(state[0])
+    torch.set_rng_state(state[1])
+    if state[2]:
+        torch.cuda.set_rng_state_all(state[2])

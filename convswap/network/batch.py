@@ -1,0 +1,125 @@
+"""A batch as it is passed to a network, whatever it is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..plans import Input
+from .match import Match
+from .trees import map_tensors, tensors_in
+
+Call = Callable[[nn.Module, Any], object]
+"""Runs a network on a batch as the user's loader gives it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Inputs of one call of a network.
+
+    Attributes:
+        args, kwargs: what `forward` is called with.
+        labels: `[n]` class numbers that came with the inputs, if any did.
+        call: runs the network on `args[0]` in the user's own way.
+        match: what is compared of what the network puts out.
+        unused: names of what came with the inputs and could have been passed, but was not.
+    """
+
+    args: tuple
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    labels: Tensor | None = None
+    call: Call | None = None
+    match: Match = field(default_factory=Match)
+    unused: tuple[str, ...] = ()
+
+    def run(self, network: nn.Module) -> Any:
+        """What is compared of the network's output."""
+        return self.match.of(network, lambda: self.forward(network))
+
+    def forward(self, network: nn.Module) -> Any:
+        """The network's output on a copy of the inputs, which it may change."""
+        args, kwargs = self._map(Tensor.clone)
+        return self.call(network, *args) if self.call else network(*args, **kwargs)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors passed, in order."""
+        return tensors_in((self.args, self.kwargs))
+
+    def __len__(self) -> int:
+        """How many images (samples) it holds: as many as most tensors have rows, of several
+        numbers that of the tensor with the most axes, for others may be there once for all."""
+        if is_list_of_samples(self.args[:1]):
+            return len(self.args[0])
+        rows = [(len(tensor), tensor.dim()) for tensor in self.tensors if tensor.dim()]
+        rows = [row for row in rows if row[0] != 1] or rows
+        counts = Counter(size for size, _ in rows)
+        return max(rows, key=lambda row: (counts[row[0]], row[1]), default=(1, 0))[0]
+
+    def take(self, some: slice) -> Batch:
+        """A batch of some of the samples."""
+        size = len(self)
+        labels = self.labels if self.labels is None else self.labels[some]
+        if is_list_of_samples(self.args[:1]):
+            return replace(self, args=(self.args[0][some], *self.args[1:]), labels=labels)
+        taken = self.mapped(lambda t: t[some] if t.dim() and len(t) == size else t)
+        return replace(taken, labels=labels)
+
+    def split(self, size: int) -> list[Batch]:
+        """Batches of at most `size` samples."""
+        return [self.take(slice(i, i + size)) for i in range(0, len(self), size)]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+        """On a device; floating-point inputs in a dtype, if one is given."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+        labels = self.labels if self.labels is None else self.labels.to(device)
+        return replace(self.mapped(moved), labels=labels)
+
+    def noise(self) -> Batch:
+        """Noise in place of floating-point inputs."""
+
+        def replaced(tensor: Tensor) -> Tensor:
+            return noise(tensor.shape).to(tensor) if tensor.is_floating_point() else tensor
+
+        return self.mapped(replaced)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What is passed, as plain data."""
+        named = [*enumerate(self.args), *self.kwargs.items()]
+        return tuple(
+            Input(name=str(name), shape=tuple(value.shape), dtype=str(value.dtype)[6:])
+            for name, value in named
+            if isinstance(value, Tensor)
+        )
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor that is passed changed."""
+        args, kwargs = self._map(change)
+        return replace(self, args=args, kwargs=kwargs)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> tuple[tuple, dict[str, Any]]:
+        return map_tensors(self.args, change), map_tensors(dict(self.kwargs), change)
+
+
+def noise(shape: Sequence[int]) -> Tensor:
+    """Standard normal values, the same every time."""
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
+
+
+def is_list_of_samples(values: Sequence[object]) -> bool:
+    """Whether the first value is a list of images `[channels, height, width]` or of mappings, one
+    for each, as detectors take them."""
+    first = values[0] if values else None
+    if not isinstance(first, (tuple, list)) or not first:
+        return False
+    maps = all(isinstance(image, Tensor) and image.dim() == 3 for image in first)
+    return maps or all(isinstance(sample, Mapping) for sample in first)

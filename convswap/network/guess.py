@@ -1,0 +1,117 @@
+"""What of a batch is passed to a network: the one place that guesses."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from .batch import Batch, is_list_of_samples
+
+LABELS = ("label", "labels", "target", "targets", "y")  # keys that are not passed on
+IMAGES = ("image", "images", "pixel_values", "input", "inputs", "x", "img", "data")
+WHOLE = ("batch", "sample", "data_dict", "input_dict")  # in the name of an argument that is all
+
+
+def guessed(model: nn.Module, batch: object) -> Batch:
+    """Inputs and labels of a batch; how much is input follows from the arguments of `forward`."""
+    if isinstance(batch, Tensor) or (_takes_a_list(model) and is_list_of_samples([batch])):
+        return Batch((batch,))
+    if isinstance(batch, Mapping):
+        return _from_mapping(model, batch)
+    if not isinstance(batch, (tuple, list)) or not batch:
+        return Batch((batch,))
+    if isinstance(batch, list) and all(isinstance(sample, Mapping) for sample in batch):
+        return Batch((batch,))
+    if len(_required(model)) <= 1 and is_list_of_samples(batch):
+        return Batch((list(batch[0]),), labels=_labels(batch[1:]))
+    if isinstance(batch[0], (Mapping, tuple, list)):
+        return replace(guessed(model, batch[0]), labels=_labels(batch[1:]))
+    wanted = max(1, len(_required(model)))
+    rest = batch[wanted:]
+    more = [name for name, parameter in _parameters(model).items() if _is_optional_input(parameter)]
+    more = more[max(wanted - len(_required(model)), 0) :]  # subtle: the first may be optional too
+    unused = [name for name, value in zip(more, rest, strict=False) if _is_no_label(value)]
+    return Batch(tuple(batch[:wanted]), labels=_labels(rest), unused=tuple(unused))
+
+
+def _from_mapping(model: nn.Module, batch: Mapping[str, Any]) -> Batch:
+    parameters, required = _parameters(model), _required(model)
+    others = [key for key in batch if key in LABELS and key not in required]
+    labels = _labels([batch[key] for key in others])
+    taken = [key for key in batch if key in parameters and (key in required or key not in LABELS)]
+    if "y" in parameters and _is_no_label(batch.get("y")):
+        taken.append("y")  # in many networks it is a second input
+    missing = [name for name in required if name not in taken]
+    images = [key for key in batch if isinstance(batch[key], Tensor) and key not in LABELS]
+    free = [key for key in dict.fromkeys((*IMAGES, *images)) if key in images and key not in taken]
+    several = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if several and not missing and (taken or len(parameters) == 1):
+        taken += free
+        free = []
+    known = {key: batch[key] for key in taken}
+    if known and not missing:
+        return Batch((), known, labels)
+    if len(missing) == 1 and _is_whole(missing[0], parameters[missing[0]]):
+        return Batch((batch,), labels=labels)
+    image, rest = (batch[free[0]], free[1:]) if free else (None, [])
+    known = known if len(missing) == 1 else {}
+    return Batch((image,), known, labels, unused=tuple(rest) if several else ())
+
+
+def _is_whole(name: str, parameter: inspect.Parameter) -> bool:
+    """Whether an argument is a whole batch as it comes."""
+    said = str(parameter.annotation).lower()
+    return any(word in said for word in ("dict", "mapping")) or any(word in name for word in WHOLE)
+
+
+def _is_optional_input(parameter: inspect.Parameter) -> bool:
+    """Whether an argument may be a further input."""
+    return (
+        parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        and parameter.default is None
+        and parameter.name not in LABELS
+    )
+
+
+def _is_no_label(value: object) -> bool:
+    """Whether it cannot be class numbers."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1
+
+
+def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):  # of compiled code
+        return {}
+
+
+def _required(model: nn.Module) -> list[str]:
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [
+        name
+        for name, parameter in _parameters(model).items()
+        if parameter.kind in (*positional, inspect.Parameter.KEYWORD_ONLY)
+        and parameter.default is inspect.Parameter.empty
+    ]
+
+
+def _takes_a_list(model: nn.Module) -> bool:
+    """Whether `forward` says that its input is a list, or the network is one of torchvision's
+    detectors, not all of which say it."""
+    if isinstance(getattr(model, "transform", None), GeneralizedRCNNTransform):
+        return True
+    first = next(iter(_parameters(model).values()), None)
+    return first is not None and "list[" in str(first.annotation).lower()
+
+
+def _labels(rest: Iterable[object]) -> Tensor | None:
+    """The first of what is left of a batch that can be class numbers."""
+    for value in rest:
+        if isinstance(value, Tensor) and value.dim() == 1 and not value.is_floating_point():
+            return value
+    return None
