@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections import UserDict, namedtuple
 from dataclasses import dataclass
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import relative
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from convswap import (
     Budget,
@@ -23,6 +26,7 @@ from convswap import (
 )  # fmt: skip
 from convswap.errors import ConvswapError, ModelError
 from convswap.network.calls import read_batch, read_batches
+from convswap.plans import Choice
 
 X = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
@@ -102,6 +106,37 @@ class ListOfImages(OneInput):
         )
 
 
+class Guided(OneInput):
+    """A map beside the image, or none; under the name that labels often have."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().forward(x if y is None else x * y)
+
+
+class WithMore(OneInput):
+    def forward(self, x: Tensor, **more: Tensor) -> Tensor:
+        return super().forward(x * more["mask"] if more else x)
+
+
+class Camera(OneInput):
+    """One calibration for all images comes first."""
+
+    def forward(self, camera: Tensor, image: Tensor) -> Tensor:
+        return super().forward(image) * camera.sum()
+
+
+class WholeBatch(OneInput):
+    def forward(self, batch: dict) -> Tensor:
+        return super().forward(batch["image"])
+
+
+class MappingsOfImages(OneInput):
+    """What a library of detectors passes: a dict for each image."""
+
+    def forward(self, batched_inputs: list[dict]) -> Tensor:
+        return super().forward(torch.stack([one["image"] for one in batched_inputs]))
+
+
 Pair = namedtuple("Pair", "image label")
 TOKENS = torch.randint(11, (6, 9), generator=torch.Generator().manual_seed(0))
 AUDIO = torch.randn(6, 80, generator=torch.Generator().manual_seed(0))
@@ -129,7 +164,66 @@ CASES = {
     "a list of images": (ListOfImages, list(X), False),
     "a list of images with targets": (ListOfImages, (tuple(X), [{}] * 6), False),
     "another type of number": (OneInput, X.double(), False),
+    "an array": (OneInput, X.numpy(), False),
+    "arrays with labels": (OneInput, (X.numpy(), LABELS.numpy()), True),
+    "a map named y": (Guided, {"x": X, "y": X.flip(0)}, False),
+    "labels named y": (Guided, {"x": X, "y": LABELS}, True),
+    "more by name": (WithMore, {"x": X, "mask": X.flip(0), "label": LABELS}, True),
+    "an image of another name, and more": (Guided, {"image": X, "y": X.flip(0)}, False),
+    "one for all first": (Camera, (torch.eye(3), X), False),
+    "the whole mapping": (WholeBatch, {"image": X, "label": LABELS}, True),
+    "a mapping for each": (MappingsOfImages, [{"image": x, "height": 8} for x in X], False),
 }
+PASSED = {
+    "a map named y": lambda m: m(X, X.flip(0)),
+    "labels named y": lambda m: m(X),
+    "more by name": lambda m: m(X, mask=X.flip(0)),
+    "an image of another name, and more": lambda m: m(X, X.flip(0)),
+    "one for all first": lambda m: m(torch.eye(3), X),
+}
+
+
+@pytest.mark.parametrize("case", PASSED)
+def test_all_that_is_input_reaches_the_network(case: str):
+    make, given, _ = CASES[case]
+    model = make().eval()
+    assert torch.equal(read_batch(model, given).run(model), PASSED[case](model))
+    assert plan(model, [given, given], Budget(macs=0.6)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("make", "batch", "name"),
+    [
+        (OneInput, (X, X.flip(0)), "mask"),
+        (lambda: WithMore(), {"image": X, "depth": X}, "depth"),
+    ],
+)
+def test_what_could_have_been_passed_and_was_not_is_said(make, batch: object, name: str):
+    [note] = plan(make().eval(), [batch, batch], Budget(macs=0.6)).notes
+    assert note.startswith(f"not passed to the network: {name};")
+
+
+@dataclass
+class Sample:
+    x: Tensor
+
+
+@pytest.mark.parametrize(
+    ("batch", "call"),
+    [
+        (Sample(X), lambda model, batch: model(batch.x)),
+        (UserDict(x=X), lambda model, batch: model(batch["x"])),
+        (X.numpy(), lambda model, batch: model(torch.from_numpy(batch))),
+        ([{"x": x} for x in X], lambda model, batch: model(torch.stack([s["x"] for s in batch]))),
+    ],
+    ids=["a dataclass", "a mapping", "an array", "mappings"],
+)
+def test_batches_of_any_make_are_passed_by_call(batch: object, call):
+    model = OneInput().eval()
+    made = plan(model, [batch], Budget(macs=0.6), call=call)
+    assert made.dense == count(model, X)
+    small = convert(model, made, [batch], call=call)
+    assert count(small, X) == made.planned
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -175,7 +269,12 @@ def test_a_batch_is_passed_as_the_caller_says():
     assert torch.equal(read_batch(model, batch, call).run(model), call(model, batch))
 
 
-@pytest.mark.parametrize("batches", [X, [X], iter([X]), (x for x in X.split(3)), {"x": X}])
+@pytest.mark.parametrize(
+    "batches",
+    [
+        X, [X], iter([X]), (x for x in X.split(3)), {"x": X}, X.numpy(), TensorDataset(X, LABELS),
+    ],
+)  # fmt: skip
 def test_batches_may_be_any_iterable_or_one_tensor(batches: object):
     model = OneInput().eval()
     found = read_batches(model, batches)
@@ -205,8 +304,14 @@ def test_a_batch_without_a_tensor_is_refused_in_one_line(batch: object):
 
 
 ODD = {
-    "NaN": (lambda: [X, torch.full_like(X, torch.nan)], "batch . holds NaN or infinite values, first in sample 0"),
-    "infinity": (lambda: [(X / 0, LABELS)], "batch . holds NaN or infinite values, first in sample 0"),
+    "NaN": (
+        lambda: [X, torch.full_like(X, torch.nan)],
+        "batch . holds NaN or infinite values, first in",
+    ),
+    "infinity": (
+        lambda: [(X / 0, LABELS)],
+        "batch . holds NaN or infinite values, first in",
+    ),
     "too large": (lambda: [1e20 * X, 1e20 * X], "is too large to be squared"),
     "no samples": (lambda: [X[:0]], "needs images"),
     "nothing": (list, "needs images"),
@@ -301,6 +406,27 @@ class Compiled(nn.Module):
         return model
 
 
+class CompiledForward(OneInput):
+    @torch.compile(backend="eager")
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class CompiledItself(OneInput):
+    def __init__(self):
+        super().__init__()
+        self.forward = torch.compile(self.forward, backend="eager")
+
+
+class CompiledPart(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = torch.compile(OneInput(), backend="eager")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x)
+
+
 WRAPPERS = {
     "data parallel": lambda: nn.DataParallel(OneInput()),
     "torch.compile": lambda: torch.compile(OneInput(), backend="eager"),
@@ -324,3 +450,136 @@ def test_scripted_networks_are_refused_in_one_line():
     model = torch.jit.trace(OneInput().eval(), X)
     with pytest.raises(ModelError, match="has no modules that could be replaced"):
         plan(model, [X], Budget(macs=0.6))
+
+
+@pytest.mark.parametrize("make", [CompiledForward, CompiledItself, CompiledPart])
+def test_compiled_parts_are_unwrapped_on_a_copy(make):
+    model = make().eval()
+    made = plan(model, [X], Budget(macs=0.6))
+    small = convert(model, made, [X])
+    assert count(small, X) == made.planned
+    if make is CompiledPart:
+        assert type(small.part) is OneInput
+        assert type(model.part) is not OneInput
+
+
+class Locked(OneInput):
+    """Keeps what cannot be copied, as writers of logs do."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Forgetful(OneInput):
+    """`train` gives nothing back, as in many libraries."""
+
+    def train(self, mode: bool = True) -> None:
+        super().train(mode)
+
+
+class HeadOnly(OneInput):
+    """Says that only its head has parameters."""
+
+    def parameters(self, recurse: bool = True):
+        return self.second.parameters(recurse)
+
+
+class Counting(OneInput):
+    """Counts its calls in a buffer, in eval mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return super().forward(x)
+
+
+class Draws(OneInput):
+    """Drops at random whatever the mode is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.dropout(torch.tanh(self.first(x)), 0.5, training=True))
+
+
+class Spectrum(OneInput):
+    """Puts out complex numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft2(super().forward(x))
+
+
+class Scaled(OneInput):
+    """One number of another type stands first."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones((), dtype=torch.bfloat16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * self.scale.float())
+
+
+@pytest.mark.parametrize("make", [Locked, Forgetful, HeadOnly, Counting, Draws, Spectrum, Scaled])
+def test_odd_habits_are_lived_with(make):
+    model = make()
+    model.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    made = plan(model, [X, X.flip(0)], Budget(macs=0.6))
+    small = convert(model, made, [X, X.flip(0)])
+    assert type(small) is make
+    assert count(small, X) == made.planned
+    assert record_of(small).plans[-1].damage_measured > 0
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_networks_that_draw_at_random_are_fitted_on_the_same_draws():
+    model = Draws().eval()
+    made = plan(model, [X, X.flip(0)], Budget(macs=0.6))
+    [second] = [site for site in find_sites(model, X)[0] if site.path == "second"]
+    exact = Choice(site="second", form="channel", rank=second.unit.out_channels, damage=0.0)
+    made = made.model_copy(update={"choices": (exact,)})
+    small = convert(model, made, [X, X.flip(0)])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        wanted = model(X)
+        torch.manual_seed(0)
+        assert relative(small(X), wanted) < 1e-4
+
+
+class Nothing(OneInput):
+    """A layer reads what was found, which may be nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.third = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = super().forward(x)
+        return x, self.third(x[x.mean((1, 2, 3)) > 1e9])
+
+
+def test_a_layer_that_gets_nothing_is_left_alone():
+    model = Nothing().eval()
+    reasons = {site.path: site.reason for site in find_sites(model, X)[0]}
+    assert reasons["third"] == "it gets nothing to read from the first image"
+    assert {choice.site for choice in plan(model, [X], Budget(macs=0.8)).choices} <= set(reasons)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: nn.Sequential(torch.jit.script(OneInput())), "0 is scripted: its layers"),
+        (lambda: nn.Sequential(nn.LazyConv2d(8, 3), nn.Conv2d(8, 8, 3)), "0 has no weights yet"),
+        (lambda: OneInput().to("meta"), "OneInput is on the meta device"),
+        (lambda: torch.export.export(OneInput().eval(), (X,)).module(), "has no modules that"),
+    ],
+    ids=["scripted", "lazy", "meta", "exported"],
+)
+def test_networks_without_layers_to_look_at_are_refused_in_one_line(make, says: str):
+    with pytest.raises(ModelError, match=says) as caught:
+        plan(make(), [X], Budget(macs=0.6))
+    assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ from torch import nn
 from .. import __version__
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import is_library
-from ..network.copies import unwrapped
+from ..network.wrappers import unwrapped
 from ..record import Base, Record, record_of
 from ..support.files import check_new, claimed, settle
 from ..support.plain import nameless, numbers_in

@@ -17,8 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .. import __version__
 from ..errors import DataError
 from ..network.calls import Batch
-from ..network.copies import deep_copy, unwrapped
+from ..network.copies import deep_copy, in_eval_mode
 from ..network.layout import lay_out_, run_with_channels_last
+from ..network.wrappers import unwrapped
 from ..record import Preprocess
 from ..support.files import new_file
 from ..support.progress import Note, Progress, silent, unheard
@@ -87,7 +88,7 @@ def made_up(
     Raises:
         DataError: the network has no batch norms that keep statistics, or does not read images.
     """
-    model = deep_copy(unwrapped(model)).eval().float().requires_grad_(False)
+    model = in_eval_mode(deep_copy(unwrapped(model))).float().requires_grad_(False)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_var is not None]
     if not norms or len(preprocess.input_size) != 3:
         raise DataError(

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..forms import PLAIN, REPLACEABLE, TRANSPOSED, become_, is_transposed, unit_of
 from .calls import noise
-from .copies import deep_copy
+from .copies import deep_copy, in_eval_mode
 from .cost import Size
 
 _CALLS = {
@@ -46,7 +46,7 @@ def bake(layer: nn.Module, size: Size) -> nn.Module | None:
     channels, axes = unit_of(layer).in_channels * getattr(layer, "groups", 1), len(size.read)
     x = noise((1, channels, *size.read) if axes else (1, 2, channels))
     x = x.to(layer.weight.device, layer.weight.dtype)
-    layer = deep_copy(layer).eval()
+    layer = in_eval_mode(deep_copy(layer))
     try:
         with torch.no_grad(), _Heard() as heard:
             wanted = layer(x)

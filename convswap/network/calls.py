@@ -114,7 +114,7 @@ def _home(model: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
 
 def _check_finite(given: Tensor, tensor: Tensor, name: str) -> None:
     finite = tensor.isfinite()
-    if finite.all():
+    if tensor.is_meta or finite.all():
         return
     rows = ~finite.reshape(len(finite), -1).all(1) if finite.dim() else finite[None]
     where = f", first in sample {rows.nonzero()[0].item()}" if finite.dim() else ""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.eval_frame import OptimizedModule
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
@@ -41,7 +40,27 @@ def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Mod
             for leaf in tree_leaves(value):
                 if isinstance(leaf, Tensor) and not leaf.is_leaf:
                     memo.setdefault(id(leaf), leaf.detach().clone())
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except TypeError:  # locks, open files, writers of logs: the copy holds the same
+        for value in _not_copied(model, memo):
+            memo[id(value)] = value
+    try:
+        return copy.deepcopy(model, memo)
+    except TypeError as error:
+        raise ModelError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
+
+
+def _not_copied(model: nn.Module, memo: dict[int, object]) -> list[object]:
+    """What modules keep beside their tensors that Python cannot copy."""
+    found = []
+    for module in model.modules():
+        for value in attributes_of(module).values():
+            try:
+                copy.deepcopy(value, dict(memo))
+            except TypeError:
+                found.append(value)
+    return found
 
 
 def attributes_of(module: nn.Module) -> dict[str, object]:
@@ -52,7 +71,7 @@ def attributes_of(module: nn.Module) -> dict[str, object]:
 def meta_copy(model: nn.Module) -> nn.Module:
     """A copy of the module tree whose tensors have shapes but no storage."""
     memo: dict[int, object] = {}
-    for parameter in model.parameters():
+    for parameter in parameters_of(model):
         empty = torch.empty_like(parameter, device="meta", requires_grad=False)
         memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
     for buffer in model.buffers():
@@ -62,27 +81,56 @@ def meta_copy(model: nn.Module) -> nn.Module:
 
 def shared_copy(model: nn.Module) -> nn.Module:
     """A copy of the module tree with the same parameters and buffers."""
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = [*parameters_of(model), *model.buffers()]
     return deep_copy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself: without `DataParallel`, `DistributedDataParallel` or `torch.compile`
-    around it (a copy, where `model.compile()` was called).
+def parameters_of(model: nn.Module) -> Iterator[nn.Parameter]:
+    """All parameters, also where `parameters` was overridden to give those that are trained."""
+    for module in model.modules():
+        yield from (p for p in module._parameters.values() if p is not None)
 
-    Raises:
-        ModelError: it is not made of modules any more.
-    """
-    while isinstance(model, (nn.DataParallel, DistributedDataParallel, OptimizedModule)):
-        model = model._orig_mod if isinstance(model, OptimizedModule) else model.module
-    if isinstance(model, torch.jit.ScriptModule) or not isinstance(model, nn.Module):
-        raise ModelError(
-            f"{type(model).__name__} has no modules that could be replaced",
-            do="give the network it was made from",
-        )
-    if any(vars(module).get("_compiled_call_impl") for module in model.modules()):
-        model = deep_copy(model)  # which leaves out what is compiled
+
+def in_eval_mode(model: nn.Module) -> nn.Module:
+    """The same network, in eval mode. (Many networks forget to return themselves.)"""
+    try:
+        model.eval()
+    except NotImplementedError as error:
+        raise without_modules(model) from error
     return model
+
+
+def keeps_buffers(function: Callable) -> Callable:
+    """What runs a network, its first argument, as a function that leaves its buffers as they were:
+    some networks count what they see."""
+
+    @wraps(function)
+    def kept(model: nn.Module, *args, **kwargs):
+        modules = model.modules() if isinstance(model, nn.Module) else ()
+        before = [
+            (module, name, buffer, buffer.clone())
+            for module in modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        try:
+            return function(model, *args, **kwargs)
+        finally:
+            with torch.no_grad():
+                for module, name, buffer, values in before:
+                    module._buffers[name] = buffer
+                    if not buffer.is_meta and not torch.equal(buffer, values):
+                        buffer.copy_(values)
+
+    return kept
+
+
+def without_modules(model: object) -> ModelError:
+    """What to raise for what only looks like a network."""
+    return ModelError(
+        f"{type(model).__name__} has no modules that could be replaced",
+        do="give the network it was made from",
+    )
 
 
 @dataclass(frozen=True)
@@ -117,7 +165,7 @@ def dry_run(
     """
     for device in ("meta", "cpu"):
         duplicate = meta_copy(model) if device == "meta" else deep_copy(model).to(device)
-        duplicate.eval().requires_grad_(False)
+        in_eval_mode(duplicate).requires_grad_(False)
         try:
             placed = example.to(device)  # subtle: an array cannot be without values
             with preserved(), torch.no_grad():
@@ -136,8 +184,12 @@ def first_line(error: Exception) -> str:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise `ModelError` naming the parameters and buffers that no forward pass can use: NaN,
-    infinity, values whose squares are infinite, and negative variances."""
+    """Raise `ModelError` naming the parameters and buffers that no forward pass can use: without
+    values, NaN, infinity, values whose squares are infinite, and negative variances."""
+    if any(parameter.is_meta for parameter in parameters_of(model)):
+        raise ModelError(
+            f"{type(model).__name__} is on the meta device: its weights have no values"
+        )
     ranges = {
         name: [end.item() for end in tensor.float().aminmax()]
         for name, tensor in model.state_dict().items()

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..forms import Layer
 from ..plans import Cost
 from .calls import Batch, example_of
-from .copies import dry_run, unwrapped
+from .copies import dry_run
+from .wrappers import unwrapped
 
 _COUNTED = {
     torch.ops.aten.convolution, torch.ops.aten._convolution, torch.ops.aten.mm,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import DataError
+
 if TYPE_CHECKING:
     from .calls import Batch
 
@@ -57,8 +59,23 @@ def find_match(model: nn.Module, batch: Batch) -> Match:
         if whole[0] == whole[1] and all(map(_full, whole[0])) and len(together) == len(whole[0]):
             return Match()
         return Match(parts=tuple(_steady(model, one)))
-    except Exception:  # a network that cannot run is refused where it is observed
+    except Exception as error:
+        _check_divisible(model, batch, error)
         return Match()
+
+
+def _check_divisible(model: nn.Module, batch: Batch, error: Exception) -> None:
+    """Raise `DataError` if a batch runs and some of its samples do not; a network that cannot run
+    at all is refused where it is observed."""
+    try:
+        batch.forward(model)
+    except Exception:
+        return
+    if len(batch) > 1:
+        raise DataError(
+            "the samples of a batch cannot be told apart: its inputs differ in number",
+            do="give batches of one sample each",
+        ) from error
 
 
 def tensors(output: object) -> list[Tensor]:

@@ -16,11 +16,12 @@ from ..forms import FORMS, is_transposed, unit_of
 from ..plans import LONGEST, Cost, Layers, Plan
 from .bake import bake, computes_weight, is_plain, padding_of
 from .calls import Batch, example_of
-from .copies import dry_run, first_line, meta_copy, unwrapped
+from .copies import dry_run, first_line, in_eval_mode, meta_copy
 from .cost import Counter, weigh
 from .sites import Site
 from .stand_ins import what_breaks
 from .watch import Watcher, watch
+from .wrappers import unwrapped
 
 MOST_READ = 8192  # their second moments take 1 GiB, and what is computed from them several
 NOT_ALLOWED = "left alone as asked"
@@ -132,7 +133,10 @@ def check_planned(small: nn.Module, plan: Plan, seen: Observation) -> None:
     if not seen.dry:  # its control flow depends on values, and it has none yet
         return
     # subtle: what operations a product becomes depends on whether a gradient is wanted
-    duplicate, example = meta_copy(small).eval().requires_grad_(False), seen.example.to("meta")
+    duplicate, example = (
+        in_eval_mode(meta_copy(small)).requires_grad_(False),
+        seen.example.to("meta"),
+    )
     try:
         with torch.no_grad(), Counter() as counter:
             example.run(duplicate)
@@ -166,7 +170,7 @@ def _trace(model: nn.Module) -> tuple[fx.Graph | None, str]:
     it cannot be traced."""
     tracer = _Tracer(autowrap_functions=tuple(get_notrace_functions()))
     try:
-        return tracer.trace(meta_copy(model).eval()), ""
+        return tracer.trace(in_eval_mode(meta_copy(model))), ""
     except Exception as error:  # tracing runs the user's code
         return None, f"torch.fx cannot trace {type(model).__name__}: {first_line(error)}"
 
@@ -224,6 +228,8 @@ def _reason(
         return f"{kind} computes its output in its own way"
     if not seen.sizes[path]:
         return "its input is not a batch of maps, or of tokens"
+    if not any(size.images for size in seen.sizes[path]):
+        return "it gets nothing to read from the first image"
     if isinstance(layer, nn.Linear) and seen.positions[path] == 1:
         return "it works on one vector for each sample"
     kernel = unit_of(layer)

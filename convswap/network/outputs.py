@@ -36,7 +36,7 @@ def output_kind(model: nn.Module, batches: Sequence[Batch]) -> Kind:
     """
     leaves = tensors(batches[0].run(model))
     if not all(leaf.isfinite().all() for leaf in leaves):
-        raise ModelError(f"{type(model).__name__} puts out NaN or infinity")
+        raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_PICK)
     if not leaves:
         raise ModelError(f"{type(model).__name__} puts out no floating-point tensor")
     if len(leaves) != 1 or leaves[0].dim() != 2 or batches[0].match.parts:
@@ -141,7 +141,7 @@ class Reference:
         self._batches, self._kind = batches, kind
         self._outputs = [_run(model, batch) for batch in batches]
         if not all(t.isfinite().all() for output in self._outputs for t in tensors(output)):
-            raise ModelError(f"{type(model).__name__} puts out NaN or infinity")
+            raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_PICK)
         self.scale = energy(self._outputs) if kind == "values" else []
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import nn
 from ..errors import PlanError
 from ..forms import FORMS, REPLACEABLE, become_, build, check_rank, in_groups, unit_of
 from ..plans import Plan
-from .copies import deep_copy
+from .copies import deep_copy, in_eval_mode
 
 
 def install_(model: nn.Module, plan: Plan) -> nn.Module:
@@ -42,4 +42,4 @@ def blank(model: nn.Module, plan: Plan) -> nn.Module:
         for choice in plan.choices:
             for layer in network.get_submodule(choice.site):
                 layer.reset_parameters()
-    return network.eval()
+    return in_eval_mode(network)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..forms import write_kernel_
-from ..network.copies import deep_copy
+from ..network.copies import deep_copy, in_eval_mode
 from ..network.outputs import Reference
 from ..support.progress import Progress, silent
 
@@ -49,7 +49,7 @@ def damage_scale(
     leave out is much the same factor everywhere. (On ResNet-20 single replacements do 2 to 8
     times what is predicted. Factors per site or form, or a power law, gave no better plans.)
     """
-    network = deep_copy(model).eval()
+    network = in_eval_mode(deep_copy(model))
     logs = []
     for index, trial in enumerate(trials):
         conv = network.get_submodule(trial.path)

@@ -11,13 +11,14 @@ from torch import nn
 from ..errors import ConversionError, PlanError
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches
-from ..network.copies import check_finite, unwrapped
+from ..network.copies import check_finite, in_eval_mode, keeps_buffers
 from ..network.layout import in_fastest_layout
 from ..network.match import Pick
 from ..network.observe import Observation, observe
 from ..network.outputs import output_kind
 from ..network.price import price
 from ..network.sites import Site
+from ..network.wrappers import unwrapped
 from ..plans import Budget, Choice, Cost, Fit, Kind, Layers, Plan
 from ..runtimes import Target, target_of
 from ..support.progress import Progress, silent
@@ -148,6 +149,7 @@ def plan(
     return seen.plan(budget, target=target, batch=batch, progress=progress)
 
 
+@keeps_buffers
 def survey(
     model: nn.Module,
     batches: Iterable[object] = (),
@@ -171,7 +173,7 @@ def survey(
     Raises:
         ConversionError, BudgetError: as for `plan`.
     """
-    model = unwrapped(model).eval()
+    model = in_eval_mode(unwrapped(model))
     check_finite(model)
     pick, kind = (output, None) if callable(output) else (None, output)
     batches = read_batches(model, batches, call, pick)

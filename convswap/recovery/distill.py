@@ -13,10 +13,11 @@ from torch import nn
 from .. import __version__
 from ..errors import ConvswapError, DataError
 from ..network.calls import Batch, Call, read_batch
-from ..network.copies import deep_copy, unwrapped
+from ..network.copies import deep_copy
 from ..network.layout import laid_out, lay_out_, run_with_channels_last
 from ..network.match import Match, Pick, find_match
 from ..network.outputs import Reference, output_kind
+from ..network.wrappers import unwrapped
 from ..plans import Kind
 from ..record import planned_output, record_of
 from ..support.progress import Progress, silent

@@ -71,6 +71,11 @@ def gather(
         if calls[site.path] == site.calls:
             del waiting[site.path]
             seen = moments.pop(site.path)
+            if not seen.count:
+                raise ConversionError(
+                    f"{site.path} gets nothing to read from these images",
+                    do="give others, or a plan without it",
+                )
             if not seen.finite:
                 raise ConversionError(
                     f"what {site.path} reads or should write is too large to be squared",
@@ -133,6 +138,8 @@ class Moments:
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> None:
         """Add one batch: what the layer reads, and the output wanted."""
+        if not y.numel():  # nothing was found in these images
+            return
         axes = lengths(self.layer, y)
         every = math.ceil((math.prod(axes) / self._positions) ** (1 / len(axes)))
         strides = self.layer.stride if is_transposed(self.layer) else (1,) * len(axes)

@@ -11,7 +11,7 @@ from ..forms import write_
 from ..forms.group_fits import GroupFits, joined
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches, stand_in
-from ..network.copies import check_finite, deep_copy, unwrapped
+from ..network.copies import check_finite, deep_copy, in_eval_mode, keeps_buffers
 from ..network.layout import in_fastest_layout
 from ..network.match import Pick
 from ..network.observe import check_planned, observe
@@ -19,6 +19,7 @@ from ..network.outputs import Reference, held_back, output_kind
 from ..network.price import price
 from ..network.replace import install_
 from ..network.sites import Site
+from ..network.wrappers import unwrapped
 from ..plans import Choice, Plan
 from ..record import record_of, remember
 from ..statistics.moments import Moments, gather, weight_problems
@@ -30,6 +31,7 @@ FAR = 10  # times the damage predicted: more than fits that interact explain
 SMALL = 0.01  # nats, or relative squared error: below it nobody minds
 
 
+@keeps_buffers
 def convert(
     model: nn.Module,
     plan: Plan,
@@ -52,7 +54,7 @@ def convert(
     """
     if not plan.choices:
         raise ConversionError("the plan converts nothing: every layer already fits the budget")
-    model = unwrapped(model).eval()
+    model = in_eval_mode(unwrapped(model))
     check_finite(model)
     batches = read_batches(model, batches, call, output)
     if not batches and plan.fit != "weight":

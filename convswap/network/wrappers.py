@@ -1,0 +1,64 @@
+"""What people put around networks and their parts, taken off."""
+
+from __future__ import annotations
+
+from types import MethodType
+
+import torch
+from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import UninitializedParameter
+
+from ..errors import ModelError
+from .copies import deep_copy, without_modules
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself: without `DataParallel`, `DistributedDataParallel` or `torch.compile`
+    around it (a copy, where `model.compile()` was called).
+
+    Raises:
+        ModelError: it is not made of modules any more.
+    """
+    while isinstance(model, (nn.DataParallel, DistributedDataParallel, OptimizedModule)):
+        model = model._orig_mod if isinstance(model, OptimizedModule) else model.module
+    if isinstance(model, torch.jit.ScriptModule) or not isinstance(model, nn.Module):
+        raise without_modules(model)
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters()):
+            raise ModelError(
+                f"{path} is scripted: its layers cannot be looked at",
+                do="give the network it was made from",
+            )
+        if any(isinstance(p, UninitializedParameter) for p in module._parameters.values()):
+            raise ModelError(
+                f"{path} has no weights yet", do="run the network on an input once before"
+            )
+    if any(_is_compiled(module) for module in model.modules()):
+        model = _uncompiled_(deep_copy(model))
+    return model
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return (
+        isinstance(module, OptimizedModule)
+        or bool(vars(module).get("_compiled_call_impl"))
+        or hasattr(module.forward, "_torchdynamo_orig_callable")
+    )
+
+
+def _uncompiled_(model: nn.Module) -> nn.Module:
+    """A network whose parts were compiled, or their `forward`, as before."""
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if isinstance(child, OptimizedModule):
+                module._modules[name] = child._orig_mod
+        plain = getattr(module.forward, "_torchdynamo_orig_callable", None)
+        if plain is None:
+            continue
+        vars(module).pop("forward", None)  # subtle: the one of the class is the plain one, or
+        if hasattr(module.forward, "_torchdynamo_orig_callable"):  # itself compiled
+            plain = getattr(plain, "__func__", plain)
+            vars(module)["forward"] = MethodType(plain, module)
+    return model
