@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -452,3 +453,26 @@ def test_plan_takes_a_target(clock, monkeypatch, tmp_path):
     assert {len(x) for _, x in target.seen} == {2}
     assert list((tmp_path / "convswap/latency").iterdir())
     assert made.budget == Budget(latency=0.5)
+
+
+# --- a machine that does other things -------------------------------------------------------
+
+
+@pytest.mark.parametrize(("slower", "notes"), [(1.1, 0), (1.5, 1)])
+def test_a_busy_machine_is_said_before_the_long_part(slower, notes, clock, surveyed):
+    class Busy(FakeTarget):
+        """Every other pass takes longer."""
+
+        def variants(self, module: nn.Module, x: Tensor) -> dict:
+            turns = itertools.cycle([1.0, slower])
+            return {"": lambda: clock.advance(weights(module) * next(turns))}
+
+    said = []
+    target = Busy(clock, lambda module, layout: weights(module))
+    made = meet_latency(
+        surveyed, Budget(latency=0.7), target, table=LatencyTable(target, cache=None),
+        progress=lambda phase, done, total: said.append(phase),
+    )  # fmt: skip
+    assert len(made.notes) == notes
+    assert ("the machine is busy: the same network's times vary by 40%" in said[:1]) is bool(notes)
+    assert made.notes == tuple(said[:notes])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FASTER = 0.95  # of a layer's time is the most a replacement may take to be a candidate
 NEAR = 0.03  # of the budget is near enough: measured times are not more certain
+BUSY = 0.3  # of a time is the most that the times of one network may lie apart
 TRIES = 6  # of composing and measuring
 KNOTS = 6  # ranks per form that are timed at first; the others are interpolated
 
@@ -59,6 +60,12 @@ def meet_latency(
             says the least reachable.
         TargetError: the target cannot run the network.
     """
+    stopwatch = Stopwatch(target, survey, batch)
+    dense = stopwatch.dense()
+    busy = ()
+    if dense.spread > BUSY:  # said before the long part, which may then take long and tell little
+        busy = (f"the machine is busy: the same network's times vary by {dense.spread:.0%}",)
+        progress(busy[0], 1, 1)
     table = table or LatencyTable(target, batch)
     survey = _snapped(survey, table.multiple())
     table.measure(_knots(survey), progress)
@@ -67,7 +74,7 @@ def meet_latency(
             f"no layer has a faster replacement on {target.name}: {_closest(survey, table)}",
             do="try another target, batch size or number of threads",
         )
-    search = _Search(survey, budget, table, Stopwatch(target, survey, batch))
+    search = _Search(survey, budget, table, stopwatch, dense.ms)
     best = _without_idle(_best_of(search, progress), search)
     if best.latency.ms >= best.latency.ms_dense or not best.choices:
         raise ConversionError(
@@ -81,7 +88,7 @@ def meet_latency(
             do="raise latency to that or more",
         )
     latency = best.latency.model_copy(update={"problems": tuple(table.problems)})
-    return best.model_copy(update={"latency": latency})
+    return best.model_copy(update={"latency": latency, "notes": best.notes + busy})
 
 
 @dataclass
@@ -97,11 +104,8 @@ class _Search:
     budget: Budget
     table: LatencyTable
     stopwatch: Stopwatch
-    whole: float = field(init=False)
+    whole: float
     kept: float = 1.0
-
-    def __post_init__(self):
-        self.whole = self.stopwatch.dense()
 
     def choose(self) -> Plan:
         """The best plan by what is known of times so far.

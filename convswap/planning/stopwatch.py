@@ -35,9 +35,9 @@ class Stopwatch:
         self._x = timed_input(survey.seen.example, batch)
         self._dense = self._runners(survey.model, "dense")
 
-    def dense(self) -> float:
-        """Milliseconds of the original."""
-        return self._measure(self._dense)["dense"].ms
+    def dense(self) -> Timing:
+        """The time of the original."""
+        return self._measure(self._dense)["dense"]
 
     def timed(self, plan: Plan, table: LatencyTable, whole: float, kept: float) -> Plan:
         """The plan with the time its network takes, and what the layers had promised.
