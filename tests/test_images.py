@@ -20,6 +20,7 @@ from outer import SIZE, truncate, write_images
 from PIL import Image
 
 from convswap import ConvswapError, Preprocess, open_images
+from convswap.inputs.formats import SUFFIXES
 from convswap.inputs.images import native_size
 
 RAW = Preprocess(input_size=(3, SIZE, SIZE), mean=(0, 0, 0), std=(1, 1, 1))
@@ -65,6 +66,9 @@ LOSSLESS = {"lossless": True}
 FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (SIZE, SIZE), "lime")]}
 PAIR = {"save_all": True, "append_images": [COLOUR.copy()]}
 FINE = {"quality": 100, "subsampling": 0}
+WRITTEN = sorted(  # one suffix of each format that this build of PIL reads
+    {".avif", ".bmp", ".gif", ".jp2", ".jpg", ".png", ".ppm", ".tga", ".tif", ".webp"} & SUFFIXES
+)
 
 READ = {  # what writes the file, and the colours of its halves
     "BMP": (saved("a.bmp", COLOUR), RED, BLUE),
@@ -72,6 +76,12 @@ READ = {  # what writes the file, and the colours of its halves
     "JPEG": (saved("a.jpeg", COLOUR, **FINE), RED, BLUE),
     "PNG": (saved("a.png", COLOUR), RED, BLUE),
     "PPM": (saved("a.ppm", COLOUR), RED, BLUE),
+    "JPEG as Windows names it": (saved("a.jfif", COLOUR, format="JPEG", **FINE), RED, BLUE),
+    "JPEG by its short name": (saved("a.jpe", COLOUR, **FINE), RED, BLUE),
+    "JPEG of two pictures, by its name": (saved("a.mpo", COLOUR, **PAIR, **FINE), RED, BLUE),
+    "PNM": (saved("a.pnm", COLOUR), RED, BLUE),
+    "PBM": (saved("a.pbm", halves("1", 0, 1)), BLACK, WHITE),
+    "TGA": (saved("a.tga", COLOUR), RED, BLUE),
     "TIFF": (saved("a.tif", COLOUR), RED, BLUE),
     "TIFF by its long name": (saved("a.tiff", COLOUR, compression="tiff_lzw"), RED, BLUE),
     "WebP": (saved("a.webp", COLOUR, **LOSSLESS), RED, BLUE),
@@ -114,6 +124,13 @@ READ = {  # what writes the file, and the colours of its halves
     "large gray PNG of 16 bits": (
         saved("a.png", Image.fromarray(np.full((4200, 4200), 32768, "uint16"))), HALF, HALF),
 }  # fmt: skip
+
+
+READ |= {  # where PIL's build reads them
+    name: (saved(f"a{suffix}", COLOUR, **options), RED, BLUE)
+    for name, suffix, options in (("AVIF", ".avif", {"quality": 100}), ("JPEG 2000", ".jp2", {}))
+    if suffix in SUFFIXES
+}
 
 
 def pixels(images, **kwargs) -> torch.Tensor:
@@ -207,8 +224,7 @@ UNREADABLE = {  # what writes the file, and a word of the reason that is given
     "text": (written("a.jpg", b"hello"), "no image"),
     "a header alone": (written("a.png", b"\x89PNG\r\n\x1a\n"), ""),
     "a program for a printer": (written("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n"), "no image"),
-    **{f"truncated {name[2:]}": (cut(name), "") for name in
-       ("a.bmp", "a.gif", "a.jpg", "a.png", "a.ppm", "a.tif", "a.webp")},
+    **{f"truncated {suffix[1:]}": (cut(f"a{suffix}"), "") for suffix in WRITTEN},
     "floats beyond 0..1": (deep("a.tif", "float32", 0, 300), "values from 0 to 300"),
     "NaN": (deep("a.tif", "float32", 0, float("nan")), "values from"),
     "a line": (saved("a.png", Image.new("1", (9000, 2))), "too narrow"),
@@ -303,23 +319,23 @@ def test_what_was_left_out_is_said_once_however_often_images_are_read(tmp_path):
 COUNTS = [pytest.param(20, 1), pytest.param(1000, 2, marks=pytest.mark.slow)]
 
 
-@pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "png", "ppm", "tif", "webp"])
+@pytest.mark.parametrize("suffix", WRITTEN)
 @pytest.mark.parametrize(("count", "seed"), COUNTS)
 def test_a_damaged_file_is_an_image_still_or_is_left_out_with_a_reason(
     count, seed, suffix, tmp_path
 ):
-    COLOUR.copy().save(tmp_path / f"a.{suffix}")
-    content, dice = (tmp_path / f"a.{suffix}").read_bytes(), random.Random(seed)
+    COLOUR.copy().save(tmp_path / f"a{suffix}")
+    content, dice = (tmp_path / f"a{suffix}").read_bytes(), random.Random(seed)
     images = open_images(str(tmp_path), RAW)
     for _ in range(count):
         spoiled = bytearray(content)
         for place in dice.choices(range(len(content)), k=dice.randrange(1, 4)):
             spoiled[place] = dice.randrange(256)
-        (tmp_path / f"a.{suffix}").write_bytes(spoiled)
+        (tmp_path / f"a{suffix}").write_bytes(spoiled)
         with bounded():
             item = images.items[0, 0]
         if isinstance(item, str):
-            assert item.startswith(f"a.{suffix}: ")
+            assert item.startswith(f"a{suffix}: ")
             assert item.isprintable()
         else:
             assert item[0].shape == (3, SIZE, SIZE)

@@ -17,8 +17,8 @@ from torchvision.transforms import CenterCrop, RandomCrop
 from ..errors import DataError
 from ..record import Preprocess
 from ..support.quiet import quiet
+from .formats import FORMATS
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # EPS would run another program
 PIXELS = 1 << 26  # the most that are decoded
 LARGE = 1 << 24  # images with more pixels are shrunk by a whole number first
 NARROW = 64  # times as long as wide: enlarged to the input size, such an image fills memory

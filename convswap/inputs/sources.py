@@ -15,10 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ..errors import DataError, one_line
+from .formats import SUFFIXES as IMAGES
 
-IMAGES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 ARRAYS = frozenset({".npy"})
 TRAIN = ("train", "training")
 JUDGE = ("val", "valid", "validation", "test", "testing")
