@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -46,6 +47,23 @@ def deep(name: str, dtype: str, left: float, right: float) -> Callable[[Path], o
     values = np.full((SIZE, SIZE), right, dtype)
     values[:, : SIZE // 2] = left
     return saved(name, Image.fromarray(values))
+
+
+def written(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def png(width: int, height: int, bits: int = 8, row: bytes = bytes(4)) -> bytes:
+    """A PNG file that claims a size and holds one row, by default of one pixel."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + head + body
 
 
 def palette(name: str, **options: object) -> Callable[[Path], object]:
@@ -168,11 +186,37 @@ def test_the_size_of_an_image_is_that_of_the_image_as_it_is_seen(tmp_path):
     assert native_size(str(tmp_path), 3) == (3, 20, 12)
 
 
+WHITES = {  # what writes the file, what its brightest value is read as, and a word of what is said
+    "8 bits in 32": (deep("a.tif", "int32", 255, 0), 1, "of 32 bits, of which 1 .* use 8"),
+    "16 bits in 32": (deep("a.tif", "int32", 65535, 300), 1, "use 16: white is 65535"),
+    "20 bits in 32": (deep("a.tif", "int32", 2**20, 0), 2**-11, "black: .* above 0.05% of white"),
+    "12 bits in 16": (deep("a.png", "uint16", 4095, 0), 1 / 16, "above 6.25% of white"),
+    "13 bits in 16": (deep("a.png", "uint16", 8191, 0), 1 / 8, None),
+    "12 bits of colour in 16": (
+        written("a.png", png(1, 1, bits=16, row=b"\0" + b"\x0f\xff" * 3)), 1 / 16, "above 6.25%"),
+    "a dark image of 8 bits": (saved("a.png", Image.new("L", (SIZE, SIZE), 3)), 3 / 255, None),
+    "dark floats": (deep("a.tif", "float32", 0.01, 0), 0.01, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("write", "brightest", "words"), WHITES.values(), ids=WHITES.keys())
+def test_what_is_taken_for_white_is_said_where_it_may_be_another(write, brightest, words, tmp_path):
+    write(tmp_path)
+    said = []
+    x = pixels(open_images(str(tmp_path), RAW, note=said.append))
+    assert x.max().item() == pytest.approx(brightest, abs=0.005)
+    assert [bool(re.search(words or "nothing", line)) for line in said] == [True] * bool(words)
+
+
+def test_one_image_that_is_brighter_decides_for_all(tmp_path):
+    deep("a.tif", "int32", 255, 0)(tmp_path)
+    deep("b.tif", "int32", 2**31 - 1, 0)(tmp_path)
+    said = []
+    dark, bright = pixels(open_images(str(tmp_path), RAW, note=said.append))
+    assert (dark.max() < 1e-6, bright.max(), said) == (True, 1, [])
+
+
 # --- files that are no image, or more than one asked for ------------------------------------
-
-
-def written(name: str, content: bytes) -> Callable[[Path], object]:
-    return lambda folder: (folder / name).write_bytes(content)
 
 
 def cut(name: str) -> Callable[[Path], object]:
@@ -182,19 +226,6 @@ def cut(name: str) -> Callable[[Path], object]:
         truncate(folder / name)
 
     return write
-
-
-def png(width: int, height: int) -> bytes:
-    """A PNG file that claims a size and holds one pixel."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(bytes(4))) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + head + body
 
 
 def patched(name: str, place: int, size: bytes) -> Callable[[Path], object]:
