@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import fractions
 import json
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from outer import write_user_files
@@ -38,6 +42,17 @@ WRAPPED = {
     "Lightning": lambda s: {"state_dict": prefixed("model.", s), "global_step": 7},
     "parallel and compiled": lambda s: prefixed("module._orig_mod.", s),
     "compiled in part": lambda s: {k.replace("body.", "body._orig_mod."): v for k, v in s.items()},
+    "checkpointed and sharded in part": lambda s: {
+        k.replace("body.", "body._fsdp_wrapped_module._checkpoint_wrapped_module."): v
+        for k, v in s.items()},
+    "torch.optim.swa_utils.AveragedModel": lambda s: {
+        "n_averaged": torch.tensor(3), **prefixed("module.", s)},
+    "settings under a name of weights": lambda s: {"params": {"lr": 0.1}, "weights": s},
+    "averaged weights that are not there yet": lambda s: {"state_dict": s, "ema": {}},
+    "beside numbers of NumPy, dates and paths": lambda s: {
+        "state_dict": s, "best": np.float64(0.9), "curve": np.arange(3),
+        "args": argparse.Namespace(out=Path("runs")), "at": datetime.date(2024, 2, 29),
+        "took": datetime.timedelta(hours=3), "random": np.random.get_state()},
     "any prefix": lambda s: prefixed("net.backbone.", s),
     "nested": lambda s: {"model": {"state_dict": prefixed("module.", s)}},
     "half precision": lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
@@ -67,6 +82,80 @@ def test_averaged_weights_are_taken_unless_told_otherwise_and_it_is_said(
     assert name in said[0]
     found = opened(user, tmp_path / "w.pth", averaged=False)
     assert torch.equal(found["body.weight"], state["body.weight"])
+
+
+AVERAGES = {  # what a file holds of trained and of averaged weights; where the latter are found
+    "torchvision's train.py": (lambda trained, averaged: {
+        "model": trained,
+        "model_ema": {"n_averaged": torch.tensor(3)} | prefixed("module.", averaged)}, "model_ema"),
+    "mmengine": (lambda trained, averaged: {
+        "ema_state_dict": {"steps": torch.tensor(3)} | prefixed("module.", trained),
+        "state_dict": averaged}, "state_dict"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("write", "name"), AVERAGES.values(), ids=AVERAGES.keys())
+def test_averaged_weights_are_found_where_trainers_put_them(write, name, user, state, tmp_path):
+    averaged = {key: value + 1 for key, value in state.items()}
+    torch.save(write(state, averaged), tmp_path / "w.pth")
+    said = []
+    found = opened(user, tmp_path / "w.pth", note=said.append)
+    assert torch.equal(found["body.weight"], averaged["body.weight"])
+    assert [f"({name}; --no-ema" in line for line in said] == [True]
+    found = opened(user, tmp_path / "w.pth", averaged=False)
+    assert torch.equal(found["body.weight"], state["body.weight"])
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"decay": 0.99, "shadow_params": s}])
+def test_averaged_weights_without_names_are_passed_over_and_it_is_said(wrap, user, state, tmp_path):
+    averaged = [value + 1 for value in state.values()]
+    torch.save({"state_dict": state, "ema": wrap(averaged)}, tmp_path / "w.pth")
+    said = []
+    found = opened(user, tmp_path / "w.pth", note=said.append)
+    assert torch.equal(found["body.weight"], state["body.weight"])
+    assert ["no names (ema)" in line for line in said] == [True]
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "model_final.pth",
+                                  "model_best.pth.tar"])  # fmt: skip
+def test_the_only_weights_of_a_folder_are_taken_and_it_is_said(name, user, state, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (save_file if name.endswith(".safetensors") else torch.save)(state, tmp_path / name)
+    said = []
+    found = opened(user, tmp_path, note=said.append)
+    assert torch.equal(found["body.weight"], state["body.weight"])
+    assert said == [f"{tmp_path}: {name} is taken"]
+
+
+@pytest.mark.parametrize(("names", "there"), [
+    ([], "nothing"), (["config.json"], "config.json"),
+    (["a.json", "last.pth", "best.pth"], r"best\.pth, last\.pth"),
+    ([f"{n}.bin" for n in range(9)], r"0\.bin, .*, 4\.bin, \.\.\."),
+])  # fmt: skip
+def test_a_folder_of_no_weights_or_several_is_told_in_one_line(names, there, user, tmp_path):
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(
+        ConvswapError, match=rf"looked for model\.safetensors.*; there is {there} -"
+    ):
+        opened(user, tmp_path)
+
+
+def test_a_folder_of_shards_under_a_name_of_its_own_is_read(user, state, tmp_path):
+    places = {key: f"net-{index % 2}.safetensors" for index, key in enumerate(state)}
+    for file in set(places.values()):
+        save_file({k: v for k, v in state.items() if places[k] == file}, tmp_path / file)
+    index = tmp_path / "net.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    for path in (tmp_path, index):
+        assert torch.equal(opened(user, path)["body.weight"], state["body.weight"])
+
+
+def test_what_stands_in_the_way_is_named(user, state, tmp_path):
+    torch.save({"state_dict": state, "cut": fractions.Fraction(1, 2)}, tmp_path / "w.pth")
+    words = r"w\.pth holds fractions\.Fraction - save its state_dict"
+    with pytest.raises(ConvswapError, match=words):
+        opened(user, tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("kind", ["one file", "shards"])

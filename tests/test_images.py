@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -20,6 +21,7 @@ from outer import SIZE, truncate, write_images
 from PIL import Image
 
 from convswap import ConvswapError, Preprocess, open_images
+from convswap.inputs.formats import SUFFIXES
 from convswap.inputs.images import native_size
 
 RAW = Preprocess(input_size=(3, SIZE, SIZE), mean=(0, 0, 0), std=(1, 1, 1))
@@ -47,6 +49,23 @@ def deep(name: str, dtype: str, left: float, right: float) -> Callable[[Path], o
     return saved(name, Image.fromarray(values))
 
 
+def written(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def png(width: int, height: int, bits: int = 8, row: bytes = bytes(4)) -> bytes:
+    """A PNG file that claims a size and holds one row, by default of one pixel."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + head + body
+
+
 def palette(name: str, **options: object) -> Callable[[Path], object]:
     image = halves("P", 0, 1)
     image.putpalette([255, 0, 0, 0, 0, 255])
@@ -65,6 +84,9 @@ LOSSLESS = {"lossless": True}
 FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (SIZE, SIZE), "lime")]}
 PAIR = {"save_all": True, "append_images": [COLOUR.copy()]}
 FINE = {"quality": 100, "subsampling": 0}
+WRITTEN = sorted(  # one suffix of each format that this build of PIL reads
+    {".avif", ".bmp", ".gif", ".jp2", ".jpg", ".png", ".ppm", ".tga", ".tif", ".webp"} & SUFFIXES
+)
 
 READ = {  # what writes the file, and the colours of its halves
     "BMP": (saved("a.bmp", COLOUR), RED, BLUE),
@@ -72,6 +94,12 @@ READ = {  # what writes the file, and the colours of its halves
     "JPEG": (saved("a.jpeg", COLOUR, **FINE), RED, BLUE),
     "PNG": (saved("a.png", COLOUR), RED, BLUE),
     "PPM": (saved("a.ppm", COLOUR), RED, BLUE),
+    "JPEG as Windows names it": (saved("a.jfif", COLOUR, format="JPEG", **FINE), RED, BLUE),
+    "JPEG by its short name": (saved("a.jpe", COLOUR, **FINE), RED, BLUE),
+    "JPEG of two pictures, by its name": (saved("a.mpo", COLOUR, **PAIR, **FINE), RED, BLUE),
+    "PNM": (saved("a.pnm", COLOUR), RED, BLUE),
+    "PBM": (saved("a.pbm", halves("1", 0, 1)), BLACK, WHITE),
+    "TGA": (saved("a.tga", COLOUR), RED, BLUE),
     "TIFF": (saved("a.tif", COLOUR), RED, BLUE),
     "TIFF by its long name": (saved("a.tiff", COLOUR, compression="tiff_lzw"), RED, BLUE),
     "WebP": (saved("a.webp", COLOUR, **LOSSLESS), RED, BLUE),
@@ -116,6 +144,13 @@ READ = {  # what writes the file, and the colours of its halves
 }  # fmt: skip
 
 
+READ |= {  # where PIL's build reads them
+    name: (saved(f"a{suffix}", COLOUR, **options), RED, BLUE)
+    for name, suffix, options in (("AVIF", ".avif", {"quality": 100}), ("JPEG 2000", ".jp2", {}))
+    if suffix in SUFFIXES
+}
+
+
 def pixels(images, **kwargs) -> torch.Tensor:
     return torch.cat([batch[0] for batch in images.batches(4, **kwargs)])
 
@@ -151,11 +186,37 @@ def test_the_size_of_an_image_is_that_of_the_image_as_it_is_seen(tmp_path):
     assert native_size(str(tmp_path), 3) == (3, 20, 12)
 
 
+WHITES = {  # what writes the file, what its brightest value is read as, and a word of what is said
+    "8 bits in 32": (deep("a.tif", "int32", 255, 0), 1, "of 32 bits, of which 1 .* use 8"),
+    "16 bits in 32": (deep("a.tif", "int32", 65535, 300), 1, "use 16: white is 65535"),
+    "20 bits in 32": (deep("a.tif", "int32", 2**20, 0), 2**-11, "black: .* above 0.05% of white"),
+    "12 bits in 16": (deep("a.png", "uint16", 4095, 0), 1 / 16, "above 6.25% of white"),
+    "13 bits in 16": (deep("a.png", "uint16", 8191, 0), 1 / 8, None),
+    "12 bits of colour in 16": (
+        written("a.png", png(1, 1, bits=16, row=b"\0" + b"\x0f\xff" * 3)), 1 / 16, "above 6.25%"),
+    "a dark image of 8 bits": (saved("a.png", Image.new("L", (SIZE, SIZE), 3)), 3 / 255, None),
+    "dark floats": (deep("a.tif", "float32", 0.01, 0), 0.01, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("write", "brightest", "words"), WHITES.values(), ids=WHITES.keys())
+def test_what_is_taken_for_white_is_said_where_it_may_be_another(write, brightest, words, tmp_path):
+    write(tmp_path)
+    said = []
+    x = pixels(open_images(str(tmp_path), RAW, note=said.append))
+    assert x.max().item() == pytest.approx(brightest, abs=0.005)
+    assert [bool(re.search(words or "nothing", line)) for line in said] == [True] * bool(words)
+
+
+def test_one_image_that_is_brighter_decides_for_all(tmp_path):
+    deep("a.tif", "int32", 255, 0)(tmp_path)
+    deep("b.tif", "int32", 2**31 - 1, 0)(tmp_path)
+    said = []
+    dark, bright = pixels(open_images(str(tmp_path), RAW, note=said.append))
+    assert (dark.max() < 1e-6, bright.max(), said) == (True, 1, [])
+
+
 # --- files that are no image, or more than one asked for ------------------------------------
-
-
-def written(name: str, content: bytes) -> Callable[[Path], object]:
-    return lambda folder: (folder / name).write_bytes(content)
 
 
 def cut(name: str) -> Callable[[Path], object]:
@@ -165,19 +226,6 @@ def cut(name: str) -> Callable[[Path], object]:
         truncate(folder / name)
 
     return write
-
-
-def png(width: int, height: int) -> bytes:
-    """A PNG file that claims a size and holds one pixel."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(bytes(4))) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + head + body
 
 
 def patched(name: str, place: int, size: bytes) -> Callable[[Path], object]:
@@ -207,8 +255,7 @@ UNREADABLE = {  # what writes the file, and a word of the reason that is given
     "text": (written("a.jpg", b"hello"), "no image"),
     "a header alone": (written("a.png", b"\x89PNG\r\n\x1a\n"), ""),
     "a program for a printer": (written("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n"), "no image"),
-    **{f"truncated {name[2:]}": (cut(name), "") for name in
-       ("a.bmp", "a.gif", "a.jpg", "a.png", "a.ppm", "a.tif", "a.webp")},
+    **{f"truncated {suffix[1:]}": (cut(f"a{suffix}"), "") for suffix in WRITTEN},
     "floats beyond 0..1": (deep("a.tif", "float32", 0, 300), "values from 0 to 300"),
     "NaN": (deep("a.tif", "float32", 0, float("nan")), "values from"),
     "a line": (saved("a.png", Image.new("1", (9000, 2))), "too narrow"),
@@ -303,23 +350,23 @@ def test_what_was_left_out_is_said_once_however_often_images_are_read(tmp_path):
 COUNTS = [pytest.param(20, 1), pytest.param(1000, 2, marks=pytest.mark.slow)]
 
 
-@pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "png", "ppm", "tif", "webp"])
+@pytest.mark.parametrize("suffix", WRITTEN)
 @pytest.mark.parametrize(("count", "seed"), COUNTS)
 def test_a_damaged_file_is_an_image_still_or_is_left_out_with_a_reason(
     count, seed, suffix, tmp_path
 ):
-    COLOUR.copy().save(tmp_path / f"a.{suffix}")
-    content, dice = (tmp_path / f"a.{suffix}").read_bytes(), random.Random(seed)
+    COLOUR.copy().save(tmp_path / f"a{suffix}")
+    content, dice = (tmp_path / f"a{suffix}").read_bytes(), random.Random(seed)
     images = open_images(str(tmp_path), RAW)
     for _ in range(count):
         spoiled = bytearray(content)
         for place in dice.choices(range(len(content)), k=dice.randrange(1, 4)):
             spoiled[place] = dice.randrange(256)
-        (tmp_path / f"a.{suffix}").write_bytes(spoiled)
+        (tmp_path / f"a{suffix}").write_bytes(spoiled)
         with bounded():
             item = images.items[0, 0]
         if isinstance(item, str):
-            assert item.startswith(f"a.{suffix}: ")
+            assert item.startswith(f"a{suffix}: ")
             assert item.isprintable()
         else:
             assert item[0].shape == (3, SIZE, SIZE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import timm
 import torch
@@ -103,6 +105,70 @@ def test_the_class_of_a_network_can_be_the_factory(user):
 def test_a_factory_that_gives_no_network_is_explained(name, words, user):
     with pytest.raises(ConvswapError, match=words):
         open_model(name.format(user / "model.py"))
+
+
+DATACLASS = """
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+
+@dataclass
+class Config:
+    width: int = 5
+
+def build():
+    return nn.Conv2d(3, Config().width, 3)
+"""
+BESIDE = "from blocks import WIDTH, build"
+IN_TIME = """
+def build():
+    from blocks import build
+    return build()
+"""
+BLOCKS = """
+from torch import nn
+
+WIDTH = 5
+
+def build():
+    return nn.Conv2d(3, WIDTH, 3)
+"""
+
+
+@pytest.mark.parametrize("source", [DATACLASS, BESIDE, IN_TIME])
+def test_a_file_runs_as_python_would_run_it_and_leaves_the_path_alone(source, tmp_path):
+    (tmp_path / "own.py").write_text(source)
+    (tmp_path / "blocks.py").write_text(BLOCKS)
+    before = [*sys.path]
+    assert open_model(f"{tmp_path / 'own.py'}:build").out_channels == 5
+    assert sys.path == before
+
+
+@pytest.mark.parametrize("source", [BESIDE, IN_TIME])
+def test_files_of_two_folders_have_what_lies_beside_them(source, tmp_path):
+    for width in (3, 5):
+        (tmp_path / str(width)).mkdir()
+        (tmp_path / str(width) / "own.py").write_text(source)
+        (tmp_path / str(width) / "blocks.py").write_text(BLOCKS.replace("5", str(width)))
+    widths = [open_model(f"{tmp_path / folder / 'own.py'}:build").out_channels for folder in "353"]
+    assert widths == [3, 5, 3]
+
+
+def test_what_a_file_puts_on_the_path_itself_remains(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "blocks.py").write_text(BLOCKS)
+    lines = f"import sys\nsys.path += [{str(tmp_path / 'lib')!r}, {str(tmp_path)!r}]\n"
+    (tmp_path / "own.py").write_text(lines + IN_TIME)
+    assert open_model(f"{tmp_path / 'own.py'}:build").out_channels == 5
+    assert sys.path[-2:] == [str(tmp_path / "lib"), str(tmp_path)]
+
+
+def test_a_file_that_fails_is_no_module(tmp_path):
+    (tmp_path / "fails_at_once.py").write_text("import nowhere_at_all")
+    with pytest.raises(ConvswapError, match=r"ModuleNotFoundError: .*nowhere_at_all"):
+        open_model(f"{tmp_path / 'fails_at_once.py'}:build")
+    assert [name for name in sys.modules if "fails_at_once" in name] == []
 
 
 # --- weights --------------------------------------------------------------------------------

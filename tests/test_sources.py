@@ -53,6 +53,33 @@ TREES = {  # files; those that are taken, in order; classes; labels; words of wh
     "a class that steers the terminal": (
         ["\x1b[2J/0.png", "bee/0.png"], ["\x1b[2J/0.png", "bee/0.png"], [r"\x1b[2J", "bee"],
         [0, 1], ()),
+    "masks beside images": (
+        ["images/0.png", "images/1.png", "masks/0.png"], ["images/0.png", "images/1.png"], None,
+        [0, 0], ("left out 1 files of", "masks/")),
+    "segmentation as of VOC": (
+        ["JPEGImages/0.jpg", "SegmentationClass/0.png", "SegmentationObject/0.png"],
+        ["JPEGImages/0.jpg"], None, [0], ("SegmentationClass/, SegmentationObject/",)),
+    "segmentation as of Cityscapes": (
+        ["gtFine/train/a/0.png", "leftImg8bit/train/a/0.png", "leftImg8bit/val/b/0.png"],
+        ["leftImg8bit/train/a/0.png"], None, [0], ("left out 1 files", "train/ is used")),
+    "masks in every part": (
+        ["train/images/0.png", "train/labels/0.png", "test/images/0.png", "test/labels/0.png"],
+        ["train/images/0.png"], None, [0], ("left out 2 files", "train/ is used")),
+    "masks in every class": (
+        ["ant/images/0.png", "ant/masks/0.png", "bee/images/0.png", "bee/masks/0.png"],
+        ["ant/images/0.png", "bee/images/0.png"], ["ant", "bee"], [0, 1],
+        ("left out 2 files", "classes are the 2 folders")),
+    "masks by longer names": (
+        ["train_images/0.png", "train_masks/0.png"], ["train_images/0.png"], None, [0],
+        ("train_masks/",)),
+    "masks that are classes": (
+        ["gas mask/0.png", "photo frame/0.png", "with_mask/0.png"],
+        ["gas mask/0.png", "photo frame/0.png", "with_mask/0.png"],
+        ["gas mask", "photo frame", "with_mask"], [0, 1, 2], ()),
+    "trains that are classes": (
+        ["test_tube/0.png", "train_station/0.png", "trains/0.png"],
+        ["test_tube/0.png", "train_station/0.png", "trains/0.png"],
+        ["test_tube", "train_station", "trains"], [0, 1, 2], ()),
     "superscripts are no numbers": (["²/0.png", "³/0.png"], ["²/0.png", "³/0.png"], ["²", "³"],
                                     [0, 1], ()),
 }  # fmt: skip
@@ -79,8 +106,9 @@ def test_a_folder_and_its_tar_are_read_as_people_mean_them(
         source = write_tar(tmp_path / "data.tar", source)
     found = open_source(str(source))
     assert (found.files, found.classes, found.labels) == (taken, classes, labels)
-    assert len(found.notes) == bool(words)
-    assert [word for word in words if word not in found.notes[0]] == []
+    said = "; ".join(found.notes)
+    assert bool(said) == bool(words)
+    assert [word for word in words if word not in said] == []
 
 
 SPLITS = {  # folders; that to train on; that to judge by
@@ -90,6 +118,10 @@ SPLITS = {  # folders; that to train on; that to judge by
     "other words, other case": (["Training", "VALID"], "Training", "VALID"),
     "one level down": (["data/train", "data/validation"], "data/train", "data/validation"),
     "and more": (["train", "val", "unlabelled"], "train", "val"),
+    "train and eval": (["eval", "train"], "train", "eval"),
+    "years": (["train2017", "val2017"], "train2017", "val2017"),
+    "two domains": (["testA", "testB", "trainA", "trainB"], "trainA", "testA"),
+    "longer names": (["ILSVRC_train", "ILSVRC_val"], "ILSVRC_train", "ILSVRC_val"),
 }
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ..errors import DataError
 from ..record import Preprocess
 from ..support.progress import Note, once, unheard
 from .arrays import ArrayFile, ArrayTransform, by, is_array_file, read_array
+from .depth import white_of
 from .digits import Digits
 from .items import Items, ReadFile, unreadable
 from .pixels import ImageTransform, read_colour, read_gray, size_of
@@ -166,7 +167,8 @@ def open_images(
     if found.arrays:
         read, transform = read_array, ArrayTransform(preprocess)
     else:
-        read, transform = _reader(preprocess), ImageTransform(preprocess, train)
+        read = partial(_reader(preprocess), white=white_of(source, found, note))
+        transform = ImageTransform(preprocess, train)
     items = Items(found.files, found.labels, ReadFile(found, read), transform)
     return Images(source, items, found.classes, note)
 
@@ -231,7 +233,7 @@ def first_array(source: str) -> np.ndarray | None:
     raise DataError(f"no array of {source} can be read; the first is {problem}")
 
 
-def _reader(preprocess: Preprocess) -> Callable[[BinaryIO], Image.Image]:
+def _reader(preprocess: Preprocess) -> Callable[..., Image.Image]:
     shape = preprocess.input_size
     if len(shape) != 3:
         raise DataError(f"images have three axes; the network wants {by(shape)}")

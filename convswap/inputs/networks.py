@@ -16,8 +16,9 @@ from ..network.bake import computes_weight
 from ..network.copies import check_finite
 from ..record import Base, Preprocess, remember
 from .bases import build_library, fold_branches_, is_library
-from .checkpoints import digest, load_weights_
+from .checkpoints import load_weights_
 from .user_code import failed, open_function
+from .weight_files import digest
 
 
 def open_model(
@@ -61,8 +62,8 @@ def open_model(
             model = build_library(name, kwargs, pretrained=source == "pretrained")
         else:
             model = _run_factory(name, kwargs)
-    if weights is not None and (taken := load_weights_(model, Path(weights), averaged=averaged)):
-        note(taken)
+    if weights is not None:
+        load_weights_(model, Path(weights), averaged=averaged, note=note)
     model.eval()
     check_finite(model)
     if fold:

@@ -17,19 +17,23 @@ from torchvision.transforms import CenterCrop, RandomCrop
 from ..errors import DataError
 from ..record import Preprocess
 from ..support.quiet import quiet
+from .formats import FORMATS
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # EPS would run another program
 PIXELS = 1 << 26  # the most that are decoded
 LARGE = 1 << 24  # images with more pixels are shrunk by a whole number first
 NARROW = 64  # times as long as wide: enlarged to the input size, such an image fills memory
+WIDE = (1 << 16) - 1  # the largest of the integers that cameras and scanners write
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # of TIFF
 
 
-def read_colour(stream: BinaryIO) -> Image.Image:
+def read_colour(stream: BinaryIO, white: int | None = None) -> Image.Image:
     """Read an image: turned as its EXIF orientation says, on white where it is transparent, the
     first frame or page of several.
 
     Memory is bounded, by 0.8 GiB: at most `PIXELS` are decoded, and of large JPEG files a part.
+
+    Args:
+        white: what integers of more than 16 bits are fractions of, in place of the largest.
 
     Returns:
         Mode `RGB`. Files of gray values with more than 8 bits have mode `F`: integers as
@@ -38,12 +42,29 @@ def read_colour(stream: BinaryIO) -> Image.Image:
     Raises:
         DataError: it is damaged, too large or too narrow, or its values lie outside that range.
     """
-    return _read(stream, "RGB")
+    return _read(stream, "RGB", white)
 
 
-def read_gray(stream: BinaryIO) -> Image.Image:
+def read_gray(stream: BinaryIO, white: int | None = None) -> Image.Image:
     """The same without colours: mode `L` in place of `RGB`."""
-    return _read(stream, "L")
+    return _read(stream, "L", white)
+
+
+def brightest(stream: BinaryIO) -> tuple[float, float] | None:
+    """The largest value in an image of integers of more than 8 bits, and the largest there can be;
+    None for other images.
+
+    Raises:
+        DataError: it is damaged, or too large.
+    """
+    with _opened(stream) as image:
+        _check_pixels(image)
+        if image.mode.startswith("I"):
+            return float(np.asarray(image).max()), _largest(image)
+        if any(";16" in str(tile[3]) for tile in image.tile):  # colours, of which PIL keeps 8 bits
+            high = max(high for _, high in image.convert("RGB").getextrema())
+            return high * 256.0 + 255, WIDE
+    return None
 
 
 def size_of(stream: BinaryIO) -> tuple[int, int]:
@@ -89,7 +110,7 @@ class ImageTransform:
         return (x.expand(self.channels, -1, -1) - self.mean) / self.std
 
 
-def _read(stream: BinaryIO, mode: str) -> Image.Image:
+def _read(stream: BinaryIO, mode: str, white: int | None) -> Image.Image:
     with _opened(stream) as image:
         if max(image.size) > NARROW * min(image.size):
             raise DataError(f"{image.width} x {image.height} pixels are too narrow")
@@ -98,7 +119,7 @@ def _read(stream: BinaryIO, mode: str) -> Image.Image:
         _check_pixels(image)
         ImageOps.exif_transpose(image, in_place=True)
         deep = image.mode == "F" or image.mode.startswith("I")
-        values = _from_deep(image, _largest(image)) if deep else image
+        values = _from_deep(image, _largest(image, white)) if deep else image
         factor = _shrink(values)
         return _flat(values.reduce(factor) if factor > 1 else values, mode)
 
@@ -127,13 +148,14 @@ def _shrink(image: Image.Image) -> int:
     return max(1, math.isqrt(math.prod(image.size) // LARGE))
 
 
-def _largest(image: Image.Image) -> float:
+def _largest(image: Image.Image, white: int | None = None) -> float:
     """The largest value that the type of an image file's numbers has; of floating point 1."""
     if image.mode == "F":
         return 1.0
     tags = getattr(image, "tag_v2", {})
     (bits, *_), (kind, *_) = tags.get(_BITS_PER_SAMPLE, (16,)), tags.get(_SAMPLE_FORMAT, (1,))
-    return 2.0 ** (bits - (kind == _SIGNED)) - 1
+    largest = 2.0 ** (bits - (kind == _SIGNED)) - 1
+    return white if white and largest > WIDE else largest
 
 
 def _from_deep(image: Image.Image, largest: float) -> Image.Image:

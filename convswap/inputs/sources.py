@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import io
 import os
-import posixpath
 import re
 import stat
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ..errors import DataError, one_line
+from .folders import below_the_shared, one_split, parts_of, without_masks
+from .formats import SUFFIXES as IMAGES
 
-IMAGES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 ARRAYS = frozenset({".npy"})
-TRAIN = ("train", "training")
-JUDGE = ("val", "valid", "validation", "test", "testing")
 FILE_BYTES = 1 << 30  # the largest file that is read
 
 
@@ -55,7 +51,8 @@ def open_source(source: str, held_out: bool = False) -> Source:
     Folders within are searched too, hidden files and folders are not. Each folder at the top
     is a class, with all that is below it; where there are several, files beside the class
     folders are left out. The top is where paths part: what all of them begin with does not
-    count. Of a source with `train/` and `val/` (or `test/`), only one of the two is taken.
+    count. Of a source with `train/` and `val/` (or `test/`), only one of the two is taken, and of
+    one with `images/` and `masks/` the images.
 
     Args:
         source: a folder, or a `.tar`.
@@ -76,9 +73,10 @@ def open_source(source: str, held_out: bool = False) -> Source:
     if not files:
         raise DataError(f"no images in {source}", do="put .jpg, .png or .npy files there")
     notes = [_passed_over(source, {k: n for k, n in kinds.items() if k not in kind})]
-    files, note = _one_split(source, files, held_out)
-    notes.append(note)
-    below = _below_the_shared(files)
+    files, left_out = without_masks(source, files)
+    files, taken = one_split(source, files, held_out)
+    notes += [left_out, taken]
+    below = below_the_shared(files)
     classes = sorted({parts[0] for parts in below if len(parts) > 1}, key=natural)
     if len(classes) < 2:
         return Source(files, [0] * len(files), None, [*filter(None, notes)], opener)
@@ -144,8 +142,8 @@ class _Tar:
                     name: (member.offset_data, member.size)
                     for member in archive
                     if member.isfile() and not member.issparse()
-                    if not any(part.startswith(".") for part in _parts(member.name))
-                    for name in ["/".join(_parts(member.name))]
+                    if not any(part.startswith(".") for part in parts_of(member.name))
+                    for name in ["/".join(parts_of(member.name))]
                 }
         except (OSError, tarfile.TarError, ValueError) as error:
             raise DataError(f"cannot read {path}: {error}") from None
@@ -168,18 +166,8 @@ def _check_size(size: int) -> None:
         raise DataError(f"the file has more than {FILE_BYTES >> 20} MiB")
 
 
-def _parts(name: str) -> list[str]:
-    return [part for part in name.split("/") if part not in ("", ".")]
-
-
 def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
-
-
-def _below_the_shared(files: Sequence[str]) -> list[list[str]]:
-    """The parts of each path, without the folders that all of them lie in."""
-    depth = len(_parts(posixpath.commonpath([posixpath.dirname(name) for name in files])))
-    return [_parts(name)[depth:] for name in files]
 
 
 def _passed_over(source: str, kinds: dict[str, int]) -> str:
@@ -189,16 +177,3 @@ def _passed_over(source: str, kinds: dict[str, int]) -> str:
     named = [f"{kinds[kind]} {kind or 'without suffix'}" for kind in common[:5]]
     more = ", ..." if len(common) > 5 else ""
     return f"passed over {sum(kinds.values())} files of {source}: {', '.join(named)}{more}"
-
-
-def _one_split(source: str, files: Sequence[str], held_out: bool) -> tuple[list[str], str]:
-    """The files to train on, or those to judge by, of a source that has both; what was taken."""
-    below = _below_the_shared(files)
-    tops = {parts[0].lower(): parts[0] for parts in below if len(parts) > 1}
-    split = {kind: next((tops[k] for k in kinds if k in tops), None)
-             for kind, kinds in ((False, TRAIN), (True, JUDGE))}  # fmt: skip
-    if split[False] is None or split[True] is None:
-        return list(files), ""
-    taken = split[held_out]
-    note = f"of {source}, which has {split[False]}/ and {split[True]}/, {taken}/ is used"
-    return [name for name, parts in zip(files, below, strict=True) if parts[0] == taken], note

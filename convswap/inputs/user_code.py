@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from ..errors import ModelError
+
+_brought: dict[str, Path] = {}  # modules that lie beside users' files, and in which folder
 
 
 def is_function_name(name: str) -> bool:
@@ -19,29 +26,77 @@ def is_function_name(name: str) -> bool:
 def open_function(name: str) -> Callable:
     """What `path/to/file.py:function` or `package.module:function` names.
 
+    A file is executed, and its function called, as `python file.py` would: it may import what lies
+    beside it.
+
     Raises:
         ModelError: there is no such file or function, or its file fails.
     """
     place, _, function = name.rpartition(":")
+    folder = Path(place).resolve().parent if place.endswith(".py") else None
     try:
-        if place.endswith(".py"):
-            path = Path(place)
-            if not path.is_file():
-                raise ModelError(f"no such file: {place}")
-            spec = importlib.util.spec_from_file_location(f"convswap_user_{path.stem}", path)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
+        if folder is None:
             module = importlib.import_module(place)
+        else:
+            with _importable(folder):
+                module = _executed(Path(place))
         if not hasattr(module, function):
             raise ModelError(f"{place} has no {function!r}")
     except ModelError:
         raise
     except Exception as error:
         raise failed(name, error) from error
-    return getattr(module, function)
+    found = getattr(module, function)
+    if folder is None:
+        return found
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        with _importable(folder):
+            return found(*args, **kwargs)
+
+    return called
 
 
 def failed(name: str, error: Exception) -> ModelError:
     """An error of the user's code, in one line."""
     return ModelError(f"{name} failed: {type(error).__name__}: {error}")
+
+
+def _executed(path: Path) -> ModuleType:
+    """The module of a file, which is found by its name from its first line on, and remains so:
+    dataclasses look theirs up, and so do pickle and torch.compile."""
+    if not path.is_file():
+        raise ModelError(f"no such file: {path}")
+    own = f"convswap_user_{path.stem}_{zlib.crc32(bytes(path.resolve())):08x}"
+    spec = importlib.util.spec_from_file_location(own, path)
+    module = sys.modules[own] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[own]
+        raise
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """What lies in a folder can be imported inside, and what lies in the folders of others' files,
+    perhaps under the same names, cannot."""
+    others = [name for name, where in _brought.items() if where != folder and name in sys.modules]
+    hidden = {name: sys.modules.pop(name) for name in others}
+    before = {*sys.modules}
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:  # once: what the user's code has put there remains
+            sys.path.remove(str(folder))
+        new = [name for name in sys.modules if name not in before]
+        _brought.update({name: folder for name in new if _lies_in(folder, name)})
+        for name, module in hidden.items():
+            sys.modules.setdefault(name, module)
+
+
+def _lies_in(folder: Path, name: str) -> bool:
+    top = name.partition(".")[0]
+    return (folder / f"{top}.py").exists() or (folder / top).is_dir()

@@ -135,14 +135,20 @@ def nothing(network):
 
 def broken(network):
     raise RuntimeError("cannot judge")
+
+def beside(network):
+    from measures import three
+    return three(network)
 """
 
 
-def test_a_function_of_the_users_own_judges(here):
+@pytest.mark.parametrize("judge", ["constant", "beside"])
+def test_a_function_of_the_users_own_judges(judge, here):
     Path("judges.py").write_text(JUDGES)
+    Path("measures.py").write_text("def three(network):\n    return 3\n")
     done = succeed("convert", *USER, "--data", "data", "--input-size", "3,16,16",
-                   "--max-drop", "0", "--judge", "judges.py:constant", "--out", "o")  # fmt: skip
-    assert "quality 3.00 -> 3.00 on judges.py:constant" in done.out
+                   "--max-drop", "0", "--judge", f"judges.py:{judge}", "--out", "o")  # fmt: skip
+    assert f"quality 3.00 -> 3.00 on judges.py:{judge}" in done.out
 
 
 @pytest.mark.parametrize(("judge", "words"), [

@@ -1,0 +1,124 @@
+"""The files that hold weights: which ones a path means, and what is in them; no code is run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ..errors import ModelError
+from ..support.files import check_regular, read_text
+from ..support.progress import Note, unheard
+from ..support.quiet import quiet
+from ..support.tensors import read_header, read_tensors
+
+FOLDER = ("model.safetensors", "pytorch_model.bin")  # what transformers and timm write
+INDEX = ".index.json"  # of shards
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pth.tar")  # of what others write
+
+
+class _PassedOver:
+    """Stands for what trainers keep beside weights: nobody looks at it, so none of it is built."""
+
+    def __new__(cls, *_: object) -> _PassedOver:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+BESIDE = [
+    "argparse.Namespace",
+    *(f"pathlib{part}.{kind}Path" for part in ("", "._local") for kind in ("Posix", "Windows")),
+    *(f"datetime.{kind}" for kind in ("date", "datetime", "time", "timedelta", "timezone")),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core")
+      for name in ("scalar", "_reconstruct")),
+    "numpy.dtype", "numpy.ndarray",
+]  # fmt: skip
+
+
+def weight_files(path: Path, note: Note = unheard) -> list[Path]:
+    """The files of the weights that a file, an index of shards or a folder of such holds.
+
+    Args:
+        note: told which file of a folder was taken, if it has a name of its own.
+
+    Raises:
+        ModelError: there are none, or they may be any of several.
+    """
+    try:
+        file = _chosen(path, note) if path.is_dir() else path
+        if file.name.endswith(INDEX):
+            shards = sorted(set(json.loads(read_text(file))["weight_map"].values()))
+            if any(Path(shard).name != shard for shard in shards):
+                raise ModelError(f"the index {file} names files outside of its folder")
+            files = [file.parent / shard for shard in shards]
+        else:
+            files = [file]
+        for each in files:
+            check_regular(each)
+    except FileNotFoundError as error:
+        raise ModelError(f"no such weights file: {error.filename}") from None
+    except OSError as error:
+        raise ModelError(f"cannot read weights {path}: {error.strerror}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise ModelError(f"not an index of weights files: {file}") from None
+    return files
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a weights file, or of the files of a folder one after another."""
+    found = hashlib.sha256()
+    for file in weight_files(path):
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()
+
+
+def read_weights(path: Path) -> Mapping:
+    """What one file holds, as far as it is tensors, plain numbers and words.
+
+    Raises:
+        ModelError: it is damaged, or holds anything else, which is never run.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            read_header(path)
+            return read_tensors(path)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"not a readable safetensors file: {path} ({error})") from None
+    try:
+        with torch.serialization.safe_globals([(_PassedOver, name) for name in BESIDE]), quiet():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        raise ModelError(
+            f"not a checkpoint of plain tensors: {path}{f' holds {code[1]}' if code else ''}",
+            do="save its state_dict as safetensors",
+        ) from None
+    return content if isinstance(content, Mapping) else {}
+
+
+def _chosen(folder: Path, note: Note) -> Path:
+    """The file, or the index of shards, in a folder: of the usual name, else the only one."""
+    for name in (f"{name}{kind}" for name in FOLDER for kind in ("", INDEX)):
+        if (folder / name).is_file():
+            return folder / name
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    indices, files = ([n for n in names if n.endswith(kinds)] for kinds in (INDEX, SUFFIXES))
+    only = indices or files
+    if len(only) == 1:
+        note(f"{folder}: {only[0]} is taken")
+        return folder / only[0]
+    there = files or names
+    listed = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
+    raise ModelError(
+        f"no weights in folder {folder}: looked for {', '.join(FOLDER)} or one file of "
+        f"{', '.join(SUFFIXES)}; there is {listed or 'nothing'}",
+        do="name the file",
+    )
