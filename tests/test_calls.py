@@ -583,3 +583,18 @@ def test_networks_without_layers_to_look_at_are_refused_in_one_line(make, says: 
     with pytest.raises(ModelError, match=says) as caught:
         plan(make(), [X], Budget(macs=0.6))
     assert "\n" not in str(caught.value)
+
+
+class Found(OneInput):
+    """Puts out the bright positions only: as many in noise as in the first image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = super().forward(x).mean(1).flatten()
+        return scores[: 5 if x.abs().max() < 10 else 9]
+
+
+def test_outputs_whose_number_varies_with_the_image_are_judged_by_parts():
+    x = torch.stack([X[0], 100 * X[1]])
+    found = read_batches(Found().eval(), [x])[0].match
+    assert found.parts == ("first", "second")
+    assert read_batches(Found().eval(), [X[:2]])[0].match.parts == ()
