@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
@@ -15,13 +15,17 @@ from .labels import class_numbers
 SAMPLES = 64  # of a batch, where one tensor holds all
 
 
-def listed(batches: object) -> Collection:
-    """Batches that can be counted, and passed over again and again: an iterable of them, one
-    tensor of all samples, or one mapping, as `plan` takes them."""
+def apart(batches: object) -> Iterable:
+    """Batches one by one: an iterable of them, one tensor of all samples, or one mapping, as
+    `plan` takes them."""
     if isinstance(batches, Tensor):
         return batches.split(SAMPLES)
-    if isinstance(batches, (Batch, Mapping)):
-        return [batches]
+    return [batches] if isinstance(batches, (Batch, Mapping)) else batches
+
+
+def listed(batches: object) -> Collection:
+    """Batches `apart` that can be counted, and passed over again and again."""
+    batches = apart(batches)
     try:
         len(batches)
     except TypeError:  # also a loader of what has no length
