@@ -54,7 +54,19 @@ InputSize = Annotated[
 """The shape of one input: `(channels, height, width)` of an image."""
 
 
-class _Data(BaseModel):
+class _OneLine(type(BaseModel)):
+    """Of classes that say in one line what is wrong with what they are made of."""
+
+    def __call__(cls, *args: object, **kwargs: object) -> object:
+        # subtle: an __init__ of its own pydantic would call also for parts of a larger document,
+        # whose problems are told together
+        try:
+            return super().__call__(*args, **kwargs)
+        except ValidationError as error:
+            raise PlanError(f"not a valid {cls.__name__.lower()}: {problems(error)}") from None
+
+
+class _Data(BaseModel, metaclass=_OneLine):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -83,6 +95,9 @@ class Budget(_Data):
 
     Attributes:
         latency: of the time the network takes on the target that is planned for.
+
+    Raises:
+        PlanError: one is no number above 0, up to 1.
     """
 
     macs: Fraction | None = None
@@ -155,7 +170,7 @@ class Input(_Data):
     shape: Annotated[tuple[_Side, ...], Field(max_length=8), AfterValidator(_one_input)]
     dtype: Literal[
         "float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8",
-        "bool",
+        "uint16", "uint32", "uint64", "bool", "complex32", "complex64", "complex128",
     ] = "float32"  # fmt: skip
 
 

@@ -161,3 +161,75 @@ def test_networks_are_judged_in_eval_mode():
     reference = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.9)).train()
     reference.load_state_dict(model.state_dict())
     assert fidelity(model, reference, [torch.randn(8, 3)], "values")["r2"] == 1
+
+
+NAN, INF = math.nan, math.inf
+X, LABELS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
+UNJUDGED = {
+    "images of NaN": (Says(), [(X, LABELS), (X * NAN, LABELS)], "NaN or infinite values .batch 2"),
+    "a network of NaN": (Says(NAN), [(X, LABELS)], "Says puts out NaN or infinity .batch 1"),
+    "no labels": (Says(), [X], "the images have no labels .batch 1"),
+    "one tensor": (Says(), X, "the images have no labels .batch 1"),
+    "fractions": (Says(), [(X, LABELS.float())], "the images have no labels .batch 1"),
+    "too few labels": (Says(), [(X, LABELS[:2])], "2 labels came with 6 images .batch 1"),
+    "a label below zero": (Says(), [(X, LABELS - 1)], "label -1 is no class number .batch 1"),
+    "only empty batches": (Says(), [(X[:0], LABELS[:0])], "no images"),
+    "whole numbers": (nn.Linear(4, 4), [(X.long(), LABELS)], "Linear fails on an input of 4"),
+    "no tensor": (Says(), ["cat.jpg"], "no tensor in a batch of type str .batch 1"),
+}
+UNLIKE = {
+    "images of NaN": (Says(), Says(), [X, X * NAN], "NaN or infinite values .batch 2"),
+    "a network of infinity": (Says(shift=INF), Says(), [X], "Says puts out NaN or infinity .batch"),
+    "a reference of NaN": (Says(), Says(NAN), [X[:0], X], "Says puts out NaN or infinity .batch 2"),
+    "outputs that overflow": (
+        Says(0.5).double(),
+        Says().double(),
+        [X.double() * 1e200],
+        "too large",
+    ),
+    "outputs of other shapes": (nn.Linear(4, 3), Says(), [X], "differ in number or shape .batch 1"),
+    "whole numbers": (nn.Identity(), nn.Identity(), [X.long()], "no floating-point tensor .batch"),
+    "only empty batches": (Says(), Says(), [X[:0]], "no images"),
+    "one number for all": (nn.MSELoss(), nn.MSELoss(), [X], "MSELoss fails on an input of 4"),
+}
+
+
+@pytest.mark.parametrize("case", UNJUDGED)
+def test_what_cannot_be_judged_is_refused_in_one_line(case):
+    model, batches, says = UNJUDGED[case]
+    with pytest.raises(ConvswapError, match=says) as caught:
+        accuracy(model, batches)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["values", "logits"])
+@pytest.mark.parametrize("case", UNLIKE)
+def test_what_cannot_be_compared_is_refused_in_one_line(case, kind):
+    model, reference, batches, says = UNLIKE[case]
+    with pytest.raises(ConvswapError, match=says) as caught:
+        fidelity(model, reference, batches, kind)
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_batches_and_other_types_of_number_change_no_figure():
+    batches = [(X[:0], LABELS[:0]), (X.double(), LABELS), (X[:0], LABELS[:0])]
+    assert accuracy(Says(), batches) == accuracy(Says(), [(X, LABELS)])
+    found = [fidelity(Says(0.9), Says(), given, "logits") for given in (batches, [X], X)]
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("shape", [(), (2, 2)], ids=["one number an image", "maps"])
+def test_outputs_of_any_shape_are_compared(shape):
+    class Shaped(Says):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)[:, : max(1, math.prod(shape))].reshape(-1, *shape)
+
+    x = X - X.mean(0)
+    assert fidelity(Shaped(0.9), Shaped(), [x], "values")["r2"] == pytest.approx(0.99, abs=1e-5)
+
+
+def test_images_of_several_sizes_have_their_mean_each():
+    x, y = torch.randn(50, 4), 3 + torch.randn(50, 6)
+    centred = [each - each.mean(0) + 5 for each in (x, y)]
+    found = fidelity(Says(0.0, 5.0), Says(), centred, "values")
+    assert found["r2"] == pytest.approx(0, abs=1e-5)

@@ -14,7 +14,7 @@ from outer import converted, narrow_resnet
 from torch import nn
 
 from convswap import ConvswapError, export_onnx, export_program
-from convswap.runtimes.export import OnnxNetwork
+from convswap.runtimes.export import OnnxNetwork, largest_gap
 
 SEPARATE = """
 import sys
@@ -173,6 +173,59 @@ def test_several_outputs_are_all_compared(write, tmp_path):
     model, size = tiny("two outputs")
     small = converted(model, size, boxes=("channel", 3))
     assert write(small, image_batches(size)[0], tmp_path / "net") < 1e-4
+
+
+OUTPUTS = {
+    "classes only": lambda y: y.argmax(1),
+    "a mask beside": lambda y: {"scores": y, "mask": y > 0, "best": y.argmax(1)},
+    "the best and where": lambda y: tuple(torch.topk(y, 2, 1)),
+    "bytes": lambda y: (255 * y.sigmoid()).byte(),
+    "infinity": lambda y: y.relu().log(),
+    "nothing beside": lambda y: (y, None),
+}
+
+
+class Puts(nn.Module):
+    """A convolution, and something of what it says."""
+
+    def __init__(self, out):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 6, 3), out
+
+    def forward(self, x):
+        return self.out(self.conv(x))
+
+
+@pytest.mark.parametrize("write", [export_onnx, export_program])
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_outputs_of_any_type_are_compared(kind, write, images, tmp_path):
+    torch.manual_seed(0)
+    assert write(Puts(OUTPUTS[kind]).eval(), images, tmp_path / "net") < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda y: (y, y.argmax(1) + 1), "100 % of .* whole numbers differ"),
+        (lambda y: (y, y.argmax(1)[:1]), "differ from PyTorch's in number or size"),
+        (lambda y: (y,), "differ from PyTorch's in number or size"),
+        (lambda y: (y.log(), y.argmax(1)), "differ from PyTorch's by inf"),
+    ],
+    ids=["other classes", "fewer images", "fewer outputs", "NaN"],
+)
+def test_outputs_that_differ_are_told(change, says, images):
+    torch.manual_seed(0)
+    model = Puts(lambda y: (y, y.argmax(1))).eval()
+    with pytest.raises(ConvswapError, match=says):
+        largest_gap(model, images, change(model(images)[0]))
+
+
+def test_a_few_whole_numbers_may_fall_the_other_way_by_rounding(images):
+    torch.manual_seed(0)
+    model = Puts(lambda y: y.argmax(1)).eval()
+    found = model(images)
+    found[0, 0, 0] += 1
+    assert largest_gap(model, images, found) == 0
 
 
 def test_a_wrong_file_is_not_written(network, images, tmp_path, monkeypatch):

@@ -97,3 +97,30 @@ def test_too_few_images_for_a_fixed_batch_are_refused(network, batches, tmp_path
     with pytest.raises(ConvswapError, match="batch of 999"):
         export_int8(network, batches, tmp_path / "net.onnx", batch=999)
     assert not [*tmp_path.iterdir()]
+
+
+def test_batches_may_lack_labels_be_empty_or_of_another_type(network, batches, tmp_path):
+    images = [images for (images,) in batches]
+    wanted, _ = export_int8(network, batches, tmp_path / "net.onnx")
+    given = [images[0][:0], *[each.double() for each in images]]
+    found, _ = export_int8(network, given, tmp_path / "net.onnx")
+    assert torch.equal(found(images[0])[0], wanted(images[0])[0])
+
+
+X = image_batches((3, 8, 8), count=1, size=8)[0]
+REFUSED = {
+    "no batches": ([], "no images to see ranges on"),
+    "empty batches": ([X[:0]], "no images to see ranges on"),
+    "NaN": ([X, X * float("nan")], "NaN or infinite values"),
+    "whole numbers": ([X.long()], "Residual fails on an input of 3x8x8"),
+    "ranges that overflow": ([X * 3e37], "cannot write the network in 8 bits"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_ranges_is_refused_in_one_line(case, network, tmp_path):
+    given, says = REFUSED[case]
+    with pytest.raises(ConvswapError, match=says) as caught:
+        export_int8(network, given, tmp_path / "net.onnx")
+    assert str(caught.value).isprintable()
+    assert not [*tmp_path.iterdir()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from convswap.network.calls import read_batches
 from convswap.network.cost import Cost, count
 from convswap.network.outputs import held_back
 from convswap.planning import plan, survey
-from convswap.plans import Budget, Choice, Layers, Plan
+from convswap.plans import Budget, Choice, Input, Layers, Plan
 from convswap.record import record_of
 from convswap.surgery.convert import convert
 
@@ -252,10 +253,50 @@ def test_many_weights_that_are_not_finite_are_counted():
         plan(model, image_batches(input_size), Budget(macs=0.5))
 
 
-@pytest.mark.parametrize("share", [0, -0.5, 1.5, float("nan"), "half"])
-def test_share_outside_zero_to_one_is_refused(share):
-    with pytest.raises(ValueError, match="macs"):
-        Budget(macs=share)
+SHARES = (0, -0.5, 1.5, float("nan"), float("inf"), "half", [0.5])
+FIELDS = ("macs", "params", "bytes", "latency")
+
+
+@pytest.mark.parametrize(("field", "share"), [*product(FIELDS, SHARES), ("mac", 0.5)])
+def test_share_outside_zero_to_one_is_refused_in_one_line(field, share):
+    with pytest.raises(PlanError, match=f"not a valid budget: {field}: ") as caught:
+        Budget(**{field: share})
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Layers(only="conv*"), lambda: Input(name="x\n", shape=(1,)),
+     lambda: Choice(site="a", form="channel", rank="two"), lambda: Plan(choices=())],
+    ids=["layers", "input", "choice", "plan"],
+)  # fmt: skip
+def test_what_is_no_plan_is_refused_in_one_line(make, request):
+    kind = request.node.callspec.id
+    with pytest.raises(PlanError, match=f"not a valid {kind}: ") as caught:
+        make()
+    assert str(caught.value).isprintable()
+
+
+class Waves(nn.Module):
+    """Takes what a scanner measures: complex numbers, or raw counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x):
+        x = x.abs().float() if x.is_complex() else x.float() / 65535
+        return self.second(torch.tanh(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.complex64, torch.complex128, torch.uint16, torch.uint32, torch.uint64]
+)
+def test_inputs_of_any_type_of_number_are_planned_for(dtype, tmp_path):
+    batches = [(1000 * each.abs()).to(dtype) for each in image_batches((3, 8, 8))]
+    plan(Waves().eval(), batches, Budget(macs=0.6)).save(tmp_path / "plan.json")
+    [seen] = Plan.load(tmp_path / "plan.json").inputs
+    assert f"torch.{seen.dtype}" == str(dtype)
 
 
 # edited plans

@@ -23,6 +23,7 @@ from convswap import (
 )
 from convswap.network.calls import read_batches
 from convswap.network.outputs import Reference
+from convswap.recovery.rates import rate_for
 from convswap.recovery.training import Training
 from convswap.recovery.trials import Trials
 
@@ -122,6 +123,155 @@ def test_a_one_way_iterable_is_enough(pair, batches):
 def test_no_batches_are_an_error(pair):
     with pytest.raises(ConvswapError, match="no images"):
         distill(pair[1], pair[0], [])
+
+
+@pytest.mark.parametrize("given", [lambda xs: torch.cat(xs), lambda xs: {"x": xs[0]}],
+                         ids=["one tensor", "one mapping"])  # fmt: skip
+def test_batches_are_given_as_for_plan(given, pair, batches, one_thread):
+    teacher, student = pair
+    wanted = distill(student, teacher, read_batches(teacher, given(batches)), 2)
+    assert same(state(distill(student, teacher, given(batches), 2)), state(wanted))
+
+
+def test_empty_batches_are_passed_over(pair, batches):
+    teacher, student = pair
+    said, seen = [], []
+    some = [batches[0][:0], *batches[:2], batches[0][:0], *batches[2:]]
+    distill(student, teacher, some, 1, tell=said.append, progress=lambda *step: seen.append(step))
+    assert (said, seen[-1][1:]) == ([], (10, 10))
+
+
+LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
+REFUSED = {
+    "only empty batches": (lambda xs: [xs[0][:0]] * 2, {}, "no images"),
+    "values that overflow": (lambda xs: [1e20 * x for x in xs], {"output": "values"},
+                             "the loss is .* before the first step, on inputs of up to"),
+    "whole numbers": (lambda xs: [x.long() for x in xs], {}, "Residual fails on an input of 3x8x8"),
+    "bytes": (lambda xs: [x.byte() for x in xs], {}, "Residual fails on an input of 3x8x8"),
+    "truth values": (lambda xs: [x > 0 for x in xs], {}, "Residual fails on an input of 3x8x8"),
+    "complex numbers": (lambda xs: [x + 0j for x in xs], {}, "Residual fails on an input of 3x8x8"),
+    "other channels later": (lambda xs: [xs[0], xs[1][:, :2]], {}, "fails on an input of 2x8x8"),
+    "no labels": (lambda xs: xs, {"labels": True}, "the images have no labels"),
+    "labels that are fractions": (lambda xs: [(x, LABELS.float()) for x in xs], {"labels": True},
+                                  "the images have no labels"),
+    "too few labels": (lambda xs: [(x, LABELS[:2]) for x in xs], {"labels": True},
+                       "2 labels came with 8 images"),
+    "a label below zero": (lambda xs: [(x, LABELS - 3) for x in xs], {"labels": True},
+                           "label -3 is no class number"),
+    "a late label beyond": (lambda xs: [*[(x, LABELS) for x in xs], (xs[0], LABELS + 1)],
+                            {"labels": True}, "label 5 is beyond the network's 5 classes"),
+    "no epochs": (lambda xs: xs, {"epochs": 0}, "epochs must be a number above 0, not 0"),
+    "epochs that are no number": (lambda xs: xs, {"epochs": float("nan")}, "epochs must be"),
+    "epochs without end": (lambda xs: xs, {"epochs": float("inf")}, "epochs must be"),
+    "minutes without end": (lambda xs: xs, {"minutes": float("inf")}, "minutes must be"),
+    "minutes below zero": (lambda xs: xs, {"minutes": -1}, "minutes must be"),
+    "a rate below zero": (lambda xs: xs, {"lr": -1e-3}, "lr must be"),
+    "a seed too long": (lambda xs: xs, {"seed": 1 << 70}, "seed must be a whole number of 64 bits"),
+    "a judge that knows nothing": (lambda xs: xs, {"judge": lambda network: float("nan")},
+                                   "the verdict on its start is NaN"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_trained_on_is_refused_in_one_line_before_a_step(case, pair, batches):
+    given, settings, says = REFUSED[case]
+    steps = []
+    with pytest.raises(ConvswapError, match=says) as caught:
+        distill(pair[1], pair[0], given(batches), **settings,
+                progress=lambda *step: steps.append(step))  # fmt: skip
+    assert "\n" not in str(caught.value)
+    assert steps == []
+
+
+class Trunk(nn.Module):
+    """A trunk and a head, both of which are replaced below."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.trunk(x)))
+
+
+class TrunkWithoutGradients(Trunk):
+    def forward(self, x):
+        with torch.no_grad():
+            x = torch.tanh(self.trunk(x))
+        return self.head(x)
+
+
+class WithoutGradients(Trunk):
+    forward = torch.no_grad()(Trunk.forward)
+
+
+class InInference(Trunk):
+    forward = torch.inference_mode()(Trunk.forward)
+
+
+class CutOff(Trunk):
+    def forward(self, x):
+        return self.head(torch.tanh(self.trunk(x)).detach())
+
+
+def frozen(names):
+    def made():
+        network = Trunk()
+        for name in names:
+            getattr(network, name).requires_grad_(False)
+        return network
+
+    return made
+
+
+REACHED = {
+    "as usual": (Trunk, {"trunk", "head"}),
+    "a frozen trunk": (frozen(["trunk"]), {"head"}),
+    "all frozen": (frozen(["trunk", "head"]), {"trunk", "head"}),
+    "a trunk without gradients": (TrunkWithoutGradients, {"trunk", "head"}),
+    "without gradients": (WithoutGradients, {"trunk", "head"}),
+    "in inference mode": (InInference, {"trunk", "head"}),
+    "a trunk cut off": (CutOff, {"trunk", "head"}),  # by what it writes itself
+}
+
+
+@pytest.mark.parametrize("around", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("kind", REACHED)
+def test_replaced_layers_are_trained_or_a_line_says_that_they_stay(kind, around, batches):
+    make, wanted = REACHED[kind]
+    torch.manual_seed(0)
+    teacher, said = make(), []
+    teacher.eval()
+    rows = {"trunk": ("channel", 2), "head": ("channel", 2)}
+    student = convert(teacher, plan_for(teacher, (3, 8, 8), rows, fit="weight"))
+    with around():
+        small = distill(student, teacher, batches, 2, lr=1e-2, tell=said.append)
+    before, after = state(student), state(small)
+    changed = {name.split(".")[0] for name in before if not before[name].equal(after[name])}
+    assert changed == wanted
+    left = {"trunk", "head"} - wanted
+    assert [line.endswith("1 of 2 replaced layers, trunk") for line in said] == [True] * len(left)
+    flags = [[p.requires_grad for p in network.parameters()] for network in (student, small)]
+    assert flags[0] == flags[1]
+
+
+def test_a_loss_without_gradients_is_refused_in_one_line(batches):
+    network = Trunk().eval()
+    with pytest.raises(ConvswapError, match="no gradient of the loss gets to the network"):
+        distill(network, network, batches, loss=lambda ours, theirs, labels: ours.detach().sum())
+
+
+def test_a_finished_run_that_is_called_again_tells_its_judgements(pair, batches, tmp_path):
+    history = []
+    distill(pair[1], pair[0], batches, 2, checkpoint=tmp_path / "c.pt")
+    distill(pair[1], pair[0], batches, 2, checkpoint=tmp_path / "c.pt", judged=history.extend)
+    assert history[-1].step == 16
+
+
+@pytest.mark.parametrize("distance", [-1e-9, 0.0, 1e30])
+def test_the_rate_is_a_number_for_any_distance(distance):
+    assert 0 < rate_for(distance) < 1
 
 
 # --- what stays as it was -------------------------------------------------------------------

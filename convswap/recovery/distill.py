@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from .. import __version__
 from ..errors import ConvswapError, DataError
-from ..network.calls import Batch, Call, read_batch
+from ..network.calls import Batch, Call
 from ..network.copies import deep_copy
-from ..network.layout import laid_out, lay_out_, run_with_channels_last
+from ..network.layout import lay_out_, run_with_channels_last
 from ..network.match import Match, Pick, find_match
 from ..network.outputs import Reference, output_kind
+from ..network.running import output_of
 from ..network.wrappers import unwrapped
 from ..plans import Kind
 from ..record import planned_output, record_of
@@ -25,9 +29,13 @@ from ..support.randomness import seeded
 from . import ranks
 from .checkpoint import Checkpoint, digest
 from .judging import Judge, Judgement, with_labels
+from .labels import scores_of
 from .losses import Loss, Task, compared
 from .passes import steps
 from .rates import passes_for, rate_for
+from .reach import reach_, thaw_
+from .reading import Reader, listed
+from .settings import check_settings
 from .signals import collected
 from .soap import Soap
 from .training import NOISE, Training, fresh
@@ -37,6 +45,8 @@ JUDGES = 4  # batches to judge by, where none are given
 JUDGEMENTS = 16  # in all, at even distances
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def distill(
     student: nn.Module,
     teacher: nn.Module,
@@ -61,13 +71,20 @@ def distill(
 
     Labels are not needed. Images are mirrored and mixed, the original answers for what comes of
     it. The last state with at least half of the largest gain on `judges` is kept, be it the first,
-    so that there the result is never further away than the start. Started by `torchrun`, each
+    so that there the result is never further away than the start.
+
+    What is frozen stays as it is, and a line says so of layers that were replaced; but of a network
+    that is frozen as a whole, as for inference, these are trained, and are frozen again at the end.
+    Code in `forward` that switches gradients off does not keep them from replaced layers.
+
+    Started by `torchrun`, each
     process trains on the batches it is given, and all end with the same network.
 
     Args:
         student: a network made by `convert`.
         teacher: the network it was made from.
-        batches: inputs as for `plan`, with labels or without; iterated once per pass.
+        batches: inputs as for `plan`, with labels or without; iterated once per pass. Empty ones
+            are passed over.
         epochs: passes over the batches; default: by their number, unless `minutes` are given.
         minutes: train for about so long.
         lr: learning rate of SOAP, for weights of usual size; default: by how far the start is,
@@ -91,29 +108,19 @@ def distill(
         DataError: there are no images, or no labels where they are asked for.
         ConvswapError: nothing may train; the checkpoint is damaged or of another run.
     """
-    student, teacher = fresh(deep_copy(unwrapped(student))), deep_copy(unwrapped(teacher)).eval()
+    check_settings(seed, epochs=epochs, minutes=minutes, lr=lr)
+    batches, judges = listed(batches), listed(judges)
+    student, teacher = (fresh(deep_copy(unwrapped(each))) for each in (student, teacher))
+    thawed = thaw_(student)
     teacher = teacher.to(next(student.parameters()).device)
-    batches = batches if hasattr(batches, "__len__") else list(batches)
-
-    if not len(batches):
-        raise DataError("no images to distil on")
     with seeded(seed):
-        first = [read_batch(teacher, batch, call) for _, batch in steps(batches, seed, 0, 1)]
         pick = output if callable(output) else None
-        match = Match(pick) if pick else find_match(teacher, first[0])
-        last = run_with_channels_last((student, teacher), first[0])  # faster, by half on processors
-        for network in (student, teacher):
-            lay_out_(network, last)
-
-        def read(batch: object) -> Batch:
-            batch = replace(read_batch(teacher, batch, call), match=match)
-            return laid_out(batch) if last else batch
-
-        seen = [read(batch) for batch in [*judges] or islice(batches, JUDGES)]
-        if labels and any(batch.labels is None for batch in seen):
-            raise DataError("the images have no labels", do="put them in folders, one per class")
-        if not any(parameter.requires_grad for parameter in student.parameters()):
-            raise ConvswapError("nothing to train: no parameter of the network requires gradients")
+        begins = (batch for _, batch in steps(batches, seed, 0, len(batches)))
+        read, first = _reader(student, teacher, begins, pick, call, labels)
+        if labels and isinstance(batches, Sequence):  # all are there: none is found wrong later
+            deque(map(read, batches), maxlen=0)
+        seen = [*read.full(judges)] or [*islice(read.full(batches), JUDGES)]
+        _check_runs((student, teacher), seen)
 
         said = None if pick else output
         kind = said or planned_output(student) or output_kind(teacher, seen)
@@ -123,6 +130,7 @@ def distill(
         sites = [choice.site for plan in record_of(student).plans[-1:] for choice in plan.choices]
         values = compared(student, teacher, sites, seen[0])
         task = Task(student, teacher, values, kind, reference.scale, labels=labels, loss=loss)
+        reach_(task, seen[0], tell)
 
         settings = (epochs, minutes, lr, labels, kind, seed)
         job = digest(
@@ -139,11 +147,13 @@ def distill(
             if minutes:
                 length = trials.steps_within(minutes, usual, judge, JUDGEMENTS)
             else:
-                images = len(batches) * len(first[0]) * ranks.place()[1]
+                images = len(batches) * len(first) * ranks.place()[1]
                 length = max(1, round((epochs or passes_for(images)) * len(batches)))
             given = lr or loss
             lr = usual if given else trials.rate(usual, length, reference.distance)
         training = Training(task, student, judge, lr, length, noise)
+        if math.isnan(training.start):
+            raise ConvswapError("the network cannot be judged: the verdict on its start is NaN")
         if state:
             training.go_on_from(state)
     try:
@@ -154,7 +164,39 @@ def distill(
         tell(f"training ended at step {training.step}, the best so far is kept: {error}")
     student.load_state_dict(training.best)
     lay_out_(student, last=False)
+    for parameter in thawed:
+        parameter.requires_grad_(False)
     return fresh(student)
+
+
+def _reader(
+    student: nn.Module,
+    teacher: nn.Module,
+    batches: Iterable[object],
+    pick: Pick | None,
+    call: Call | None,
+    labels: bool,
+) -> tuple[Reader, Batch]:
+    """What makes batches such as these ready for both networks, which are laid out for it, and
+    the first that is not empty."""
+    read = Reader(teacher, call)
+    first = next(read.full(batches), None)
+    if first is None:
+        raise DataError("no images to distil on")
+    match = Match(pick) if pick else find_match(teacher, first)
+    first = replace(first, match=match)
+    [_, output] = _check_runs((student, teacher), [first])
+    last = run_with_channels_last((student, teacher), first)  # faster, by half on processors
+    for network in (student, teacher):
+        lay_out_(network, last)
+    classes = scores_of(output).shape[1] if labels else None
+    return Reader(teacher, call, match, last, classes), first
+
+
+@torch.no_grad()
+def _check_runs(networks: Iterable[nn.Module], batches: Iterable[Batch]) -> list[object]:
+    """The networks' outputs; raises `ModelError` in one line where there are none."""
+    return [output_of(network, batch) for network in networks for batch in batches]
 
 
 def _train(
@@ -168,6 +210,7 @@ def _train(
     tell: Callable[[str], None],
 ) -> None:
     """Make all steps that are left, unless a signal asks to stop or the loss diverges."""
+    judged(training.history)
     often = max(1, training.steps // JUDGEMENTS)
     rank, size = ranks.place()
     with collected() as signals:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import reduce
 from operator import add
 from typing import NamedTuple
@@ -16,6 +16,8 @@ from ..network.calls import Batch
 from ..network.lockstep import Tap
 from ..network.observe import observe
 from ..network.outputs import divergence, tensors
+from ..network.running import output_of
+from ..network.thread_state import gradients_flow
 from ..plans import Kind
 from .mixing import mix
 
@@ -58,6 +60,9 @@ class Task(nn.Module):
         scale: `outputs.energy` of the teacher's outputs.
         labels: whether the cross-entropy of labels counts beside the distance to the teacher.
         loss: the user's own, in place of the distance to the teacher's output.
+
+    Attributes:
+        through: whether gradients go also through code that switches them off.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class Task(nn.Module):
         super().__init__()
         self.student, self.teacher = student, teacher.requires_grad_(False)
         self.values, self.kind, self.scale = values, kind, scale
-        self.labels, self.loss = labels, loss
+        self.labels, self.loss, self.through = labels, loss, False
         alone = not labels and loss is None
         self.inner = STRONG if alone and any(len(value) > 1 for value in values) else WEAK
 
@@ -77,10 +82,12 @@ class Task(nn.Module):
         if self.loss is None:
             batch, partners, share = mix(batch)
         taps = {tap for value in self.values for tap in value}
-        with torch.no_grad(), _kept(self.teacher, taps) as theirs:
-            target = batch.run(self.teacher)
-        with _kept(self.student, taps) as ours:
-            output = batch.run(self.student)
+        # subtle: tensors that a teacher made in inference mode could not be learned from
+        flow = gradients_flow if self.through else nullcontext
+        with torch.no_grad(), flow(), _kept(self.teacher, taps) as theirs:
+            target = output_of(self.teacher, batch)
+        with flow(), _kept(self.student, taps) as ours:
+            output = output_of(self.student, batch)
         if self.loss:
             outer = self.loss(output, target, labels)
         else:

@@ -19,7 +19,7 @@ def steps(batches: Iterable, seed: int, first: int, last: int) -> Iterator[tuple
         batches: with a length.
     """
     size = len(batches)
-    for number in range(first // size, -(-last // size)):
+    for number in range(first // size, -(-last // size)) if size else ():
         step = number * size
         if isinstance(batches, Batches):  # which need not read what is passed over
             batches.epoch, batches.start = number, max(first - step, 0)

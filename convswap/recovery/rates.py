@@ -28,6 +28,7 @@ def rate_for(distance: float) -> float:
     0.2 nats away, 3e-3 and 5e-3 were level and better than 1.5e-3; where it began 0.01 and 0.7
     nats away, 1.5e-3 and 4e-3 did well. `tests/benchmarks/recovery.py --lr` tries others.
     """
+    distance = max(distance, 0.0)  # of equal outputs rounding makes less than nothing
     return min(max(LR * (distance / FAR) ** (1 / 3), SLOWEST), FASTEST)
 
 

@@ -66,7 +66,11 @@ class Training:
         return self.least < self.start
 
     def learn(self, step: int, batch: Batch) -> bool:
-        """Make a step; False, and nothing is learned, where the loss is NaN or infinite."""
+        """Make a step; False, and nothing is learned, where the loss is NaN or infinite. An empty
+        batch teaches nothing."""
+        if not len(batch) and not ranks.several():  # others would wait for its gradients
+            self.step = step + 1
+            return True
         began = time.perf_counter()
         self.schedule.step_update(step + 1)
         with ranks.company():
@@ -128,7 +132,9 @@ class Training:
 
 def fresh(network: nn.Module) -> nn.Module:
     """The network in eval mode, without what it kept from weights it had before (levit does)."""
-    return network.train().eval()
+    network.train()  # subtle: of some networks it returns nothing
+    network.eval()
+    return network
 
 
 class _Meter:

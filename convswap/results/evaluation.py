@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import DataError
+from ..errors import ConvswapError, DataError, ModelError
 from ..inputs.images import Batches, Images, open_images
 from ..inputs.synthetic import SYNTHETIC
-from ..network.calls import read_batch, read_batches
+from ..network.calls import Batch, read_batch
 from ..network.match import Match, find_match, tensors
-from ..network.outputs import kl, output_kind
+from ..network.outputs import output_kind
+from ..network.running import output_of
 from ..plans import Kind
 from ..record import planned_output, record_of
+from ..recovery.labels import class_numbers, scores_of
+from ..recovery.reading import apart
 from ..support.progress import Note, Progress, silent, unheard
+from .figures import Figures
 
 
 def open_judges(model: nn.Module, source: str, note: Note = unheard) -> Images:
@@ -73,34 +77,37 @@ def closeness(
     """`fidelity`, of the kind of output that is given, else planned, else found out."""
     kind = output or planned_output(model)
     if kind is None:
-        kind = output_kind(reference, read_batches(reference, [next(iter(batches))]))
+        seen = next((b for b in (read_batch(reference, each) for each in batches) if len(b)), None)
+        if seen is None:
+            raise DataError("no images to compare on")
+        output_of(reference, seen)
+        kind = output_kind(reference, [seen])
     return fidelity(model, reference, batches, kind, progress)
 
 
 @torch.no_grad()
 def accuracy(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], progress: Progress = silent
+    model: nn.Module, batches: Iterable[object], progress: Progress = silent
 ) -> dict[str, float]:
-    """`top1` and `top5` in percent, and the number of `images`, on labelled batches.
+    """`top1` and `top5` in percent, and the number of `images`, on batches with class numbers.
 
     Raises:
-        DataError: the output is not one score per class of these labels.
+        DataError: a batch cannot be read, or the output is not one score per class of its labels.
+        ModelError: the network does not run on it, or puts out NaN or infinity.
     """
     model.eval()
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     right1 = right5 = images = 0
-    for done, (x, labels) in enumerate(batches):
-        scores = tensors(model(x.to(device)))[0].cpu()
-        if scores.dim() != 2:
-            raise DataError(f"the network's output {list(scores.shape)} is not class scores")
-        if labels.max() >= scores.shape[1]:
-            raise DataError(
-                f"label {labels.max().item()} is beyond the network's {scores.shape[1]} classes"
-            )
+    for done, given in enumerate(batches := apart(batches)):
+        with _in_batch(done):
+            batch = read_batch(model, given)
+            if not len(batch):
+                continue
+            scores = scores_of(_finite_output(model, batch)).cpu()
+            labels = class_numbers(batch, scores.shape[1]).cpu()
         best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
         right1 += best[:, 0].sum().item()
         right5 += best.any(1).sum().item()
-        images += len(x)
+        images += len(batch)
         progress("evaluate", done + 1, len(batches) if hasattr(batches, "__len__") else 0)
     if not images:
         raise DataError("no images to evaluate on")
@@ -111,7 +118,7 @@ def accuracy(
 def fidelity(
     model: nn.Module,
     reference: nn.Module,
-    batches: Iterable[Tensor | tuple],
+    batches: Iterable[object],
     kind: Kind,
     progress: Progress = silent,
 ) -> dict[str, float | None]:
@@ -121,37 +128,40 @@ def fidelity(
         `images`; `r2`, the share of the reference's variance over images that is kept; `psnr`
         in dB, for outputs that range over 0..1 (None if equal); for logits also `kl` in nats
         and `agreement`, the percentage of images with the same class.
+
+    Raises:
+        DataError: a batch cannot be read, or there is none.
+        ModelError: the networks do not run on it, or put out what cannot be compared.
     """
     model.eval(), reference.eval()
-    error = total_square = kl_sum = same = 0.0
-    total_sum: Tensor | None = None
+    figures = Figures(kind)
     match: Match | None = None
-    images = values = 0
-    for done, batch in enumerate(batches):
-        batch = read_batch(reference, batch)
-        match = match or find_match(reference, batch)
-        batch = replace(batch, match=match)
-        pairs = list(zip(tensors(batch.run(model)), tensors(batch.run(reference)), strict=True))
-        ours = torch.cat([a.flatten(1).double() for a, _ in pairs], 1)
-        theirs = torch.cat([b.flatten(1).double() for _, b in pairs], 1)
-        error += (ours - theirs).pow(2).sum().item()
-        total_square += theirs.pow(2).sum().item()
-        batch_sum = theirs.sum(0)
-        total_sum = batch_sum if total_sum is None else total_sum + batch_sum
-        if kind == "logits":
-            kl_sum += kl(*pairs[0]).item() * len(batch)
-            same += (pairs[0][0].argmax(1) == pairs[0][1].argmax(1)).sum().item()
-        images += len(batch)
-        values += theirs.numel()
+    for done, given in enumerate(batches := apart(batches)):
+        with _in_batch(done):
+            batch = read_batch(reference, given)
+            if not len(batch):
+                continue
+            match = match or find_match(reference, batch)
+            theirs = _finite_output(reference, replace(batch, match=match))
+            ours = _finite_output(model, replace(read_batch(model, given), match=match))
+            figures.add(tensors(ours), tensors(theirs), len(batch))
         progress("compare", done + 1, len(batches) if hasattr(batches, "__len__") else 0)
-    if not images:
+    if not figures.images:
         raise DataError("no images to compare on")
-    variance = max(total_square - total_sum.pow(2).sum().item() / images, 1e-30)
-    found = {
-        "images": images,
-        "r2": 1 - error / variance,
-        "psnr": 10 * math.log10(values / error) if error else None,
-    }
-    if kind == "logits":
-        found |= {"kl": kl_sum / images, "agreement": 100 * same / images}
-    return found
+    return figures.found()
+
+
+@contextmanager
+def _in_batch(number: int) -> Iterator[None]:
+    """What is wrong inside is told with the number of the batch."""
+    try:
+        yield
+    except ConvswapError as error:
+        raise type(error)(error.message, where=f"batch {number + 1}", do=error.do) from error
+
+
+def _finite_output(network: nn.Module, batch: Batch) -> object:
+    output = output_of(network, batch)
+    if not all(tensor.isfinite().all() for tensor in tensors(output)):
+        raise ModelError(f"{type(network).__name__} puts out NaN or infinity")
+    return output

@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import nn
 
+from ..errors import DataError
 from ..inputs.images import Images
 from ..record import planned_output
 from ..support.progress import Progress, silent
@@ -34,6 +35,8 @@ def beside_float(
     """
     batches = list(images.batches(batch or 128, count=JUDGES))
     batches = [each for each in batches if batch is None or len(each[0]) == batch]
+    if not batches:
+        raise DataError(f"too few images to judge a batch of {batch}")
     inputs = batches[0][0][: batch or 1]
     networks, rows = {"float32": plain, "int8": quantised}, {}
     for name, each in networks.items():

@@ -79,7 +79,9 @@ class Eager:
             if LAST.get(value.dim()) == layout:
                 value = value.contiguous(memory_format=layout)
             memo[id(parameter)] = nn.Parameter(value, requires_grad=False)
-        return deep_copy(module, memo).eval().to(self.device, dtype)
+        copied = deep_copy(module, memo)
+        copied.eval()  # subtle: of some networks it returns nothing
+        return copied.to(self.device, dtype)
 
     def _prepared(self, module: nn.Module, x: Tensor) -> Callable[[Tensor], object]:
         """What is called in place of the module."""

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConvswapError
+from ..errors import ConvswapError, DataError, one_line
 from ..forms import Factorized, kernel_of, write_kernel_
-from ..network.copies import deep_copy
+from ..network.calls import read_batch
+from ..network.copies import first_line
+from ..network.running import output_of
 from ..support.files import new_file
 from ..support.quiet import quiet
-from .export import OnnxNetwork, free_axes, onnx_graph, tidy
+from .export import OnnxNetwork, free_axes, on_cpu, onnx_graph, tidy
 
 TINY = 1e-12  # what a range is at least
 
 
 def export_int8(
     model: nn.Module,
-    batches: Sequence[tuple[Tensor, ...]],
+    batches: Iterable[object],
     path: str | Path,
     *,
     batch: int | None = None,
@@ -35,7 +37,8 @@ def export_int8(
     ONNX Runtime's signed default costs 3.8 points of accuracy there, this 0.2.)
 
     Args:
-        batches: real inputs, `[n, channels, height, width]` each: ranges are those seen on them.
+        batches: real inputs, `[n, channels, height, width]` each, with labels or
+            without: ranges are those seen on them.
         batch, free_size, opset: as for `export_onnx`.
 
     Returns:
@@ -62,25 +65,50 @@ def export_int8(
             images = next(self._left, None)
             return None if images is None else {"images": images.numpy()}
 
-    inputs = [images.cpu() for images, *_ in batches]
+    model = on_cpu(model)
+    inputs = images_of(model, batches)
     if batch is not None:
         inputs = [*torch.cat(inputs).split(batch)]
         if len(inputs[-1]) < batch:
             inputs.pop()
         if not inputs:
             raise ConvswapError(f"too few images for a batch of {batch}")
-    model = equalised(deep_copy(model).eval().cpu(), inputs)
+    model = equalised(model, inputs)
     example = inputs[0] if batch else torch.cat([inputs[0]] * 2)[:2]
     free = free_axes(batch, free_size)
     graph = tidy(onnx_graph(model, example, free=free, opset=opset))
     plain = OnnxNetwork(graph.SerializeToString())
     with new_file(path) as temporary:
-        with quiet():
-            quantize_static(
-                graph, temporary, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8,
-            )  # fmt: skip
+        try:
+            with quiet():
+                quantize_static(
+                    graph, temporary, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                    activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8,
+                )  # fmt: skip
+        except OSError:
+            raise
+        except Exception as error:  # such as of values whose range is no float32
+            what = one_line(first_line(error), 300)
+            raise ConvswapError(
+                f"ONNX Runtime cannot write the network in 8 bits: {what}",
+                do="look at the values it is given",
+            ) from error
         return OnnxNetwork(temporary), plain
+
+
+def images_of(model: nn.Module, batches: Iterable[object]) -> list[Tensor]:
+    """The images of batches, with labels or without, as a network takes them.
+
+    Raises:
+        DataError: there are none, or they hold NaN or infinity.
+        ModelError: the network does not run on them.
+    """
+    read = [batch for batch in (read_batch(model, each) for each in batches) if len(batch)]
+    if not read:
+        raise DataError("no images to see ranges on")
+    with torch.no_grad():
+        output_of(model, read[0])
+    return [batch.tensors[0] for batch in read]
 
 
 @torch.no_grad()

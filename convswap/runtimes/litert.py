@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from ..errors import ConvswapError, one_line
-from ..network.copies import deep_copy, first_line
+from ..network.copies import first_line
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_streams
 from .eager import Eager
-from .export import largest_gap
-from .int8 import equalised
+from .export import largest_gap, on_cpu
+from .int8 import equalised, images_of
 from .machine import check_plain, describe
 from .target import Runner
 
@@ -86,16 +86,16 @@ def export_tflite(
         ConvswapError: a package is missing, the network cannot be written, or the outputs differ;
             then nothing is written.
     """
-    model, images = deep_copy(model).eval().cpu(), images.cpu()
+    model, images = on_cpu(model), images.cpu()
     with new_file(path) as temporary:
         temporary.write_bytes(_content(model, images[:1], channels_last))
         network = LiteRtNetwork(temporary, torch.get_num_threads(), channels_last)
-        return largest_gap(model, images, [*network(images)])
+        return largest_gap(model, images, network(images))
 
 
 def export_tflite_int8(
     model: nn.Module,
-    batches: Sequence[tuple[Tensor, ...]],
+    batches: Iterable[object],
     path: str | Path,
     *,
     channels_last: bool = False,
@@ -103,7 +103,8 @@ def export_tflite_int8(
     """Write a LiteRT file whose layers are in 8-bit integers (static, weights per channel).
 
     Args:
-        batches: real inputs, `[n, channels, height, width]` each: ranges are those seen on them.
+        batches: real inputs, `[n, channels, height, width]` each, with labels or
+            without: ranges are those seen on them.
         channels_last: as for `export_tflite`.
 
     Returns:
@@ -112,8 +113,9 @@ def export_tflite_int8(
     Raises:
         ConvswapError: a package is missing, or the network cannot be written.
     """
-    inputs = [images.cpu() for images, *_ in batches]
-    model = equalised(deep_copy(model).eval().cpu(), inputs)
+    model = on_cpu(model)
+    inputs = images_of(model, batches)
+    model = equalised(model, inputs)
     content = _content(model, inputs[0][:1], channels_last)
     from ai_edge_quantizer import quantizer, recipe  # comes with litert-torch
 
@@ -137,7 +139,9 @@ class _ChannelsLast(nn.Module):
 
     def forward(self, images: Tensor) -> object:
         outputs = self.network(images.movedim(-1, 1))
-        return tree_map(lambda each: each.movedim(1, -1) if each.dim() == 4 else each, outputs)
+        return tree_map_only(
+            Tensor, lambda each: each.movedim(1, -1) if each.dim() == 4 else each, outputs
+        )
 
 
 class LiteRt:
@@ -160,7 +164,7 @@ class LiteRt:
     def variants(self, module: nn.Module, x: Tensor) -> dict[str, Runner]:
         """One runner."""
         x, maps = x.cpu().float(), x.dim() == 4
-        content = _content(deep_copy(module).eval().cpu().float(), x, maps)
+        content = _content(on_cpu(module).float(), x, maps)
         network = LiteRtNetwork(content, self.threads, maps)
         network.read(x)
         network.run()

@@ -10,8 +10,7 @@ from timm.layers import Conv2dSame, get_same_padding
 from torch import Tensor, nn
 
 from ..forms import Factorized
-from ..network.copies import deep_copy
-from .export import onnx_graph, tidy
+from .export import on_cpu, onnx_graph, tidy
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -42,7 +41,7 @@ class OnnxGraphs:
             return _plain(layers, x).SerializeToString()
         graph = self._from_the_last(module) if x.shape == self._shape else None
         if graph is None:
-            self._network, self._shape = deep_copy(module).eval().cpu().float(), x.shape
+            self._network, self._shape = on_cpu(module).float(), x.shape
             graph = self._graph = onnx_graph(self._network, x.cpu().float())
         return tidy(graph).SerializeToString()
 

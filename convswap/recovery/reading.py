@@ -1,0 +1,65 @@
+"""Batches as users have them, made what student and teacher are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor, nn
+
+from ..network.calls import Batch, Call, read_batch
+from ..network.layout import laid_out
+from ..network.match import Match
+from .labels import class_numbers
+
+SAMPLES = 64  # of a batch, where one tensor holds all
+
+
+def apart(batches: object) -> Iterable:
+    """Batches one by one: an iterable of them, one tensor of all samples, or one mapping, as
+    `plan` takes them."""
+    if isinstance(batches, Tensor):
+        return batches.split(SAMPLES)
+    return [batches] if isinstance(batches, (Batch, Mapping)) else batches
+
+
+def listed(batches: object) -> Collection:
+    """Batches `apart` that can be counted, and passed over again and again."""
+    batches = apart(batches)
+    try:
+        len(batches)
+    except TypeError:  # also a loader of what has no length
+        return list(batches)
+    return batches
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Makes a batch what both networks take.
+
+    Attributes:
+        call, match: how it is passed, and what is compared.
+        channels_last: whether in that layout.
+        classes: how many the labels are of; None where they are not used.
+    """
+
+    teacher: nn.Module
+    call: Call | None
+    match: Match = field(default_factory=Match)
+    channels_last: bool = False
+    classes: int | None = None
+
+    def __call__(self, batch: object) -> Batch:
+        """One batch, which may be empty.
+
+        Raises:
+            DataError: it cannot be read, or its labels cannot be used.
+        """
+        batch = replace(read_batch(self.teacher, batch, self.call), match=self.match)
+        if self.classes is not None and len(batch):
+            batch = replace(batch, labels=class_numbers(batch, self.classes))
+        return laid_out(batch) if self.channels_last else batch
+
+    def full(self, batches: object) -> Iterator[Batch]:
+        """Those that are not empty."""
+        return (batch for batch in map(self, batches) if len(batch))
