@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,19 @@ def test_files_follow_the_umask(tmp_path: Path):
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_file_in_a_folder_that_does_not_exist_is_refused_at_once(tmp_path: Path):
+    with pytest.raises(OSError, match="folder does not exist"), new_file(tmp_path / "no" / "a"):
+        pass
+
+
+def test_a_folder_that_goes_meanwhile_is_told(tmp_path: Path):
+    (tmp_path / "gone").mkdir()
+    with pytest.raises(FileNotFoundError), new_file(tmp_path / "gone" / "a") as temporary:
+        temporary.write_text("whole")
+        shutil.rmtree(tmp_path / "gone")
+    assert names(tmp_path) == []
 
 
 # links and other things that are no files

@@ -241,6 +241,11 @@ def test_a_damaged_checkpoint_is_named(content, pair, batches, tmp_path):
         distill(pair[1], pair[0], batches, checkpoint=tmp_path / "c.pt")
 
 
+def test_a_checkpoint_in_a_folder_that_does_not_exist_is_refused_at_once(pair, batches, tmp_path):
+    with pytest.raises(ConvswapError, match="does not exist"):
+        distill(pair[1], pair[0], batches, checkpoint=tmp_path / "no" / "c.pt")
+
+
 def test_a_checkpoint_of_another_network_is_refused(pair, batches, tmp_path):
     teacher, student = pair
     distill(student, teacher, batches, checkpoint=tmp_path / "c.pt")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import ConvswapError
 from ..network.calls import Batch
-from ..support.files import new_file
+from ..support.files import check_parent, new_file
 
 SECONDS = 30.0  # between two writings
 
@@ -49,10 +49,15 @@ class Checkpoint:
         path: None to keep nothing.
         job: `digest` of what the run depends on.
         tell: gets a line if the state cannot be written; the run goes on without.
+
+    Raises:
+        ConvswapError: the folder it is to lie in does not exist.
     """
 
     def __init__(self, path: str | Path | None, job: str, tell: Callable[[str], None]):
         self.path, self.job, self.tell = path and Path(path), job, tell
+        if self.path:
+            check_parent(self.path)
         self.written = time.monotonic()
 
     @property

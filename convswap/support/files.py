@@ -3,6 +3,7 @@ is written under a temporary name, then renamed, and one output has one writer a
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -64,11 +65,16 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
     if path.exists() and not (path.is_dir() if folder else path.is_file()):
         kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "a device or pipe"
         raise ConvswapError(f"{path} is {kind}", do="choose another name")
-    if not path.absolute().parent.is_dir():
-        raise ConvswapError(f"folder {path.absolute().parent} does not exist", do="create it first")
+    check_parent(path)
     if command := _command.get():
         command.enter_context(claimed(path))
     return path
+
+
+def check_parent(path: Path) -> None:
+    """Raise `ConvswapError` unless the folder that a path lies in exists."""
+    if not (parent := path.absolute().parent).is_dir():
+        raise ConvswapError(f"folder {parent} does not exist", do="create it first")
 
 
 def user_cache(what: str) -> Path:
@@ -153,6 +159,10 @@ def _enter(room: Path, wait: bool, path: Path) -> TextIO:
             room.mkdir(exist_ok=True)
             lock = (room / "lock").open("a", encoding="utf-8")
         except (FileNotFoundError, FileExistsError):  # the last owner is just leaving
+            if not room.parent.is_dir():
+                raise FileNotFoundError(
+                    errno.ENOENT, "folder does not exist", str(room.parent)
+                ) from None
             if room.exists() and not room.is_dir():
                 raise
             continue
@@ -170,6 +180,6 @@ def _enter(room: Path, wait: bool, path: Path) -> TextIO:
 
 
 def _clear(room: Path) -> None:
-    for child in room.iterdir():
+    for child in room.iterdir() if room.is_dir() else ():  # gone with the folder it was in
         if child.name != "lock":
             shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
