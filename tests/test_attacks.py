@@ -19,11 +19,13 @@ import pytest
 import torch
 from outer import (
     NARROW,
+    RECIPE,
     SIZE,
     converted,
     fail,
     names,
     narrow_resnet,
+    succeed,
     tree,
     truncate,
     user_network,
@@ -439,6 +441,7 @@ def small_disk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_user_files(tmp_path)
     write_artifact(tmp_path)
+    (tmp_path / "r.yaml").write_text(RECIPE)
     (tmp_path / "disk").mkdir()
 
     def mount(size: str, *options: str) -> Path:
@@ -461,6 +464,8 @@ WRITES = {
     "pt2": "export art --model model.py:build --pt2 disk/o",
     "report": f"report art {BACK} --data data --out disk/o",
     "copy": "recipes copy digits disk/o",
+    "sweep": f"sweep {OURS} --points 2 --out disk/o",
+    "run": "run r.yaml --model model.py:build --out disk/o",
 }
 
 
@@ -470,6 +475,16 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(verb, small_disk):
     disk = small_disk("4k")
     assert "No space left on device" in fail(*WRITES[verb].split())
     assert names(disk) == []
+
+
+@posix
+def test_a_sweep_that_found_no_room_works_once_there_is_some(small_disk):
+    disk = small_disk("40k")
+    assert "No space left on device" in fail(*WRITES["sweep"].split())
+    assert names(disk) == []
+    subprocess.run(["mount", "-o", "remount,size=4m", "disk"], check=True)
+    succeed(*WRITES["sweep"].split())
+    assert names(disk / "o") == ["frontier.json", "frontier.png", "report.html"]
 
 
 @posix

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 import convswap
 
 from ..plans import Drop
-from ..support.files import check_new
+from ..support.files import check_new, check_ours
 from . import console
 from . import goal_options as g
 from . import options as o
@@ -41,10 +41,11 @@ def convert(
     as_json: o.Json = False,
 ) -> None:
     """Replace convolutions by separable ones, fitted to the images; no training."""
+    from ..artifact import DESCRIPTION
     from ..results.goals import reach
     from . import configuration, opening, tables
 
-    check_new(out, force, folder=True)
+    check_ours(check_new(out, force, folder=True), DESCRIPTION)
     fit = images.settled(goal := wanted.goal)
     asked = (model, wanted, network, images, layers, output, run)
     configuration.save(save_config and check_new(save_config, force), *asked)

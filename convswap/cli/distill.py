@@ -11,7 +11,7 @@ from cyclopts import Parameter, validators
 
 import convswap
 
-from ..support.files import check_new
+from ..support.files import check_new, check_ours
 from ..support.progress import unheard
 from . import console
 from . import options as o
@@ -60,12 +60,13 @@ def distill(
     Stopped or killed, it goes on from its last checkpoint when called again. On several devices:
     `torchrun --nproc-per-node N -m convswap distill ...`.
     """
+    from ..artifact import DESCRIPTION
     from ..recovery import ranks
     from . import opening
 
     with ranks.joined(run.device) as device:
         if ranks.leads():
-            check_new(out, force, folder=True)
+            check_ours(check_new(out, force, folder=True), DESCRIPTION)
         run = replace(run, device=device, quiet=run.quiet or not ranks.leads())
         student = opening.open_artifact(artifact_dir, original, run)
         teacher = opening.open_original(student, original, device)

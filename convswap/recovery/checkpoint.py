@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,16 @@ class Checkpoint:
             content = torch.load(self.path, weights_only=True, map_location="cpu")
             job, state = content["job"], content["state"]
         except Exception as error:  # whatever a damaged or foreign file leads to
-            raise ConvswapError(f"cannot read {self.path}", do="remove it to start anew") from error
+            raise self._unreadable() from error
         if job != self.job:
             raise ConvswapError(
                 f"{self.path} is of another run: its networks, images, settings or seed differ",
                 do="remove it to start anew, or write elsewhere",
             )
         return state
+
+    def _unreadable(self) -> ConvswapError:
+        return ConvswapError(f"cannot read {self.path}", do="remove it to start anew")
 
     def write(self, state: dict[str, Any]) -> None:
         """Put the state in place of the last one, if that can be done."""
@@ -97,6 +101,14 @@ class Checkpoint:
         except OSError as error:
             self.tell(f"cannot write {self.path}, training goes on without: {error.strerror}")
         self.written = time.monotonic()
+
+    @contextmanager
+    def taken_over(self) -> Iterator[None]:
+        """What fails inside does so because the state is damaged."""
+        try:
+            yield
+        except Exception as error:  # whatever a damaged state leads to
+            raise self._unreadable() from error
 
     def remove(self) -> None:
         """Nothing is left to go on with."""

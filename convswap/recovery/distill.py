@@ -132,7 +132,8 @@ def distill(
         task = ranks.together(task)
         trials = Trials(task, student, batches, read, seed)
         if state:
-            lr, length = state["lr"], state["steps"]
+            with kept.taken_over():
+                lr, length = float(state["lr"]), int(state["steps"])
         else:
             usual = lr or rate_for(reference.distance(student))
             if minutes:
@@ -144,7 +145,8 @@ def distill(
             lr = usual if given else trials.rate(usual, length, reference.distance)
         training = Training(task, student, judge, lr, length, noise)
         if state:
-            training.go_on_from(state)
+            with kept.taken_over():
+                training.go_on_from(state)
     try:
         _train(training, batches, read, seed, kept, progress, judged, tell)
     except (ConvswapError, OSError, RuntimeError) as error:
@@ -169,6 +171,7 @@ def _train(
     """Make all steps that are left, unless a signal asks to stop or the loss diverges."""
     often = max(1, training.steps // JUDGEMENTS)
     rank, size = ranks.place()
+    judged(training.history)
     with collected() as signals:
         for step, batch in steps(batches, seed, training.step, training.steps):
             with seeded((seed + step) * size + rank):
@@ -183,7 +186,7 @@ def _train(
             if signals:
                 return
             progress("distill", training.step, training.steps)
-        if training.step % often:
+        if training.step > training.history[-1].step:
             training.have_judged(seed)
             judged(training.history)
         kept.write(training.state())
