@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ..results.frontier import Point
 
 EXAMPLE = "convswap sweep timm:resnet18 --data photos/ --val val/ --points 6 --out frontier"
-Points = Annotated[int, Parameter(help="budgets to try", validator=validators.Number(gte=2))]
+Points = Annotated[
+    int, Parameter(help="budgets to try", validator=validators.Number(gte=2, lte=1000))
+]
 Least = Annotated[
     float,
     Parameter(

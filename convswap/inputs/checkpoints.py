@@ -151,12 +151,12 @@ def _state_dict(
     return state, None
 
 
-def _unwrapped(content: object) -> Mapping | None:
-    """What may be a state dict inside one entry of a checkpoint."""
-    if not isinstance(content, Mapping):
+def _unwrapped(content: object, deepest: int = 100) -> Mapping | None:
+    """What may be a state dict inside one entry of a checkpoint, which may hold itself."""
+    if not isinstance(content, Mapping) or not deepest:
         return None
     inner = [content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)]
-    return _unwrapped(inner[0]) if inner else content
+    return _unwrapped(inner[0], deepest - 1) if inner else content
 
 
 def _odd(tensor: Tensor) -> str | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ..artifact import DESCRIPTION, WEIGHTS, save
+from ..artifact import DESCRIPTION, WEIGHTS, read_description, save
+from ..errors import ArtifactError
 from ..inputs.calibration import calibration_batches
 from ..inputs.images import training_batches
 from ..inputs.preprocess import settle_preprocess
@@ -79,14 +80,15 @@ def run(
     )  # fmt: skip
     made_up = partial(real_or_made_up, model=dense, preprocess=preprocess, seed=seed,
                       cache=user_cache("synthetic"), progress=progress, note=note)  # fmt: skip
+    source = made_up(sources.calibration)
     batches = calibration_batches(
-        dense, made_up(sources.calibration), count=sources.images, batch_size=sources.batch_size,
+        dense, source, count=sources.images, batch_size=sources.batch_size,
         seed=seed, note=note,
     )  # fmt: skip
     test = open_judges(dense, sources.test or sources.calibration, note)
     if recipe.distill:
         settings = recipe.distill.model_dump()
-        source = made_up(sources.train or sources.calibration)
+        source = made_up(sources.train) if sources.train else source
         batch_size = settings.pop("batch_size")
         training, judges = training_batches(source, preprocess, batch_size, seed=seed, note=note)
     networks = {"dense": dense}
@@ -96,14 +98,15 @@ def run(
     )  # fmt: skip
     networks["converted"] = convert(dense, chosen, batches, progress=progress)
     checkpoint, history = folder / "checkpoint.pt", []
-    if not unfinished(recipe, folder):
-        checkpoint.unlink(missing_ok=True)  # of another recipe
+    before = _weights_in(folder) if unfinished(recipe, folder) else {}
     with new_folder(folder) as new:
         (new / MARK).write_text(_digest(recipe), encoding="utf-8")
         chosen.save(new / "plan.json")
     made = {"command": command, "data": sources.model_dump(), "seed": seed,
             "target": target.fingerprint()}  # fmt: skip
     save(networks["converted"], folder / "converted", provenance=made, force=True)
+    if _weights_in(folder) != before:
+        checkpoint.unlink(missing_ok=True)  # of another network
     if recipe.distill:
         networks["recovered"] = distill(
             networks["converted"], dense, training, **settings, judges=judges,
@@ -133,5 +136,13 @@ def run(
     return rows
 
 
+def _weights_in(folder: Path) -> dict[str, str]:
+    """Digests of the weights of the converted network in a folder, if there is one."""
+    try:
+        return read_description(folder / "converted").tensors
+    except ArtifactError:
+        return {}
+
+
 def _digest(recipe: Recipe) -> str:
-    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+    return hashlib.sha256(json.dumps(recipe.model_dump()).encode()).hexdigest()

@@ -207,6 +207,11 @@ def test_a_recipe_repeats_a_command(here):
     )
 
 
+def test_a_command_that_fails_leaves_no_recipe(shared):
+    fail("convert", *USER, "--data", "nowhere", "--macs", "0.6", "--out", "o", "--save-config",
+         "r.yaml")  # fmt: skip
+
+
 @pytest.mark.parametrize(("model", "goal", "words"), [
     (USER, "--max-drop 5 --val data --data data", "needs a budget and --data"),
     (USER, "--macs 0.5 --input-size 3,16,16", "needs a budget and --data"),

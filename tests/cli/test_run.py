@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from outer import RECIPE, SIZE, fail, names, succeed
+from safetensors.torch import load_file, save_file
 
 from convswap import ConvswapError, load, open_model
 
@@ -45,7 +46,8 @@ def test_a_run_that_fails_goes_on_from_what_is_finished(part, left, here, monkey
     assert [row["step"] for row in history] == sorted({row["step"] for row in history})
 
 
-def test_force_starts_another_recipe_anew(here, monkeypatch):
+@pytest.mark.parametrize("other", ["recipe", "network"])
+def test_what_was_trained_of_something_else_is_trained_anew(other, here, monkeypatch):
     def failing(*args, **kwargs):
         raise ConvswapError("it failed")
 
@@ -54,7 +56,10 @@ def test_force_starts_another_recipe_anew(here, monkeypatch):
     fail(*job)
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    succeed(*job, "--set", "seed=3", "--force")
+    if other == "network":
+        weights = load_file("weights.safetensors")
+        save_file(weights | {"stem.bias": weights["stem.bias"] + 1}, "weights.safetensors")
+    succeed(*job, *(("--set", "seed=3", "--force") if other == "recipe" else ()))
     assert names("o") == ["converted", "plan.json", "recovered", "report.html", "report.json"]
 
 
