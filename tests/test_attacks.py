@@ -495,6 +495,26 @@ def test_what_has_been_trained_is_kept_where_its_history_has_no_room(small_disk)
     load(disk / "o", user_network(Path(), weights=False))
 
 
+@posix
+def test_a_folder_may_have_a_name_that_is_no_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_user_files(tmp_path)
+    odd = os.fsdecode(b"d\xff")
+    Path("data").rename(odd)
+    data, ours = ("--data", odd), OURS.split()[:-2]
+    succeed("plan", *ours, *data, "--macs", "0.6", "--out", "p.json")
+    succeed("convert", *ours, *data, "--macs", "0.6", "--out", "o", "--save-config", "r.yaml")
+    succeed("convert", *ours, *data, "--max-drop", "90", "--val", odd, "--out", "d")
+    succeed("evaluate", *ours, *data)
+    succeed("distill", "o", *BACK.split(), *data, "--epochs", "1", "--out", "p")
+    succeed("report", "p", *BACK.split(), *data)
+    succeed("sweep", *ours, *data, "--points", "2", "--out", "s")
+    succeed("run", "r.yaml", "--model", "model.py:build", "--out", "r", "--set", "distill.epochs=1")
+    succeed("export", "o", "--model", "model.py:build", *data, "--onnx", "o.onnx")
+    for page in ("p/report.html", "s/report.html", "r/report.html"):
+        assert "d\\udcff" in Path(page).read_text(encoding="utf-8")
+
+
 def test_a_folder_says_nothing_of_the_machine_it_was_made_on(tmp_path):
     write_user_files(tmp_path)
     (tmp_path / "deep").mkdir()

@@ -171,7 +171,7 @@ def bench_tables(
 
 def quality_summary(before: Mapping[str, float], after: Mapping[str, float], source: str) -> str:
     """What a network could do before, and what it can now."""
-    return f"quality {score(before):.2f} -> {score(after):.2f} on {source}"
+    return one_line(f"quality {score(before):.2f} -> {score(after):.2f} on {source}")
 
 
 def frontier_tables(points: Sequence[Point], dense: Cost) -> list[Table | str]:
