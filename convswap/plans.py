@@ -30,7 +30,7 @@ Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 _Several = Annotated[int, Field(ge=1, le=1 << 31)]
 MOST_MS = 1e12  # of anything timed
-_Damage = Annotated[float, Field(ge=-1e100, le=1e100)]
+_Damage = Annotated[float, Field(allow_inf_nan=False)]
 SEEDS = 1 << 53  # either way; seeds that are made of one stay within 64 bits
 Seed = Annotated[int, Field(ge=-SEEDS, le=SEEDS)]
 THREADS, TOGETHER, IMAGES = 1 << 10, 1 << 16, 1 << 31  # most: threads, images at once and in all

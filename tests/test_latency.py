@@ -245,6 +245,7 @@ def test_a_folder_that_cannot_be_written_is_reported_once(clock, site, tmp_path)
     assert table.ms(site) > 0
     (problem,) = table.problems
     assert "not kept" in problem
+    assert str(tmp_path) not in problem
 
 
 # --- targets that fail ----------------------------------------------------------------------
