@@ -73,9 +73,15 @@ def one_line(text: str, most: int = 2000) -> str:
     if len(text) > most:
         text = f"{text[: most // 2]} ... {text[5 - most // 2 :]}"
     if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        text = spelled(text)
         return text if len(text) <= most else one_line(text, most)
     return text
+
+
+def spelled(text: str, but: str = "") -> str:
+    """Text whose characters that do not print are spelled out, `but` for some."""
+    spell = {c: c.encode("unicode_escape").decode() for c in {*text} if not c.isprintable()}
+    return text.translate(str.maketrans({c: s for c, s in spell.items() if c not in but}))
 
 
 def problems(error: ValidationError) -> str:

@@ -28,7 +28,13 @@ TargetName = Literal["eager", "compile", "onnxruntime", "openvino", "litert"]
 Rank = int | tuple[int, int]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
-Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
+_Several = Annotated[int, Field(ge=1, le=1 << 31)]
+MOST_MS = 1e12  # of anything timed
+_Damage = Annotated[float, Field(allow_inf_nan=False)]
+SEEDS = 1 << 53  # either way; seeds that are made of one stay within 64 bits
+Seed = Annotated[int, Field(ge=-SEEDS, le=SEEDS)]
+THREADS, TOGETHER, IMAGES = 1 << 10, 1 << 16, 1 << 31  # most: threads, images at once and in all
+LONG, FAST = 1e6, 1e3  # most passes or minutes of training, and the largest learning rate
 
 
 def _printable(name: str) -> str:
@@ -147,13 +153,13 @@ class Latency(_Data):
     """
 
     target: str
-    threads: int
+    threads: _Several
     device: str
     dtype: str
-    batch: int
-    ms_dense: float
-    ms: float
-    ms_predicted: float
+    batch: _Several
+    ms_dense: Annotated[float, Field(gt=0, le=MOST_MS)]
+    ms: Annotated[float, Field(gt=0, le=MOST_MS)]
+    ms_predicted: Annotated[float, Field(ge=0, le=MOST_MS)]
     layout: str = ""
     problems: tuple[str, ...] = ()
 
@@ -195,10 +201,10 @@ class Choice(_Data):
     macs: Count = 0
     params: Count = 0
     macs_dense: Count = 0
-    damage: float = 0.0
+    damage: _Damage = 0.0
     pads: tuple[int, ...] | Literal["same"] | None = None
-    ms: float | None = None
-    ms_dense: float | None = None
+    ms: Annotated[float, Field(ge=0, le=MOST_MS)] | None = None
+    ms_dense: Annotated[float, Field(ge=0, le=MOST_MS)] | None = None
 
 
 class Plan(_Data):
@@ -225,8 +231,8 @@ class Plan(_Data):
     budget: Budget = Budget()
     dense: Cost
     planned: Cost
-    damage: float = 0.0
-    damage_measured: float | None = None
+    damage: _Damage = 0.0
+    damage_measured: _Damage | None = None
     latency: Latency | None = None
     notes: tuple[str, ...] = ()
     choices: Annotated[tuple[Choice, ...], Field(max_length=10_000)]

@@ -148,8 +148,14 @@ REFUSED = {  # what writes the file; words of the reason
     "labels of some": (
         lambda path: np.savez(path, x=np.zeros((2, 2)), y=np.zeros(1, int)),
         "class number"),
+    "no arrays": (lambda path: np.savez(path), "holds 0 arrays"),
+    "a class of a billion": (
+        lambda path: np.savez(path, x=np.zeros((2, 2)), y=np.full(2, 10**9)), "holds 1000000000"),
 }  # fmt: skip
-PACKED = ("several arrays", "labels that are fractions", "labels of some")
+PACKED = (
+    "several arrays", "labels that are fractions", "labels of some", "no arrays",
+    "a class of a billion",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)

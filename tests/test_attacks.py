@@ -19,11 +19,13 @@ import pytest
 import torch
 from outer import (
     NARROW,
+    RECIPE,
     SIZE,
     converted,
     fail,
     names,
     narrow_resnet,
+    succeed,
     tree,
     truncate,
     user_network,
@@ -439,6 +441,7 @@ def small_disk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_user_files(tmp_path)
     write_artifact(tmp_path)
+    (tmp_path / "r.yaml").write_text(RECIPE)
     (tmp_path / "disk").mkdir()
 
     def mount(size: str, *options: str) -> Path:
@@ -461,6 +464,8 @@ WRITES = {
     "pt2": "export art --model model.py:build --pt2 disk/o",
     "report": f"report art {BACK} --data data --out disk/o",
     "copy": "recipes copy digits disk/o",
+    "sweep": f"sweep {OURS} --points 2 --out disk/o",
+    "run": "run r.yaml --model model.py:build --out disk/o",
 }
 
 
@@ -473,11 +478,41 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(verb, small_disk):
 
 
 @posix
+def test_a_sweep_that_found_no_room_works_once_there_is_some(small_disk):
+    disk = small_disk("40k")
+    assert "No space left on device" in fail(*WRITES["sweep"].split())
+    assert names(disk) == []
+    subprocess.run(["mount", "-o", "remount,size=4m", "disk"], check=True)
+    succeed(*WRITES["sweep"].split())
+    assert names(disk / "o") == ["frontier.json", "frontier.png", "report.html"]
+
+
+@posix
 def test_what_has_been_trained_is_kept_where_its_history_has_no_room(small_disk):
     disk = small_disk("16k")
     assert "No space left on device" in fail(*WRITES["distill"].split())
     assert names(disk) == ["o"]
     load(disk / "o", user_network(Path(), weights=False))
+
+
+@posix
+def test_a_folder_may_have_a_name_that_is_no_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_user_files(tmp_path)
+    odd = os.fsdecode(b"d\xff")
+    Path("data").rename(odd)
+    data, ours = ("--data", odd), OURS.split()[:-2]
+    succeed("plan", *ours, *data, "--macs", "0.6", "--out", "p.json")
+    succeed("convert", *ours, *data, "--macs", "0.6", "--out", "o", "--save-config", "r.yaml")
+    succeed("convert", *ours, *data, "--max-drop", "90", "--val", odd, "--out", "d")
+    succeed("evaluate", *ours, *data)
+    succeed("distill", "o", *BACK.split(), *data, "--epochs", "1", "--out", "p")
+    succeed("report", "p", *BACK.split(), *data)
+    succeed("sweep", *ours, *data, "--points", "2", "--out", "s")
+    succeed("run", "r.yaml", "--model", "model.py:build", "--out", "r", "--set", "distill.epochs=1")
+    succeed("export", "o", "--model", "model.py:build", *data, "--onnx", "o.onnx")
+    for page in ("p/report.html", "s/report.html", "r/report.html"):
+        assert "d\\udcff" in Path(page).read_text(encoding="utf-8")
 
 
 def test_a_folder_says_nothing_of_the_machine_it_was_made_on(tmp_path):

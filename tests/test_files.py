@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from convswap.errors import ConvswapError
 from convswap.support.files import (
     check_new,
+    check_ours,
     claimed,
     new_file,
+    new_folder,
     one_writer,
     read_text,
     user_cache,
@@ -54,6 +57,24 @@ def test_force_does_not_turn_a_folder_into_a_file_nor_a_file_into_a_folder(tmp_p
         check_new(tmp_path, force=True)
     with pytest.raises(ConvswapError, match="is a file"):
         check_new(tmp_path / "file", force=True, folder=True)
+
+
+@pytest.mark.parametrize("name", ["/", ".", "", "..", "a/.."])
+def test_an_output_without_a_name_is_refused(tmp_path: Path, monkeypatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConvswapError, match="has no name"):
+        check_new(name, force=True, folder=True)
+
+
+def test_force_replaces_what_is_ours_or_empty(tmp_path: Path):
+    check_ours(tmp_path / "none", "sign")
+    check_ours(tmp_path, "sign")
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(ConvswapError, match="holds something else"):
+        check_ours(tmp_path, "sign", "folder/sign")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "sign").write_text("")
+    check_ours(tmp_path, "sign", "folder/sign")
 
 
 def test_missing_parent_is_refused(tmp_path: Path):
@@ -108,6 +129,52 @@ def test_files_follow_the_umask(tmp_path: Path):
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_file_in_a_folder_that_does_not_exist_is_refused_at_once(tmp_path: Path):
+    with pytest.raises(OSError, match="folder does not exist"), new_file(tmp_path / "no" / "a"):
+        pass
+
+
+def test_a_folder_that_goes_meanwhile_is_told(tmp_path: Path):
+    (tmp_path / "gone").mkdir()
+
+    def write_and_remove() -> None:
+        with new_file(tmp_path / "gone" / "a") as temporary:
+            temporary.write_text("whole")
+            shutil.rmtree(tmp_path / "gone")
+
+    with pytest.raises(FileNotFoundError):
+        write_and_remove()
+    assert names(tmp_path) == []
+
+
+# new_folder
+
+
+def test_a_folder_appears_whole_or_its_files_take_their_places(tmp_path: Path):
+    with new_folder(tmp_path / "out") as new:
+        (new / "a").write_text("first")
+        assert "out" not in names(tmp_path)
+    (tmp_path / "out" / "mine").write_text("kept")
+    with new_folder(tmp_path / "out") as new:
+        (new / "a").write_text("second")
+        assert (tmp_path / "out" / "a").read_text() == "first"
+    assert names(tmp_path) == ["out"]
+    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {
+        "a": "second", "mine": "kept",
+    }  # fmt: skip
+
+
+def test_a_folder_that_fails_is_not_there(tmp_path: Path):
+    def write_and_fail() -> None:
+        with new_folder(tmp_path / "out") as new:
+            (new / "a").write_text("half")
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_and_fail()
+    assert names(tmp_path) == []
 
 
 # links and other things that are no files

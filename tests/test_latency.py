@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 from dataclasses import replace
 
 import pytest
@@ -182,7 +183,7 @@ def test_the_file_says_what_was_measured_where(clock, site, tmp_path):
 
 
 @pytest.mark.parametrize("text", [
-    "", "{", "[]", "null", '{"ms": {}}', '{"fingerprint": {}, "ms": 3}', "\x00\xff",
+    "", "{", "[]", "null", '{"ms": {}}', '{"fingerprint": {}, "ms": 3}', "\x00\xff", "[" * 100_000,
 ])  # fmt: skip
 def test_a_damaged_file_is_measured_over(text, clock, site, tmp_path):
     wanted = [(site, "channel", 3)]
@@ -193,7 +194,9 @@ def test_a_damaged_file_is_measured_over(text, clock, site, tmp_path):
     assert measured(clock, tmp_path, wanted) == 0
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "-1.0", "0", '"fast"', "null"])
+@pytest.mark.parametrize("value", [
+    "NaN", "Infinity", "-1.0", "0", '"fast"', "null", "1" + 400 * "0", "1e300",
+])  # fmt: skip
 def test_nonsense_in_the_file_is_not_believed(value, clock, site, tmp_path):
     wanted = [(site, "channel", 3)]
     measured(clock, tmp_path, wanted)
@@ -202,6 +205,16 @@ def test_nonsense_in_the_file_is_not_believed(value, clock, site, tmp_path):
     document["ms"] = dict.fromkeys(document["ms"], "HERE")
     path.write_text(json.dumps(document).replace('"HERE"', value))
     assert measured(clock, tmp_path, wanted) == 2
+
+
+def test_a_pipe_in_place_of_the_file_is_not_waited_for(clock, site, tmp_path):
+    wanted = [(site, "channel", 3)]
+    measured(clock, tmp_path, wanted)
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    os.mkfifo(path)
+    assert measured(clock, tmp_path, wanted) == 2
+    assert measured(clock, tmp_path, wanted) == 0
 
 
 def test_two_processes_keep_each_other_s_times(clock, site, tmp_path):
@@ -232,6 +245,7 @@ def test_a_folder_that_cannot_be_written_is_reported_once(clock, site, tmp_path)
     assert table.ms(site) > 0
     (problem,) = table.problems
     assert "not kept" in problem
+    assert str(tmp_path) not in problem
 
 
 # --- targets that fail ----------------------------------------------------------------------

@@ -73,9 +73,14 @@ def test_paths_count_from_the_folder_of_the_recipe(minimal, monkeypatch, tmp_pat
     assert loaded.data.test == "/absolute/images"
 
 
-def test_digits_is_no_path(minimal):
-    minimal.write_text(MINIMAL.replace("calibration: images", "calibration: digits"))
-    assert recipe.load(minimal).data.calibration == "digits"
+@pytest.mark.parametrize("name", ["digits", "synthetic"])
+def test_what_comes_along_or_is_made_up_is_no_path(name, minimal):
+    minimal.write_text(MINIMAL.replace("calibration: images", f"calibration: {name}"))
+    loaded = recipe.load(minimal)
+    assert loaded.data.calibration == name
+    (minimal.parent / "deep").mkdir()
+    recipe.dump(loaded, minimal.parent / "deep" / "r.yaml")
+    assert recipe.load(minimal.parent / "deep" / "r.yaml").data.calibration == name
 
 
 def test_paths_in_overrides_count_from_the_working_directory(minimal):
@@ -106,6 +111,7 @@ def test_a_section_can_be_removed(minimal):
 
 @pytest.mark.parametrize("override", [
     "seed", "", "=3", "budget.macs.deep=1", "version.x=1", "budget.macs=[1", "seed=!!python/none",
+    "seed=1" + ":30" * 300 + ".5",
 ])  # fmt: skip
 def test_an_override_that_makes_no_sense_is_refused(override, minimal):
     with pytest.raises(ConvswapError):
@@ -133,6 +139,18 @@ def test_an_override_that_makes_no_sense_is_refused(override, minimal):
     (("version: 1", ""), "version: field required"),
     (("timm:resnet18", "timm:../x"), "model.name"),
     (("net.safetensors", "[1]"), "model.weights"),
+    (("net.safetensors", '"w\\0"'), "model.weights: no path holds a nul"),
+    (("images", '"i\\0"'), "data.calibration: no path holds a nul"),
+    (("version: 1", "target: {threads: 1000000}\nversion: 1"), "target.threads"),
+    (("version: 1", "target: {batch: 99999999999}\nversion: 1"), "target.batch"),
+    (("calibration", "batch_size: 99999999999999999999, calibration"), "data.batch_size"),
+    (("calibration", "images: 1000000000000, calibration"), "data.images"),
+    (("version: 1", "distill: {epochs: .inf}\nversion: 1"), "distill.epochs"),
+    (("version: 1", "distill: {epochs: .nan}\nversion: 1"), "distill.epochs"),
+    (("version: 1", "distill: {minutes: .inf}\nversion: 1"), "distill.minutes"),
+    (("version: 1", "distill: {lr: .inf}\nversion: 1"), "distill.lr"),
+    (("version: 1", "distill: {batch_size: 1.0e+20}\nversion: 1"), "distill.batch_size"),
+    (("version: 1", "seed: 99999999999999999999\nversion: 1"), "seed"),
 ])  # fmt: skip
 def test_a_problem_is_named_by_its_place(change, words, minimal):
     minimal.write_text(MINIMAL.replace(*change))

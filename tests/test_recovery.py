@@ -391,6 +391,27 @@ def test_a_damaged_checkpoint_is_named(content, pair, batches, tmp_path):
         distill(pair[1], pair[0], batches, checkpoint=tmp_path / "c.pt")
 
 
+@pytest.mark.usefixtures("every_step")
+@pytest.mark.parametrize("damage", [
+    {"lr": None}, {"lr": "x"}, {"steps": []}, {"step": "x"}, {"step": None}, {"least": {}},
+    {"student": {}}, {"average": 3}, {"optimizer": []}, {"best": {"x": 1}}, {"history": []},
+    {"history": [{}]}, {"history": [{"step": "x"}]},
+], ids=str)  # fmt: skip
+def test_a_checkpoint_with_a_damaged_state_is_named(damage, pair, batches, tmp_path):
+    teacher, student = pair
+    with pytest.raises(Interrupted):
+        distill(student, teacher, batches, checkpoint=tmp_path / "c.pt", progress=interrupt_at(2))
+    content = torch.load(tmp_path / "c.pt", weights_only=True)
+    torch.save(content | {"state": content["state"] | damage}, tmp_path / "c.pt")
+    with pytest.raises(ConvswapError, match=r"cannot read .*c\.pt"):
+        distill(student, teacher, batches, checkpoint=tmp_path / "c.pt")
+
+
+def test_a_checkpoint_in_a_folder_that_does_not_exist_is_refused_at_once(pair, batches, tmp_path):
+    with pytest.raises(ConvswapError, match="does not exist"):
+        distill(pair[1], pair[0], batches, checkpoint=tmp_path / "no" / "c.pt")
+
+
 def test_a_checkpoint_of_another_network_is_refused(pair, batches, tmp_path):
     teacher, student = pair
     distill(student, teacher, batches, checkpoint=tmp_path / "c.pt")

@@ -111,7 +111,7 @@ def test_nothing_of_a_folder_becomes_markup(folder):
     content = json.loads(path.read_text())
     plan = content["record"]["plans"][0]
     plan["choices"][0] |= {"site": EVIL, "form": EVIL}
-    plan["latency"] = {"target": EVIL, "threads": 1, "device": EVIL, "dtype": EVIL, "batch": 0,
+    plan["latency"] = {"target": EVIL, "threads": 1, "device": EVIL, "dtype": EVIL, "batch": 1,
                        "ms_dense": 2.0, "ms": 1.0, "ms_predicted": 1.0}  # fmt: skip
     content["provenance"] = {"command": EVIL, "data": EVIL, EVIL: {EVIL: EVIL},
                              "target": {"target": EVIL}, "distilled": EVIL}  # fmt: skip
@@ -123,6 +123,34 @@ def test_nothing_of_a_folder_becomes_markup(folder):
     assert "<img" not in page
     assert "&lt;script&gt;" in page
     assert page.count("<style>") == 1
+
+
+def test_a_page_holds_no_character_that_does_not_print(folder):
+    path, odd = folder / "convswap.json", "\x1b[31m\u202e\ud800"
+    content = json.loads(path.read_text())
+    content["provenance"] = {"command": odd, odd: odd}
+    content["digest"] = digest_of(content)
+    path.write_text(json.dumps(content))
+    page = page_of(folder)
+    assert all(c.isprintable() for c in page.replace("\n", ""))
+    assert "\\x1b[31m\\u202e\\ud800" in page
+
+
+def test_a_folder_without_plans_is_refused(folder):
+    path = folder / "convswap.json"
+    content = json.loads(path.read_text())
+    content["record"]["plans"] = []
+    content["digest"] = digest_of(content)
+    path.write_text(json.dumps(content))
+    assert "it has no plans" in fail("report", folder)
+
+
+def test_figures_that_are_not_known_do_not_hide_those_that_are(folder):
+    known = rows_of(folder)
+    rows = {name: dict.fromkeys(row) for name, row in known.items()}
+    (folder / "report.json").write_text(json.dumps(rows))
+    assert rows_of(folder) == known
+    page_of(folder)
 
 
 @pytest.mark.parametrize(("name", "content"), [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,37 @@ def test_they_are_made_once_for_a_network_and_a_seed(network, tmp_path, monkeypa
         network.head.weight.add_(1)
     assert made() != first
     assert not first.exists()  # the oldest goes
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGED = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:1000]),
+    "empty": lambda path: path.write_bytes(b""),
+    "of another shape": lambda path: np.save(path, np.zeros((4, 3, 8, 8), np.uint8)),
+    "of another type": lambda path: np.save(path, np.zeros((4, 3, 16, 16), np.int64)),
+    "a pipe": _pipe,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
+def test_what_was_kept_and_is_damaged_is_made_again(damage, network, tmp_path, monkeypatch):
+    monkeypatch.setattr("convswap.inputs.synthetic.IMAGES", 4)
+    path = Path(real_or_made_up("synthetic", network, RAW, tmp_path))
+    wanted = np.load(path)
+    damage(path)
+    assert real_or_made_up("synthetic", network, RAW, tmp_path) == str(path)
+    assert np.array_equal(np.load(path), wanted)
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(network, tmp_path, monkeypatch):
+    monkeypatch.setattr("convswap.inputs.synthetic.IMAGES", 4)
+    (tmp_path / "file").write_text("")
+    path = real_or_made_up("synthetic", network, RAW, tmp_path / "file" / "synthetic")
+    assert np.load(path).shape == (4, 3, 16, 16)
 
 
 def test_they_are_made_for_a_network_of_half_precision_too(network):

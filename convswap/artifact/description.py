@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from ..errors import ArtifactError, problems
 from ..record import Record
@@ -17,6 +17,12 @@ from ..support.tensors import Entry, digests, read_header, read_tensors
 WEIGHTS, DESCRIPTION = "model.safetensors", "convswap.json"
 STAGED = f".{WEIGHTS}.new"  # the weights, between the two renames that replace an artifact
 FORMAT = 1
+
+
+def _converted(record: Record) -> Record:
+    if not record.plans:
+        raise ValueError("it has no plans")
+    return record
 
 
 class Description(BaseModel):
@@ -30,7 +36,7 @@ class Description(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: int
-    record: Record
+    record: Annotated[Record, AfterValidator(_converted)]
     versions: dict[str, str] = {}
     provenance: dict[str, Any] = {}
     tensors: dict[str, str] = {}

@@ -16,7 +16,7 @@ from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import is_library
 from ..network.wrappers import unwrapped
 from ..record import Base, Record, record_of
-from ..support.files import check_new, claimed, settle
+from ..support.files import check_new, check_ours, claimed, settle
 from ..support.plain import nameless, numbers_in
 from ..support.tensors import Entry, digests
 from .card import CARD, card_of, is_replaceable
@@ -61,7 +61,8 @@ def save(
     if not record.plans:
         raise ArtifactError("nothing to save: the network was not made by convert or load")
     folder = check_new(folder, force, folder=True)
-    _check_ours(folder)
+    check_ours(folder, DESCRIPTION)
+    _check_no_links(folder)
     aliases = aliases_of(model)
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in state_of(model).items()
              if name not in aliases}  # fmt: skip
@@ -102,12 +103,7 @@ def save(
     return folder
 
 
-def _check_ours(folder: Path) -> None:
-    """Raise `ArtifactError` unless a folder is an artifact, or empty, or not there."""
-    if not folder.exists():
-        return
-    if any(folder.iterdir()) and not (folder / DESCRIPTION).exists():
-        raise ArtifactError(f"{folder} holds something else", do="choose another name")
+def _check_no_links(folder: Path) -> None:
     for name in (WEIGHTS, DESCRIPTION):
         if (folder / name).is_symlink():
             raise ArtifactError(f"{folder / name} is a symbolic link", do="choose another name")

@@ -28,7 +28,8 @@ Against = Annotated[
 Layers = Annotated[bool, Parameter(help="time every converted layer by itself, too")]
 Picture = Annotated[str | None, Parameter(metavar="FILE.png", help="draw the times")]
 Seconds = Annotated[
-    float, Parameter(help="to measure each network, at most", validator=validators.Number(gte=0))
+    float,
+    Parameter(help="to measure each network, at most", validator=validators.Number(gte=0, lte=1e6)),
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,13 +10,15 @@ from pydantic import ValidationError
 from ..errors import ConvswapError, problems
 from ..plans import Budget
 from ..recipe import recipe
+from ..support.files import check_new
 from . import console
 from . import goal_options as g
 from . import options as o
 
 
-def save(
-    path: Path | None,
+def writer(
+    path: str | None,
+    force: bool,
     model: str,
     wanted: g.GoalOptions,
     network: o.Network,
@@ -24,15 +26,16 @@ def save(
     layers: o.Layers,
     output: o.Output,
     run: o.Run,
-) -> None:
-    """Write the recipe that asks for what a command's options ask for, if it is asked for.
+) -> Callable[[], None]:
+    """What writes the recipe that asks for what a command's options ask for, if it is asked for:
+    to be called once all has gone well.
 
     Raises:
         ConvswapError: no recipe can.
     """
     if path is None:
-        return
-    goal = wanted.goal
+        return lambda: None
+    path, goal = check_new(path, force), wanted.goal
     if not isinstance(goal, Budget) or images.data is None:
         raise ConvswapError("--save-config needs a budget and --data: a recipe has both")
     time = wanted.timing
@@ -42,10 +45,15 @@ def save(
         "fit": images.settled(goal), "output": output, "layers": layers.allowed, "seed": run.seed,
     }  # fmt: skip
     try:
-        recipe.dump(recipe.Recipe.model_validate(content), path)
+        made = recipe.Recipe.model_validate(content)
     except ValidationError as error:
         raise ConvswapError(f"--save-config: no recipe says this: {problems(error)}") from None
-    console.wrote(path)
+
+    def write() -> None:
+        recipe.dump(made, path)
+        console.wrote(path)
+
+    return write
 
 
 def _model(name: str, network: o.Network) -> dict[str, Any]:

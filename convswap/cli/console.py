@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
-from ..errors import one_line
+from ..errors import one_line, spelled
 from ..support.plain import nameless
 from ..support.progress import Progress as Callback
 from ..support.progress import silent
 
+for stream in ("stdout", "stderr"):
+    if getattr(sys, stream) is None:  # closed: what is opened next must not take its place
+        setattr(sys, stream, Path(os.devnull).open("w", encoding="utf-8"))
 out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False, markup=False)
 
@@ -22,6 +27,11 @@ err = Console(stderr=True, highlight=False, markup=False)
 def note(text: str) -> None:
     """One line for the person, on stderr."""
     err.print(one_line(text), soft_wrap=True)
+
+
+def clean(text: str) -> str:
+    """Text of several lines as it may be printed."""
+    return spelled(text, but="\n\t")
 
 
 def wrote(path: object) -> None:
@@ -43,7 +53,7 @@ def answer(as_json: bool, document: object, *parts: object) -> None:
         print(json.dumps(document))
         return
     for part in parts:
-        out.print(part)
+        out.print(clean(part) if isinstance(part, str) else part)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from cyclopts import Parameter
 import convswap
 
 from ..plans import Drop
-from ..support.files import check_new
 from . import console
 from . import goal_options as g
 from . import options as o
@@ -44,10 +43,10 @@ def convert(
     from ..results.goals import reach
     from . import configuration, opening, tables
 
-    check_new(out, force, folder=True)
+    opening.check_output(out, force)
     fit = images.settled(goal := wanted.goal)
     asked = (model, wanted, network, images, layers, output, run)
-    configuration.save(save_config and check_new(save_config, force), *asked)
+    write_recipe = configuration.writer(save_config, force, *asked)
     target = opening.timing_target(goal, wanted.timing, run)
     dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
     judge = opening.quality(dense, goal.judge, output) if isinstance(goal, Drop) else None
@@ -56,17 +55,17 @@ def convert(
             dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
             batch=wanted.timing.batch, quality=judge, progress=progress, **run.planning,
         )  # fmt: skip
-    made = _provenance(images.data, batches, run, target)
-    convswap.save(small, out, provenance=made, force=force)
+    convswap.save(small, out, provenance=_made(images.data, batches, run, target), force=force)
     applied = convswap.record_of(small).plans[-1]
     document = {"out": out, **vars(applied.planned), "plan": applied.model_dump(mode="json")}
     parts = [tables.plan_table(applied), tables.plan_summary(applied)]
     parts += [tables.quality_summary(judge(dense), judge(small), goal.judge)] if judge else []
     console.answer(as_json, document, *parts)
     console.wrote(out)
+    write_recipe()
 
 
-def _provenance(
+def _made(
     data: str | None, batches: Sequence[Sequence], run: o.Run, target: Target | None
 ) -> dict[str, object]:
     """What is kept of how a network was made."""

@@ -11,7 +11,7 @@ from cyclopts import Parameter, validators
 
 import convswap
 
-from ..support.files import check_new
+from ..plans import FAST, LONG, THREADS
 from ..support.progress import unheard
 from . import console
 from . import options as o
@@ -25,21 +25,25 @@ if TYPE_CHECKING:
 EXAMPLE = "convswap distill r18-half --data photos/ --out r18-half-recovered"
 
 
+def _positive(most: float) -> Parameter:
+    return Parameter(validator=validators.Number(gt=0, lte=most))
+
+
 @Parameter(name="*", group="Training")
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """How to train."""
 
-    epochs: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None
+    epochs: Annotated[float | None, _positive(LONG)] = None
     """passes over the images; default: by their number"""
-    minutes: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None
+    minutes: Annotated[float | None, _positive(LONG)] = None
     """train for about so long, in place of --epochs"""
-    lr: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None
+    lr: Annotated[float | None, _positive(FAST)] = None
     """learning rate of SOAP; default: by how much was lost"""
     labels: bool = False
     """use the images' classes beside the original network"""
     batch_size: o.BatchSize = 64
-    workers: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0
+    workers: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=THREADS))] = 0
     """loader processes"""
 
 
@@ -65,7 +69,7 @@ def distill(
 
     with ranks.joined(run.device) as device:
         if ranks.leads():
-            check_new(out, force, folder=True)
+            opening.check_output(out, force)
         run = replace(run, device=device, quiet=run.quiet or not ranks.leads())
         student = opening.open_artifact(artifact_dir, original, run)
         teacher = opening.open_original(student, original, device)

@@ -24,6 +24,9 @@ def ending() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait
         raise KeyboardInterrupt
 
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names that the terminal's characters cannot write
+            stream.reconfigure(errors="backslashreplace")
     before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         with one_writer():

@@ -5,11 +5,12 @@ Nothing here imports PyTorch: help is quick.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 from pydantic import ValidationError
 
 from ..errors import ConvswapError, problems
@@ -71,7 +72,9 @@ class BudgetOptions:
 class GoalOptions(BudgetOptions):
     """One of three: fractions to keep, the most quality to lose, a plan."""
 
-    max_drop: float | None = None
+    max_drop: Annotated[
+        float | None, Parameter(validator=validators.Number(gt=-math.inf, lt=math.inf))
+    ] = None
     """in place of a budget: most points to lose on --val, or of what --judge returns"""
     val: Judges = None
     judge: Judge = None

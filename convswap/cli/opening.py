@@ -25,7 +25,7 @@ from ..record import Preprocess, record_of
 from ..results import evaluation
 from ..runtimes import Target, device_for, open_target
 from ..runtimes.machine import check_device
-from ..support.files import user_cache
+from ..support.files import check_new, check_ours, user_cache
 from . import console
 from . import options as o
 from .console import note
@@ -162,6 +162,11 @@ def open_pair(
         )
         return opened, open_original(opened, original, run.device)
     return opened, open_network(against, theirs, run)
+
+
+def check_output(folder: str, force: bool) -> None:
+    """Raise `ConvswapError` unless an artifact may be written to a folder."""
+    check_ours(check_new(folder, force, folder=True), artifact.DESCRIPTION)
 
 
 def is_artifact(name: str) -> bool:

@@ -35,7 +35,13 @@ def _numbers(number: type, count: int | None = None) -> Parameter:
     return Parameter(converter=parse, n_tokens=1, accepts_keys=False)
 
 
-Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+def _count(most: int) -> Parameter:
+    return Parameter(validator=validators.Number(gte=1, lte=most))
+
+
+Count = Annotated[int, _count(plans.IMAGES)]
+Together = Annotated[int, _count(plans.TOGETHER)]
+Threads = Annotated[int, _count(plans.THREADS)]
 Model = Annotated[
     str,
     Parameter(help="timm:NAME, torchvision:NAME, path/to/file.py:factory, or an artifact folder"),
@@ -62,8 +68,10 @@ Output = Annotated[
     plans.Kind | None,
     Parameter(help="what the network puts out; default: as planned, else found out from it"),
 ]
-Memory = Annotated[float | None, Parameter(metavar="GIB", validator=validators.Number(gte=0.01))]
-BatchSize = Annotated[Count, Parameter(help="images per forward pass")]
+Memory = Annotated[
+    float | None, Parameter(metavar="GIB", validator=validators.Number(gte=0.01, lte=1e6))
+]
+BatchSize = Annotated[Together, Parameter(help="images per forward pass")]
 Settings = Annotated[
     tuple[str, ...],
     Parameter(name="--set", metavar="KEY=VALUE", help="change an entry: budget.macs=0.3"),
@@ -184,7 +192,7 @@ class Timing:
 
     target: plans.TargetName = "eager"
     """what runs the network"""
-    batch: Count = 1
+    batch: Together = 1
     """images per pass when time is measured"""
     dtype: str = "float32"
     """to measure in; with eager and compile also float16, bfloat16"""
@@ -199,7 +207,7 @@ class RuntimeFile:
     """convolutions in 8-bit integers, calibrated on --data"""
     channels_last: bool = False
     """LiteRT: images, and maps put out, with channels last"""
-    batch: Count | None = None
+    batch: Together | None = None
     """ONNX: the only batch size it takes; default: any"""
     free_size: bool = False
     """ONNX: any height and width"""
@@ -224,7 +232,7 @@ class Machine:
 
     device: str = "cpu"
     """cpu, cuda, ..."""
-    threads: Count | None = None
+    threads: Threads | None = None
     """CPU threads; where networks are timed, those they are timed with"""
     quiet: bool = False
     """no progress"""
@@ -234,7 +242,9 @@ class Machine:
 class Run(Machine):
     """Where a verb runs, and what its random choices are."""
 
-    seed: int = 0
+    seed: Annotated[
+        int, Parameter(validator=validators.Number(gte=-plans.SEEDS, lte=plans.SEEDS))
+    ] = 0
     """decides every random choice"""
 
     @property

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from ..errors import one_line
 from ..recipe import recipe
 from ..support.files import check_new, new_file
 from . import console
@@ -32,7 +33,7 @@ def show(name: o.Recipe, /) -> None:
     """Print a recipe."""
     from rich.syntax import Syntax
 
-    text = recipe.find(name).read_text(encoding="utf-8")
+    text = console.clean(recipe.text_of(recipe.find(name)))
     console.out.print(Syntax(text, "yaml") if console.out.is_terminal else text, soft_wrap=True)
 
 
@@ -65,7 +66,7 @@ def copy(
 def check(name: o.Recipe, /, *, settings: o.Settings = ()) -> None:
     """Check a recipe; all problems are reported together."""
     recipe.load(recipe.find(name), settings)
-    console.out.print(f"{name} is a valid recipe")
+    console.out.print(one_line(f"{name} is a valid recipe"), soft_wrap=True)
 
 
 @app.command(name="schema", help_epilogue="Example: convswap recipes schema")

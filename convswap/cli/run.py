@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from ..errors import RecipeError
 from ..recipe import recipe
-from ..support.files import check_new, user_cache
+from ..support.files import check_new, check_ours, user_cache
 from . import console
 from . import options as o
 
@@ -38,7 +38,7 @@ def run(
     path = recipe.find(name)
     todo = recipe.load(path, settings)
     folder = Path(out or f"{path.stem}-out")
-    check_new(folder, force or job.unfinished(todo, folder), folder=True)
+    check_ours(check_new(folder, force or job.unfinished(todo, folder), folder=True), *job.SIGNS)
     if not (model or todo.model.name):
         raise RecipeError("the recipe names no model", do="add --model file.py:factory")
     dense = opening.open_named(

@@ -11,7 +11,7 @@ from cyclopts import Parameter, validators
 import convswap
 
 from .. import plans
-from ..support.files import check_new
+from ..support.files import check_new, check_ours, new_folder
 from . import console
 from . import goal_options as g
 from . import options as o
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ..results.frontier import Point
 
 EXAMPLE = "convswap sweep timm:resnet18 --data photos/ --val val/ --points 6 --out frontier"
-Points = Annotated[int, Parameter(help="budgets to try", validator=validators.Number(gte=2))]
+Points = Annotated[
+    int, Parameter(help="budgets to try", validator=validators.Number(gte=2, lte=1000))
+]
 Least = Annotated[
     float,
     Parameter(
@@ -53,7 +55,7 @@ def sweep(
     from ..results import frontier
     from . import opening, tables
 
-    check_new(out, force, folder=True)
+    check_ours(check_new(out, force, folder=True), frontier.FILE)
     by = opening.judges(judge, val, data)
     runtime = opening.open_timing(o.Timing(target=target), run)
     dense, batches = opening.open_calibrated(model, network, data, images, run, runtime)
@@ -76,8 +78,7 @@ def _write(
     """Write the frontier, its picture and its page; it as plain data."""
     from ..results import frontier, report
 
-    out.mkdir(exist_ok=True)
-    document = frontier.save_frontier(found, out)
     page = report.report_on_frontier(found, seen, model, console.command(), facts)
-    report.write_report(page, out / "report.html")
-    return document
+    with new_folder(out) as new:
+        report.write_report(page, new / "report.html")
+        return frontier.save_frontier(found, new)

@@ -103,14 +103,15 @@ def plan_summary(plan: Plan) -> str:
     lines = [f"{len(plan.choices)} {many} converted: {', '.join(kept)}"]
     if plan.damage_measured is not None:
         lines.append(f"damage {plan.damage:.2g} predicted, {plan.damage_measured:.2g} measured")
-    lines += [f"note: {note}" for note in plan.notes]
+    lines += [one_line(f"note: {note}") for note in plan.notes]
     if time := plan.latency:
         where = [time.target, time.layout, f"threads {time.threads}", f"batch {time.batch}"]
         lines.append(
             f"{time.ms_dense:.3g} -> {time.ms:.3g} ms ({time.ms / time.ms_dense:.1%}) measured on "
-            f"{', '.join(filter(None, where))}; the layers alone promised {time.ms_predicted:.3g}"
+            f"{one_line(', '.join(filter(None, where)))}; the layers alone promised "
+            f"{time.ms_predicted:.3g}"
         )
-        lines += [f"not used: {problem}" for problem in time.problems[:5]]
+        lines += [one_line(f"not used: {problem}") for problem in time.problems[:5]]
         if len(time.problems) > 5:
             lines.append(f"not used: {len(time.problems) - 5} more")
     return "\n".join(lines)
@@ -170,7 +171,7 @@ def bench_tables(
 
 def quality_summary(before: Mapping[str, float], after: Mapping[str, float], source: str) -> str:
     """What a network could do before, and what it can now."""
-    return f"quality {score(before):.2f} -> {score(after):.2f} on {source}"
+    return one_line(f"quality {score(before):.2f} -> {score(after):.2f} on {source}")
 
 
 def frontier_tables(points: Sequence[Point], dense: Cost) -> list[Table | str]:

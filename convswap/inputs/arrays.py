@@ -15,6 +15,7 @@ from ..record import Preprocess
 
 SUFFIXES = (".npy", ".npz")
 UNPACKED_BYTES = 1 << 30  # the largest .npz that is read; of a .npy only what is asked for is
+CLASSES = 1 << 20  # at most
 LARGEST = {"uint8": 255, "uint16": 65535, "int8": 128, "int16": 32768}  # so 0..1, or -1..1
 
 
@@ -40,7 +41,7 @@ class ArrayFile:
             raise DataError(f"cannot read {path}: {error}") from None
         if len(arrays) == 1:
             arrays = {"x": arrays.popitem()[1]}
-        if not arrays.keys() <= {"x", "y"}:
+        if "x" not in arrays or not arrays.keys() <= {"x", "y"}:
             raise DataError(
                 f"{path} holds {len(arrays)} arrays", do="name the inputs x and the labels y"
             )
@@ -51,6 +52,8 @@ class ArrayFile:
         if y is not None:
             if y.shape != self.x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0:
                 raise DataError(f"y of {path} does not hold a class number for every input")
+            if y.max() >= CLASSES:
+                raise DataError(f"y of {path} holds {y.max()}: there may be {CLASSES} classes")
             self.labels, self.classes = y.tolist(), [str(i) for i in range(int(y.max()) + 1)]
 
     def read(self, index: int) -> np.ndarray:

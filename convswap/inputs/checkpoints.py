@@ -96,20 +96,20 @@ def _state_dict(content: Mapping, path: Path, averaged: bool, note: Note) -> Map
     return state
 
 
-def _unwrapped(content: object) -> Mapping | None:
-    """What may be a state dict inside one entry of a checkpoint."""
-    if not isinstance(content, Mapping):
+def _unwrapped(content: object, deepest: int = 100) -> Mapping | None:
+    """What may be a state dict inside one entry of a checkpoint, which may hold itself."""
+    if not isinstance(content, Mapping) or not deepest:
         return None
     inner = [content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)]
     if inner:
-        return _unwrapped(inner[0])
+        return _unwrapped(inner[0], deepest - 1)
     return content if any(isinstance(value, Tensor) for value in content.values()) else None
 
 
-def _has_no_names(content: object) -> bool:
+def _has_no_names(content: object, deepest: int = 100) -> bool:
     """Whether it is a list of tensors, or holds one, as torch_ema writes it."""
     if isinstance(content, Mapping):
-        return any(map(_has_no_names, content.values()))
+        return deepest > 0 and any(_has_no_names(v, deepest - 1) for v in content.values())
     return bool(content) and isinstance(content, list) and isinstance(content[0], Tensor)
 
 

@@ -7,7 +7,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache as once_only
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -21,9 +23,10 @@ from ..network.copies import deep_copy, in_eval_mode
 from ..network.layout import lay_out_, run_with_channels_last
 from ..network.wrappers import unwrapped
 from ..record import Preprocess
-from ..support.files import new_file
+from ..support.files import check_regular, new_file
 from ..support.progress import Note, Progress, silent, unheard
 from ..support.tensors import digests
+from .arrays import ArrayFile
 
 SYNTHETIC = "synthetic"  # as a source
 IMAGES = 256  # each takes as long as some 180 forward passes
@@ -49,7 +52,8 @@ def real_or_made_up(
 
     Args:
         preprocess: how images become inputs of the network.
-        cache: folder to keep them in; the oldest beyond `FILES` go.
+        cache: folder to keep them in; the oldest beyond `FILES` go. Where it cannot be written,
+            they go with the process.
 
     Raises:
         DataError: nothing can be made up for the network.
@@ -57,16 +61,39 @@ def real_or_made_up(
     if source != SYNTHETIC:
         return source
     path = cache / f"{_digest(model, preprocess, seed)}.npy"
-    if not path.exists():
-        images = made_up(model, preprocess, IMAGES, seed=seed, progress=progress)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as temporary, temporary.open("wb") as file:
-            np.save(file, images.numpy())
-        kept = sorted(path.parent.glob("*.npy"), key=lambda each: each.stat().st_mtime)
-        for old in kept[:-FILES]:
-            old.unlink()
+    if not _is_whole(path, preprocess):
+        images = made_up(model, preprocess, IMAGES, seed=seed, progress=progress).numpy()
+        try:
+            _write(images, path)
+        except OSError:
+            path = Path(_room().name) / path.name
+            _write(images, path)
     note(f"{IMAGES} images made up from batch norms ({path}): weaker than real ones")
     return str(path)
+
+
+def _is_whole(path: Path, preprocess: Preprocess) -> bool:
+    try:
+        check_regular(path)
+        images = ArrayFile(path).x
+    except (OSError, DataError):
+        return False
+    return images.dtype == np.uint8 and images.shape == (IMAGES, *preprocess.input_size)
+
+
+def _write(images: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, images)
+    kept = sorted(path.parent.glob("*.npy"), key=lambda each: each.stat().st_mtime)
+    for old in kept[:-FILES]:
+        old.unlink()
+
+
+@once_only
+def _room() -> TemporaryDirectory:
+    """A folder for as long as the process lives."""
+    return TemporaryDirectory(prefix="convswap-")
 
 
 def made_up(

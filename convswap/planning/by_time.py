@@ -15,6 +15,7 @@ from ..network.price import price
 from ..network.sites import Site
 from ..plans import Budget, Plan
 from ..runtimes import Target
+from ..support.plain import pathless
 from ..support.progress import Progress, silent
 from ..timing import LatencyTable
 from .candidates import Candidate, snap
@@ -87,7 +88,7 @@ def meet_latency(
             f"{math.ceil(1e3 * _ratio(best)) / 1e3:.3f} is the least that was reached",
             do="raise latency to that or more",
         )
-    latency = best.latency.model_copy(update={"problems": tuple(table.problems)})
+    latency = best.latency.model_copy(update={"problems": tuple(map(pathless, table.problems))})
     return best.model_copy(update={"latency": latency, "notes": best.notes + busy})
 
 

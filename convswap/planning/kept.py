@@ -28,6 +28,7 @@ from .candidates import Candidate, costs_of
 METHOD = 2  # raised when something else is predicted: what was kept before is then not used
 FILES = 100  # at most, of up to a few hundred kB
 MOST_BYTES = 1 << 26
+MOST_DAMAGE = 1e100  # sums of which are finite
 
 
 class _File(BaseModel):
@@ -35,7 +36,7 @@ class _File(BaseModel):
 
     kind: Kind
     cut_off: tuple[str, ...]
-    damages: dict[str, list[tuple[str, Rank, Annotated[float, Field(ge=0, allow_inf_nan=False)]]]]
+    damages: dict[str, list[tuple[str, Rank, Annotated[float, Field(ge=0, le=MOST_DAMAGE)]]]]
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def read(file: Path, sites: Sequence[Site]) -> Found | None:
     options = {}
     try:
         kept = _File.model_validate_json(read_text(file, MOST_BYTES))
+        if not {*kept.cut_off} <= {site.path for site in sites}:
+            return None
         for site in sites:
             costs, damages = costs_of(site, bias=True), kept.damages[site.path]
             if {(form, rank) for form, rank, _ in damages} != {*costs}:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ..artifact import WEIGHTS, save
+from ..artifact import DESCRIPTION, WEIGHTS, read_description, save
+from ..errors import ArtifactError
 from ..inputs.calibration import calibration_batches
 from ..inputs.images import training_batches
 from ..inputs.preprocess import settle_preprocess
@@ -25,13 +26,14 @@ from ..results.evaluation import open_judges, quality
 from ..results.folders import report_on_folder
 from ..results.report import write_report
 from ..runtimes import device_for, open_target
-from ..support.files import new_file, read_text, user_cache
+from ..support.files import new_file, new_folder, read_text, user_cache
 from ..support.progress import Note, Progress, once, silent, unheard
 from ..surgery.convert import convert
 from ..timing import measure
 from .recipe import Recipe
 
 MARK = ".unfinished"  # in a folder whose run has not ended, with the digest of its recipe
+SIGNS = (MARK, f"converted/{DESCRIPTION}")  # what the folder of a run is known by
 
 
 def unfinished(recipe: Recipe, folder: str | Path) -> bool:
@@ -78,28 +80,34 @@ def run(
     )  # fmt: skip
     made_up = partial(real_or_made_up, model=dense, preprocess=preprocess, seed=seed,
                       cache=user_cache("synthetic"), progress=progress, note=note)  # fmt: skip
+    source = made_up(sources.calibration)
     batches = calibration_batches(
-        dense, made_up(sources.calibration), count=sources.images, batch_size=sources.batch_size,
+        dense, source, count=sources.images, batch_size=sources.batch_size,
         seed=seed, note=note,
     )  # fmt: skip
+    test = open_judges(dense, sources.test or sources.calibration, note)
+    if recipe.distill:
+        settings = recipe.distill.model_dump()
+        source = made_up(sources.train) if sources.train else source
+        batch_size = settings.pop("batch_size")
+        training, judges = training_batches(source, preprocess, batch_size, seed=seed, note=note)
     networks = {"dense": dense}
     chosen = plan(
         dense, batches, recipe.budget, fit=recipe.fit, output=recipe.output, layers=recipe.layers,
         target=target, batch=recipe.target.batch, seed=seed, cache=cache, progress=progress,
     )  # fmt: skip
-    folder.mkdir(exist_ok=True)
-    (folder / MARK).write_text(_digest(recipe), encoding="utf-8")
-    chosen.save(folder / "plan.json")
     networks["converted"] = convert(dense, chosen, batches, progress=progress)
+    checkpoint, history = folder / "checkpoint.pt", []
+    before = _weights_in(folder) if unfinished(recipe, folder) else {}
+    with new_folder(folder) as new:
+        (new / MARK).write_text(_digest(recipe), encoding="utf-8")
+        chosen.save(new / "plan.json")
     made = {"command": command, "data": sources.model_dump(), "seed": seed,
             "target": target.fingerprint()}  # fmt: skip
     save(networks["converted"], folder / "converted", provenance=made, force=True)
+    if _weights_in(folder) != before:
+        checkpoint.unlink(missing_ok=True)  # of another network
     if recipe.distill:
-        settings = recipe.distill.model_dump()
-        source = made_up(sources.train or sources.calibration)
-        batch_size = settings.pop("batch_size")
-        training, judges = training_batches(source, preprocess, batch_size, seed=seed, note=note)
-        checkpoint, history = folder / "checkpoint.pt", []
         networks["recovered"] = distill(
             networks["converted"], dense, training, **settings, judges=judges,
             seed=seed, checkpoint=checkpoint, progress=progress, tell=note,
@@ -107,9 +115,7 @@ def run(
         )  # fmt: skip
         made |= {"distilled": recipe.distill.model_dump(exclude_none=True)}
         save(networks["recovered"], folder / "recovered", provenance=made, force=True)
-        checkpoint.unlink(missing_ok=True)
         write_history(history, folder / "recovered")
-    test = open_judges(dense, sources.test or sources.calibration, note)
     rows = {
         name: quality(network, dense, test, chosen.output, progress)
         for name, network in networks.items()
@@ -125,9 +131,18 @@ def run(
     cases = differing(dense, [*networks.values()][-1], test, chosen.output, progress)
     seen = observe(dense, preprocess.input_size)
     write_report(report_on_folder(folder, rows, seen, cases), folder / "report.html")
+    checkpoint.unlink(missing_ok=True)  # now only: a run that is killed meanwhile trains once
     (folder / MARK).unlink()
     return rows
 
 
+def _weights_in(folder: Path) -> dict[str, str]:
+    """Digests of the weights of the converted network in a folder, if there is one."""
+    try:
+        return read_description(folder / "converted").tensors
+    except ArtifactError:
+        return {}
+
+
 def _digest(recipe: Recipe) -> str:
-    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+    return hashlib.sha256(json.dumps(recipe.model_dump()).encode()).hexdigest()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .. import plans
 from ..errors import RecipeError, problem
 from ..plans import Budget, Fit, InputSize, Kind, Layers, Seed, TargetName
 from ..support.files import new_file, read_text
@@ -24,7 +25,17 @@ _PATHS = (
     ("data", "train"),
     ("data", "test"),
 )
-_Count = Annotated[int, Field(gt=0)]
+_MADE = ("digits", "synthetic")  # in place of a path
+
+
+def _without_nul(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("no path holds a NUL")
+    return path
+
+
+_Path = Annotated[str, AfterValidator(_without_nul)]
+_BatchSize = Annotated[int, Field(gt=0, le=plans.TOGETHER)]
 
 
 class _Section(BaseModel):
@@ -43,7 +54,7 @@ class ModelSection(_Section):
 
     name: Annotated[str, Field(pattern=r"^(timm|torchvision):[\w.\-]+$")] | None = None
     kwargs: Annotated[dict[str, Any], AfterValidator(_plain)] = {}
-    weights: str | None = None
+    weights: _Path | None = None
     random_weights: bool = False
     averaged: bool = True
     reparameterize: bool = False
@@ -53,11 +64,11 @@ class DataSection(_Section):
     """`calibration` fits, `train` distils (default: calibration), `test` measures (default:
     calibration, unless that is `synthetic`)."""
 
-    calibration: str
-    train: str | None = None
-    test: str | None = None
-    images: _Count = 1000
-    batch_size: _Count = 64
+    calibration: _Path
+    train: _Path | None = None
+    test: _Path | None = None
+    images: Annotated[int, Field(gt=0, le=plans.IMAGES)] = 1000
+    batch_size: _BatchSize = 64
     input_size: InputSize | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -73,18 +84,18 @@ class TargetSection(_Section):
     """Where a budget of latency counts, and where times are measured."""
 
     name: TargetName = "eager"
-    threads: _Count | None = None
-    batch: _Count = 1
+    threads: Annotated[int, Field(gt=0, le=plans.THREADS)] | None = None
+    batch: _BatchSize = 1
 
 
 class DistillSection(_Section):
     """`epochs` or `minutes` say for how long, else the number of images does; `lr` follows from
     how much was lost."""
 
-    epochs: Annotated[float, Field(gt=0)] | None = None
-    minutes: Annotated[float, Field(gt=0)] | None = None
-    batch_size: _Count = 64
-    lr: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=plans.LONG)] | None = None
+    minutes: Annotated[float, Field(gt=0, le=plans.LONG)] | None = None
+    batch_size: _BatchSize = 64
+    lr: Annotated[float, Field(gt=0, le=plans.FAST)] | None = None
     labels: bool = False
 
 
@@ -149,8 +160,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        content = read_yaml(read_text(path))
-    except (OSError, ValueError) as error:
+        content = read_yaml(text_of(path))
+    except ValueError as error:
         raise RecipeError(f"cannot read recipe {path}: {error}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"recipe {path} is not a mapping of sections")
@@ -167,6 +178,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ) from None
 
 
+def text_of(path: Path) -> str:
+    """The text of a recipe.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    try:
+        return read_text(path)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot read recipe {path}: {error}") from None
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema of recipes, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Recipe.model_json_schema()
@@ -179,7 +202,7 @@ def dump(recipe: Recipe, path: str | Path) -> None:
     content = {"version": recipe.version} | content
     for section, key in _PATHS:
         part = content.get(section) or {}
-        if part.get(key) not in (None, "digits"):
+        if part.get(key) not in (None, *_MADE):
             part[key] = os.path.relpath(part[key], path.absolute().parent)
     with new_file(path) as temporary:
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
@@ -188,7 +211,7 @@ def dump(recipe: Recipe, path: str | Path) -> None:
 
 def _resolve(content: dict, section: str, key: str, base: Path) -> None:
     part = content.get(section)
-    if isinstance(part, dict) and isinstance(part.get(key), str) and part[key] != "digits":
+    if isinstance(part, dict) and isinstance(part.get(key), str) and part[key] not in _MADE:
         part[key] = str(base / part[key])
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..errors import ConvswapError
 from ..network.calls import Batch
-from ..support.files import new_file
+from ..support.files import check_parent, new_file
 
 SECONDS = 30.0  # between two writings
 
@@ -49,10 +50,15 @@ class Checkpoint:
         path: None to keep nothing.
         job: `digest` of what the run depends on.
         tell: gets a line if the state cannot be written; the run goes on without.
+
+    Raises:
+        ConvswapError: the folder it is to lie in does not exist.
     """
 
     def __init__(self, path: str | Path | None, job: str, tell: Callable[[str], None]):
         self.path, self.job, self.tell = path and Path(path), job, tell
+        if self.path:
+            check_parent(self.path)
         self.written = time.monotonic()
 
     @property
@@ -72,13 +78,16 @@ class Checkpoint:
             content = torch.load(self.path, weights_only=True, map_location="cpu")
             job, state = content["job"], content["state"]
         except Exception as error:  # whatever a damaged or foreign file leads to
-            raise ConvswapError(f"cannot read {self.path}", do="remove it to start anew") from error
+            raise self._unreadable() from error
         if job != self.job:
             raise ConvswapError(
                 f"{self.path} is of another run: its networks, images, settings or seed differ",
                 do="remove it to start anew, or write elsewhere",
             )
         return state
+
+    def _unreadable(self) -> ConvswapError:
+        return ConvswapError(f"cannot read {self.path}", do="remove it to start anew")
 
     def write(self, state: dict[str, Any]) -> None:
         """Put the state in place of the last one, if that can be done."""
@@ -92,6 +101,14 @@ class Checkpoint:
         except OSError as error:
             self.tell(f"cannot write {self.path}, training goes on without: {error.strerror}")
         self.written = time.monotonic()
+
+    @contextmanager
+    def taken_over(self) -> Iterator[None]:
+        """What fails inside does so because the state is damaged."""
+        try:
+            yield
+        except Exception as error:  # whatever a damaged state leads to
+            raise self._unreadable() from error
 
     def remove(self) -> None:
         """Nothing is left to go on with."""

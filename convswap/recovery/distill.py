@@ -141,7 +141,8 @@ def distill(
         task = ranks.together(task)
         trials = Trials(task, student, batches, read, seed)
         if state:
-            lr, length = state["lr"], state["steps"]
+            with kept.taken_over():
+                lr, length = float(state["lr"]), int(state["steps"])
         else:
             usual = lr or rate_for(reference.distance(student))
             if minutes:
@@ -155,7 +156,8 @@ def distill(
         if math.isnan(training.start):
             raise ConvswapError("the network cannot be judged: the verdict on its start is NaN")
         if state:
-            training.go_on_from(state)
+            with kept.taken_over():
+                training.go_on_from(state)
     try:
         _train(training, batches, read, seed, kept, progress, judged, tell)
     except (ConvswapError, OSError, RuntimeError) as error:
@@ -213,6 +215,7 @@ def _train(
     judged(training.history)
     often = max(1, training.steps // JUDGEMENTS)
     rank, size = ranks.place()
+    judged(training.history)
     with collected() as signals:
         for step, batch in steps(batches, seed, training.step, training.steps):
             with seeded((seed + step) * size + rank):
@@ -227,7 +230,7 @@ def _train(
             if signals:
                 return
             progress("distill", training.step, training.steps)
-        if training.step % often:
+        if training.step > training.history[-1].step:
             training.have_judged(seed)
             judged(training.history)
         kept.write(training.state())

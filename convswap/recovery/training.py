@@ -6,9 +6,10 @@ import copy
 import math
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -19,6 +20,7 @@ from .judging import Judge, Judgement
 from .losses import Errors
 from .rates import optimizer_for, schedule_for
 
+_HISTORY = TypeAdapter(Annotated[list[Judgement], Field(min_length=1)])
 DECAY = 0.98  # of the moving average of the weights
 CLIP = 1.0  # the largest norm of a step's gradients
 NOISE = 0.5  # share of the largest gain that a later state may lack, where few images judge
@@ -122,12 +124,13 @@ class Training:
         }
 
     def go_on_from(self, state: dict[str, Any]) -> None:
-        """Take over the `state` of another process."""
-        self.step, self.best, self.least = state["step"], state["best"], state["least"]
-        self.student.load_state_dict(state["student"])
+        """Take over the `state` of another process; whatever is raised, it is damaged."""
+        self.step, self.best, self.least = int(state["step"]), state["best"], float(state["least"])
+        for weights in (self.best, state["student"]):
+            self.student.load_state_dict(weights)
         self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.history = [Judgement(**judgement) for judgement in state["history"]]
+        self.history = _HISTORY.validate_python(state["history"])
 
 
 def fresh(network: nn.Module) -> nn.Module:

@@ -59,8 +59,8 @@ def rows_of(folder: str | Path) -> dict[str, dict[str, float | None]]:
         rows["dense"] |= vars(plans[0].dense)
         rows[name] = {**vars(plans[-1].planned), "bytes": (artifact / WEIGHTS).stat().st_size}
         if len(plans) == 1 and (time := plans[0].latency) and name == "converted":
-            batch = max(time.batch, 1)
-            rows["dense"]["ms"], rows[name]["ms"] = time.ms_dense / batch, time.ms / batch
+            rows["dense"]["ms"] = time.ms_dense / time.batch
+            rows[name]["ms"] = time.ms / time.batch
     measured = Path(folder) / "report.json"
     if measured.is_file():
         try:
@@ -68,7 +68,8 @@ def rows_of(folder: str | Path) -> dict[str, dict[str, float | None]]:
         except (OSError, ValueError) as error:
             said = problems(error) if isinstance(error, ValidationError) else str(error)
             raise ArtifactError(f"invalid {measured}: {said}") from None
-        rows = {name: row | known.get(name, {}) for name, row in rows.items()}
+        for name, row in rows.items():
+            row |= {key: value for key, value in known.get(name, {}).items() if value is not None}
     return rows
 
 

@@ -23,6 +23,7 @@ from ..surgery.convert import convert
 from ..timing import measure
 from . import pictures
 
+FILE = "frontier.json"
 Quality = Callable[[nn.Module], dict[str, float]]
 
 
@@ -157,7 +158,7 @@ def save_frontier(points: Sequence[Point], folder: str | Path) -> list[dict[str,
         asdict(point) | {"plan": point.plan and point.plan.model_dump(mode="json")}
         for point in points
     ]
-    with new_file(Path(folder) / "frontier.json") as temporary:
+    with new_file(Path(folder) / FILE) as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     pictures.draw_frontier(points, knee(points), Path(folder) / "frontier.png")
     return rows

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from ..errors import one_line
+from ..errors import one_line, spelled
 from ..forms import FORMS
 from ..network.observe import Observation
 from ..planning import Survey
@@ -84,8 +84,9 @@ class Report:
 def write_report(report: Report, path: str | Path) -> None:
     """Write a report as one HTML file that needs nothing beside it."""
     room = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: spelled(value) if type(value) is str else value,
+    )  # fmt: skip
     room.filters["quantity"] = quantity
     template = room.from_string(TEMPLATE.read_text(encoding="utf-8"))
     most = max([1, *(layer.before for layer in report.layers)])

@@ -3,6 +3,7 @@ is written under a temporary name, then renamed, and one output has one writer a
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -53,10 +54,12 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
         folder: whether a folder is to be written there, or a file.
 
     Raises:
-        ConvswapError: it exists, or is of the other kind, or its parent folder does not exist,
-            or another run is writing it.
+        ConvswapError: it exists, or is of the other kind, or has no name, or its parent folder
+            does not exist, or another run is writing it.
     """
     path = Path(path)
+    if path.name in ("", ".."):
+        raise ConvswapError(f"{path} has no name of its own", do="name what is to be written")
     if path.is_symlink() and not (folder and path.is_dir()):
         raise ConvswapError(f"{path} is a symbolic link", do="name the place it leads to")
     if path.exists() and not force:
@@ -64,11 +67,25 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
     if path.exists() and not (path.is_dir() if folder else path.is_file()):
         kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "a device or pipe"
         raise ConvswapError(f"{path} is {kind}", do="choose another name")
-    if not path.absolute().parent.is_dir():
-        raise ConvswapError(f"folder {path.absolute().parent} does not exist", do="create it first")
+    check_parent(path)
     if command := _command.get():
         command.enter_context(claimed(path))
     return path
+
+
+def check_parent(path: Path) -> None:
+    """Raise `ConvswapError` unless the folder that a path lies in exists."""
+    if not (parent := path.absolute().parent).is_dir():
+        raise ConvswapError(f"folder {parent} does not exist", do="create it first")
+
+
+def check_ours(folder: Path, *signs: str) -> None:
+    """Raise `ConvswapError` unless a folder is empty, or not there, or holds one of the files that
+    what convswap writes there is known by."""
+    if not folder.exists() or any((folder / sign).exists() for sign in signs):
+        return
+    if any(not path.name.endswith(".convswap") for path in folder.iterdir()):  # but for rooms
+        raise ConvswapError(f"{folder} holds something else", do="choose another name")
 
 
 def user_cache(what: str) -> Path:
@@ -98,6 +115,26 @@ def new_file(path: str | Path) -> Iterator[Path]:
         settle(temporary)
         os.replace(temporary, path)
         settle(path.parent)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder to write files in; it takes the name `path` if all went well. Where that
+    exists, the files take the places of those of the same names, and others stay."""
+    path = Path(path)
+    with claimed(path, wait=True) as room:
+        new = room / "new"
+        new.mkdir()
+        yield new
+        for each in (*new.iterdir(), new):
+            settle(each)
+        if path.is_dir():
+            for file in new.iterdir():
+                os.replace(file, path / file.name)
+            settle(path)
+        else:
+            new.rename(path)
+            settle(path.absolute().parent)
 
 
 @contextmanager
@@ -153,6 +190,10 @@ def _enter(room: Path, wait: bool, path: Path) -> TextIO:
             room.mkdir(exist_ok=True)
             lock = (room / "lock").open("a", encoding="utf-8")
         except (FileNotFoundError, FileExistsError):  # the last owner is just leaving
+            if not room.parent.is_dir():
+                raise FileNotFoundError(
+                    errno.ENOENT, "folder does not exist", str(room.parent)
+                ) from None
             if room.exists() and not room.is_dir():
                 raise
             continue
@@ -170,6 +211,6 @@ def _enter(room: Path, wait: bool, path: Path) -> TextIO:
 
 
 def _clear(room: Path) -> None:
-    for child in room.iterdir():
+    for child in room.iterdir() if room.is_dir() else ():  # gone with the folder it was in
         if child.name != "lock":
             shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 DEPTH, VALUES = 8, 256  # most that anybody needs to say
+_FOLDERS = re.compile(r"""(?<![\w./:])(?:/[^\s/'":]+)+/""")
 
 
 def read_yaml(text: str) -> Any:
@@ -21,8 +23,9 @@ def read_yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
-        # the last four: what PyYAML lets through for `!!int abc` and its like
+    except (yaml.YAMLError, ArithmeticError, ValueError, TypeError, AttributeError,
+            LookupError) as error:  # fmt: skip
+        # all but the first: what PyYAML lets through for `!!int abc` and its like
         raise ValueError(" ".join(str(error).split())) from None
 
 
@@ -54,6 +57,11 @@ def numbers_in(value: object) -> list[float]:
     if level:
         raise ValueError(f"more than {VALUES} values, or {DEPTH} levels of them")
     return found
+
+
+def pathless(text: str) -> str:
+    """Text whose absolute paths are the names of what they lead to."""
+    return _FOLDERS.sub("", text)
 
 
 def nameless(value: Any) -> Any:

@@ -12,7 +12,7 @@ from ..errors import TargetError
 from ..forms import Kernel, Rank
 from ..network.sites import Site
 from ..runtimes import Runner, Target, running
-from ..support.files import new_file, user_cache
+from ..support.files import new_file, read_text, user_cache
 from ..support.progress import Progress, silent
 from .microbench import Signature, signatures
 from .turns import fastest, sensible, take_turns
@@ -22,6 +22,7 @@ ROUNDS = 7  # at least
 MULTIPLES = 2, 4, 8, 16  # of ranks, tried
 PLATEAU = 0.95  # times this near are one
 PROBE = Signature(Kernel(128, 128, 3, 3), (1, 1), (1, 1), (1, 1), (28, 28), False, True, True)
+MOST_BYTES = 1 << 26
 METHOD = 1  # raised when something else is measured: times of before are then not used
 
 Way = tuple[str | None, Rank | None]
@@ -154,10 +155,10 @@ class LatencyTable:
     def _read(self) -> dict[str, float]:
         """Times in the file; none if there is none, or it is damaged."""
         try:
-            document = json.loads(self._file.read_text(encoding="utf-8")) if self._file else {}
+            document = json.loads(read_text(self._file, MOST_BYTES)) if self._file else {}
             if document["fingerprint"] == self._fingerprint:
                 return {key: ms for key, ms in document["ms"].items() if sensible(ms)}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pass
         return {}
 
@@ -171,7 +172,7 @@ class LatencyTable:
             with new_file(self._file) as temporary:
                 temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            note = f"measured times are not kept in {self._file}: {error.strerror}"
+            note = f"measured times are not kept: {error.strerror}"
             if note not in self.problems:
                 self.problems.append(note)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import TargetError
 from ..network.calls import Batch, example_of
+from ..plans import MOST_MS
 from ..runtimes import Runner, Target, running, target_of
 from ..support.progress import Progress, silent
 
@@ -128,7 +129,7 @@ def fastest(timings: Mapping[tuple[Key, str], Timing]) -> dict[Key, Timing]:
 
 def sensible(ms: object) -> bool:
     """Whether something can be a time."""
-    return isinstance(ms, (int, float)) and math.isfinite(ms) and ms > 0
+    return isinstance(ms, (int, float)) and 0 < ms <= MOST_MS
 
 
 def _timing(times: Sequence[float]) -> Timing:

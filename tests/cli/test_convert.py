@@ -12,7 +12,7 @@ from convswap import Budget, Plan, load, open_model, record_of
 from convswap.cli.goal_options import GoalOptions
 from convswap.cli.options import Fitting
 from convswap.plans import Drop
-from convswap.support.plain import read_yaml
+from convswap.support.plain import pathless, read_yaml
 
 
 def test_convert_by_a_budget_writes_an_artifact(here):
@@ -211,6 +211,20 @@ def test_a_recipe_repeats_a_command(here):
         Path("again/converted/model.safetensors").read_bytes()
         == Path("o/model.safetensors").read_bytes()
     )
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("target x cannot run y: /root/my/env/lib.py:3", "target x cannot run y: lib.py:3"),
+    ("no file '/home/me/a.so', 1/2 of it", "no file 'a.so', 1/2 of it"),
+    ("see https://example.org/a/b or /tmp", "see https://example.org/a/b or /tmp"),
+])  # fmt: skip
+def test_what_a_plan_says_of_a_target_names_no_folder(text, wanted):
+    assert pathless(text) == wanted
+
+
+def test_a_command_that_fails_leaves_no_recipe(shared):
+    fail("convert", *USER, "--data", "nowhere", "--macs", "0.6", "--out", "o", "--save-config",
+         "r.yaml")  # fmt: skip
 
 
 @pytest.mark.parametrize(("model", "goal", "words"), [

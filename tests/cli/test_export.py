@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from outer import names, succeed
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from outer import REPOSITORY, names, succeed
+
+
+def content_of(path: Path) -> list[bytes]:
+    """All bytes of a file; of an archive those of each member, unpacked."""
+    if not zipfile.is_zipfile(path):
+        return [path.read_bytes()]
+    with zipfile.ZipFile(path) as archive:
+        return [archive.read(name) for name in archive.namelist()]
 
 
 def test_export_writes_both_formats_and_says_how_close_they_are(here):
@@ -27,6 +40,17 @@ def test_integers_are_compared_with_float(here):
     shown = succeed("export", "art", "--model", "model.py:build", "--onnx", "o.onnx", "--int8",
                     "--data", "data", "--force")  # fmt: skip
     assert "top-1" in shown.out
+
+
+@pytest.mark.parametrize("options", [
+    "--onnx", "--int8 --data data --onnx", "--opset 17 --onnx", "--pt2", "--data data --pt2",
+])  # fmt: skip
+def test_a_file_names_no_folder_of_the_machine(options, here):
+    code = here / "model.py"
+    succeed("export", "art", "--model", f"{code}:build", *options.split(), "o")
+    for content in content_of(Path("o")):
+        for folder in (here, REPOSITORY, sys.prefix, sys.base_prefix):
+            assert str(folder).encode() not in content
 
 
 def test_shape_and_operators_of_the_file_are_as_asked(here):

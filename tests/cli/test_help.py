@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from outer import USER, commands, convswap, parsed, squeezed, succeed
+from outer import RECIPE, USER, commands, convswap, parsed, squeezed, succeed
 
 from convswap import __version__, cli
 
@@ -56,6 +57,20 @@ def test_no_arguments_is_answered_with_the_list_of_commands():
     ("bench art --target nowhere", ["--target", "nowhere", "openvino"]),
     ("bench art --seconds -1", ["--seconds", "-1"]),
     ("sweep art --data d --out o --points 1", ["--points", "1"]),
+    ("sweep art --data d --out o --points 1000000", ["--points"]),
+    ("evaluate art --data d --threads 1000000", ["--threads"]),
+    ("evaluate art --data d --batch-size 99999999999", ["--batch-size"]),
+    ("evaluate art --data d --images 99999999999", ["--images"]),
+    ("evaluate art --data d --seed 99999999999999999999", ["--seed"]),
+    ("bench art --batch 99999999999", ["--batch"]),
+    ("bench art --seconds inf", ["--seconds"]),
+    ("export art --onnx o --batch 99999999999", ["--batch"]),
+    ("plan art --macs 0.5 --out o --memory inf", ["--memory"]),
+    ("convert art --max-drop nan --val d --out o", ["--max-drop"]),
+    ("convert art --max-drop inf --val d --out o", ["--max-drop"]),
+    *((f"distill art --data d --out o --{what} {value}", [f"--{what}"])
+      for what in ("epochs", "minutes", "lr") for value in ("inf", "nan", "1e20")),
+    ("distill art --data d --out o --workers 1000000", ["--workers"]),
 ])  # fmt: skip
 def test_a_wrong_call_is_answered_with_one_line(arguments, words, shared):
     line = convswap(*arguments.split())
@@ -125,6 +140,24 @@ def test_a_pipe_gets_one_json_document_and_nothing_else(shared):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 40
     assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_command_whose_output_is_closed_does_its_work(stream, here):
+    number = {"stdout": 1, "stderr": 2}[stream]
+    command = [sys.executable, "-m", "convswap", "plan", *USER, "--fit", "weight", "--macs", "0.6",
+               "--input-size", "3,16,16", "--out", "p.json"]  # fmt: skip
+    done = subprocess.run(["sh", "-c", f'exec "$@" {number}>&-', "sh", *command], timeout=600)
+    assert done.returncode == 0
+    assert json.loads(Path("p.json").read_text())["choices"]
+
+
+def test_a_terminal_of_few_characters_is_told_names_of_any(here):
+    Path("ré.yaml").write_text(RECIPE)
+    command = [sys.executable, "-m", "convswap", "recipes", "check", "ré.yaml"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert (done.returncode, done.stdout) == (0, "r\\xe9.yaml is a valid recipe\n")
 
 
 @pytest.mark.parametrize("arguments", [

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from outer import USER, fail, succeed, tree
+from outer import fail, succeed, tree
 
 WRITERS = {
     "plan": "plan model.py:build --data data --macs 0.5 --out taken",
@@ -15,6 +15,7 @@ WRITERS = {
     "export onnx": "export art --model model.py:build --onnx taken",
     "export pt2": "export art --model model.py:build --pt2 taken",
     "run": "run tiny.yaml --model model.py:build --out taken",
+    "sweep": "sweep model.py:build --data data --points 2 --out taken",
     "report": "report art --out taken",
     "recipes copy": "recipes copy digits taken",
 }
@@ -53,12 +54,26 @@ def test_force_replaces_an_artifact(name, here):
     assert tree(Path("taken")) != before
 
 
-@pytest.mark.parametrize("name", ["convert", "distill"])
-def test_force_does_not_replace_a_folder_of_something_else(name, here):
+@pytest.mark.parametrize("name", ["convert", "distill", "run", "sweep"])
+@pytest.mark.parametrize("file", ["file", "report.json", "report.html", "plan.json"])
+def test_force_does_not_replace_a_folder_of_something_else(name, file, here):
     Path("taken").mkdir()
+    Path("taken", file).write_text("precious")
+    before = tree(here)
+    assert fail(*WRITERS[name].split(), "--force") == (
+        "error: taken holds something else - choose another name"
+    )
+    assert tree(here) == before
+
+
+@pytest.mark.parametrize("name", ["run", "sweep"])
+def test_force_replaces_the_folder_of_a_run_and_keeps_what_else_is_in_it(name, here):
+    succeed(*WRITERS[name].split())
     Path("taken/file").write_text("precious")
-    assert "holds something else" in fail(*WRITERS[name].split(), "--force")
+    Path("taken/report.html").write_text("old")
+    succeed(*WRITERS[name].split(), "--force")
     assert Path("taken/file").read_text() == "precious"
+    assert Path("taken/report.html").read_text() != "old"
 
 
 @pytest.mark.parametrize("name", ["plan", "export onnx", "export pt2", "report", "recipes copy"])
@@ -69,12 +84,17 @@ def test_force_does_not_turn_a_folder_into_a_file(name, here):
     assert tree(here) == before
 
 
-def test_force_does_not_turn_a_file_into_the_folder_of_a_run(here):
+@pytest.mark.parametrize("name", ["run", "sweep"])
+def test_force_does_not_turn_a_file_into_the_folder_of_a_run(name, here):
     Path("taken").write_text("old")
     before = tree(here)
-    assert "taken" in fail(*WRITERS["run"].split(), "--force")
+    assert "taken" in fail(*WRITERS[name].split(), "--force")
     assert tree(here) == before
 
 
-def test_force_does_not_replace_the_working_directory(shared):
-    assert fail("convert", *USER, "--data", "data", "--macs", "0.5", "--out", ".", "--force")
+@pytest.mark.parametrize("out", [".", "", "..", "/"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_output_without_a_name_is_refused(name, out, shared):
+    words = [out if word == "taken" else word for word in WRITERS[name].split()]
+    if (name, out) not in (("run", ""), ("report", ""), ("export onnx", ""), ("export pt2", "")):
+        assert "has no name of its own" in fail(*words, "--force")

@@ -22,6 +22,26 @@ def test_recipes_show_prints_the_file_to_the_letter():
     assert shown.strip() == recipe.find("digits").read_text().strip()
 
 
+@pytest.mark.parametrize("content", [
+    RECIPE.encode("utf-16"), RECIPE.replace("A tiny", "Un été").encode("latin-1"), b"\x80\x00",
+    b" " * (5 << 20),
+], ids=["UTF-16", "latin-1", "binary", "huge"])  # fmt: skip
+def test_what_is_no_text_is_not_shown(content, here):
+    Path("r.yaml").write_bytes(content)
+    assert "cannot read recipe r.yaml" in fail("recipes", "show", "r.yaml")
+
+
+def test_a_recipe_and_its_name_give_the_terminal_no_commands(here):
+    name = "\x1b[31mred\u202e.yaml"
+    Path(name).write_text(RECIPE)
+    checked = succeed("recipes", "check", name).out
+    Path(name).write_text(f"{RECIPE}# \x1b[31m\u202ered\n")
+    shown = succeed("recipes", "show", name).out
+    assert "# \\x1b[31m\\u202ered\n" in shown
+    assert shown.splitlines()[:3] == RECIPE.splitlines()[:3]
+    assert checked == "\\x1b[31mred\\u202e.yaml is a valid recipe\n"
+
+
 def test_recipes_copy_then_check(here):
     succeed("recipes", "copy", "digits", "mine.yaml")
     assert "valid" in succeed("recipes", "check", "mine.yaml").out

@@ -26,6 +26,24 @@ def _text(name: str, text: str) -> None:
     Path(name).write_text(text)
 
 
+def _itself() -> None:
+    content: dict = {}
+    content["model"] = content
+    torch.save(content, "w.pt")
+
+
+def _plan(place: tuple[str, ...], value: str) -> None:
+    plan = json.loads(Path("plan.json").read_text())
+    plan["latency"] = {"target": "eager", "threads": 1, "device": "cpu", "dtype": "float32",
+                       "batch": 1, "ms_dense": 1, "ms": 0.5, "ms_predicted": 0.5}  # fmt: skip
+    *sections, last = place
+    part = plan
+    for section in sections:
+        part = part[section][0] if section == "choices" else part[section]
+    part[last] = "HERE"
+    Path("p.json").write_text(json.dumps(plan).replace('"HERE"', value))
+
+
 BAD = {
     # what is wrong: (prepare, command, words of the answer)
     "unknown timm model": (
@@ -38,6 +56,8 @@ BAD = {
         None, "inspect timm:resnet18 --random-weights --model-arg num_clases=3", ["num_clases"]),
     "a model argument without a value": (
         None, "inspect model.py:build --model-arg width", ["KEY=VALUE", "width"]),
+    "a model argument as large as can be": (
+        None, f"inspect model.py:build --model-arg width=1{':30' * 300}.5", ["YAML"]),
     "a model argument that is no value": (
         None, "inspect model.py:build --model-arg width=[1", ["width=[1"]),
     "no such file of code": (
@@ -80,6 +100,8 @@ BAD = {
     "a checkpoint that holds code": (
         lambda: torch.save(torch.nn.Linear(1, 1), "w.pt"),
         "inspect model.py:build --weights w.pt", ["w.pt", "state_dict"]),
+    "a checkpoint that holds itself": (
+        _itself, "inspect model.py:build --weights w.pt", ["no state_dict in w.pt"]),
     "a folder that is no artifact": (
         None, "evaluate empty --data data", ["empty"]),
     "no such images": (
@@ -160,6 +182,20 @@ BAD = {
     "a plan with a rank too large": (
         lambda: write_plan("body", "channel", 999),
         "convert model.py:build --data data --plan written.json --out o", ["999", "channel"]),
+    **{
+        f"a plan whose {'.'.join(place)} is {value}": (
+            lambda place=place, value=value: _plan(place, value),
+            "convert model.py:build --data data --plan p.json --out o", ["p.json", place[-1]])
+        for value in ("NaN", "Infinity", "1e999")
+        for place in (("damage",), ("damage_measured",), ("choices", "damage"), ("choices", "ms"),
+                      ("latency", "ms"), ("latency", "ms_dense"), ("latency", "ms_predicted"))
+    },
+    "a plan with a time of nothing": (
+        lambda: _plan(("latency", "ms_dense"), "0"),
+        "convert model.py:build --data data --plan p.json --out o", ["p.json", "ms_dense"]),
+    "a plan for a batch of nothing": (
+        lambda: _plan(("latency", "batch"), "0"),
+        "convert model.py:build --data data --plan p.json --out o", ["p.json", "batch"]),
     "an artifact of the user's code alone": (
         None, "evaluate art --data data", ["art", "--model file.py:factory"]),
     "an artifact with another architecture": (

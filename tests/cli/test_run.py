@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
-from outer import RECIPE, SIZE, names, succeed
+from outer import RECIPE, SIZE, fail, names, succeed
+from safetensors.torch import load_file, save_file
 
-from convswap import load, open_model
+from convswap import ConvswapError, load, open_model
 
 
 def test_run_does_the_whole_job(here):
@@ -19,6 +21,46 @@ def test_run_does_the_whole_job(here):
     for name in ("converted", "recovered"):
         small = load(f"o/{name}", open_model("model.py:build"))
         assert small(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, 4)
+
+
+@pytest.mark.parametrize(("part", "left"), [
+    ("convert", None), ("training_batches", None), ("open_judges", None),
+    ("distill", [".unfinished", "converted", "plan.json"]),
+    ("measure", [".unfinished", "checkpoint.pt", "converted", "plan.json", "recovered"]),
+])  # fmt: skip
+def test_a_run_that_fails_goes_on_from_what_is_finished(part, left, here, monkeypatch):
+    def failing(*args, **kwargs):
+        raise ConvswapError("it failed")
+
+    monkeypatch.setattr(f"convswap.recipe.job.{part}", failing)
+    job = ("run", "tiny.yaml", "--model", "model.py:build", "--out", "o")
+    fail(*job)
+    assert (names("o") if Path("o").exists() else None) == left
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    if part == "measure":  # trained already
+        monkeypatch.setattr("convswap.recovery.training.Training.learn", failing)
+    succeed(*job)
+    assert names("o") == ["converted", "plan.json", "recovered", "report.html", "report.json"]
+    history = json.loads(Path("o/recovered/history.json").read_text())
+    assert [row["step"] for row in history] == sorted({row["step"] for row in history})
+
+
+@pytest.mark.parametrize("other", ["recipe", "network"])
+def test_what_was_trained_of_something_else_is_trained_anew(other, here, monkeypatch):
+    def failing(*args, **kwargs):
+        raise ConvswapError("it failed")
+
+    monkeypatch.setattr("convswap.recipe.job.measure", failing)
+    job = ("run", "tiny.yaml", "--model", "model.py:build", "--out", "o")
+    fail(*job)
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    if other == "network":
+        weights = load_file("weights.safetensors")
+        save_file(weights | {"stem.bias": weights["stem.bias"] + 1}, "weights.safetensors")
+    succeed(*job, *(("--set", "seed=3", "--force") if other == "recipe" else ()))
+    assert names("o") == ["converted", "plan.json", "recovered", "report.html", "report.json"]
 
 
 def test_a_recipe_with_a_target_is_run(timed):

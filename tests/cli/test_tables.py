@@ -9,6 +9,9 @@ from torch import nn
 
 from convswap import count, find_sites
 from convswap.cli import console, tables
+from convswap.plans import Latency
+
+ODD = "\x1b[31mred\nerror: forged"
 
 
 def text_of(table: object, width: int = 120) -> str:
@@ -120,6 +123,22 @@ def test_a_plan_is_shown_choice_by_choice():
     assert lines[1].split()[:4] == ["first", "tucker", "2,", "3"]
     assert lines[2].split()[:3] == ["second", "channel", "2"]
     assert tables.plan_summary(plan).startswith("2 layers converted: MACs ")
+
+
+def test_what_a_plan_says_gives_the_terminal_no_commands():
+    model, size = tiny("residual")
+    plan = priced(plan_for(model, size, {"second": ("channel", 2)}), model, size)
+    time = Latency(target=ODD, threads=1, device="cpu", dtype="float32", batch=1, ms_dense=2, ms=1,
+                   ms_predicted=1, layout=ODD, problems=(ODD,))  # fmt: skip
+    summary = tables.plan_summary(plan.model_copy(update={"notes": (ODD,), "latency": time}))
+    assert len(summary.splitlines()) == 4
+    assert all(line.isprintable() for line in summary.splitlines())
+    assert summary.count("\\x1b[31mred\\nerror: forged") == 4
+
+
+def test_what_is_answered_gives_the_terminal_no_commands(capsys):
+    console.answer(False, {}, f"two\n{ODD}")
+    assert capsys.readouterr().out == "two\n\\x1b[31mred\nerror: forged\n"
 
 
 def test_a_plan_of_one_layer_is_spelled_in_the_singular():
