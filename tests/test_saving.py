@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,96 @@ def test_state_that_is_no_tensor_is_refused_in_one_line_when_it_is_saved(tmp_pat
         save(small, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+class Renames(nn.Module):
+    """A checkpoint of a larger whole, of which this is a part."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)
+
+    def state_dict(self, *args, **kwargs):
+        return {f"model.{name}": value for name, value in super().state_dict(*args).items()}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(x))
+
+
+class LeavesOut(Renames):
+    """A checkpoint of what was trained."""
+
+    def state_dict(self, *args, **kwargs):
+        state = nn.Module.state_dict(self, *args, **kwargs)
+        return {name: value for name, value in state.items() if not name.startswith("head")}
+
+
+@pytest.mark.parametrize("make", [Renames, LeavesOut])
+def test_a_state_of_other_names_is_refused_in_one_line_when_it_is_saved(make, tmp_path):
+    small = small_of(make().eval(), "conv")
+    with pytest.raises(ArtifactError, match=r"renames or leaves out .*(model\.conv|head\.bias)"):
+        save(small, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class HoldsItself(nn.Module):
+    """A function in it uses its own layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.act = lambda x: torch.relu(self.norm(x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.conv(x))
+
+
+class Hooked(HoldsItself):
+    """So does a hook."""
+
+    def __init__(self):
+        super().__init__()
+        norm = self.norm
+        self.act = nn.Identity()
+        self.act.register_forward_hook(lambda module, args, output: norm(output))
+
+
+class HandsOn(HoldsItself):
+    """A part of a function that uses them."""
+
+    def __init__(self):
+        super().__init__()
+        self.act = partial(self.act)
+
+
+WHOLE = {
+    "a function": (HoldsItself, HoldsItself),
+    "a hook": (Hooked, Hooked),
+    "a part of a function": (HandsOn, HandsOn),
+    "data parallel": (HoldsItself, lambda: nn.DataParallel(HoldsItself())),
+    "torch.compile": (HoldsItself, lambda: torch.compile(HoldsItself())),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_no_layer_of_the_network_that_is_given_is_used_with_its_own_weights(kind, tmp_path):
+    make, given = WHOLE[kind]
+    model = make().eval()
+    nn.init.normal_(model.norm.running_mean), nn.init.uniform_(model.norm.weight)
+    small = small_of(model, "conv", (3, 8, 8))
+    save(small, tmp_path / "out")
+    again = load(tmp_path / "out", given())
+    assert type(again) is make
+    with torch.no_grad():
+        assert torch.equal(again(torch.ones(1, 3, 8, 8)), small(torch.ones(1, 3, 8, 8)))
+
+
+def test_the_network_that_is_given_stays_as_it_is_where_it_can_be_copied(tmp_path):
+    model, size = tiny("residual")
+    save(small_of(model, "first", size), tmp_path / "out")
+    before = str(model)
+    assert load(tmp_path / "out", model) is not model
+    assert str(model) == before
 
 
 def test_a_network_of_the_users_own_comes_back_in_its_own_architecture(tmp_path):

@@ -52,6 +52,23 @@ def test_weights_of_any_shape_learn(shape: tuple[int, ...]):
     assert left < 0.01 * target.square().mean()
 
 
+def test_a_basis_is_found_where_the_solver_gives_up_on_tiny_numbers(monkeypatch):
+    solve = torch.linalg.eigh
+
+    def fails(matrix: Tensor) -> object:
+        if matrix.abs().max() < 1e-30:
+            raise torch.linalg.LinAlgError("failed to converge")
+        return solve(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    weight = nn.Parameter(torch.zeros(4, 6))
+    optimizer = Soap([weight], lr=0.1)
+    weight.grad = 1e-18 * torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    optimizer.step()
+    for basis in optimizer.state[weight]["bases"]:
+        assert torch.allclose(basis.T @ basis, torch.eye(len(basis)), atol=1e-5)
+
+
 def test_a_large_side_is_not_turned():
     weight = nn.Parameter(torch.zeros(2, LARGEST + 1))
     optimizer = Soap([weight], lr=0.1)

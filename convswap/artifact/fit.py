@@ -6,22 +6,27 @@ from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import build_base, with_values
-from ..network.copies import check_finite, deep_copy
+from ..network.copies import check_finite, unwrapped
 from ..network.replace import install_
 from ..record import Record
 from ..support.tensors import Entry, digests
+from .whole import whole_copy
 
 
 def architecture(
     record: Record, entries: dict[str, Entry], model: nn.Module | None = None
 ) -> nn.Module:
-    """The structure of a converted network; its parameters have no values yet."""
+    """The structure of a converted network; its parameters have no values yet.
+
+    Args:
+        model: the network before conversion, where it is not rebuilt by name; copied if it can be.
+    """
     if model is None:
         base = build_base(record.base, len(entries))
         held = {name: entry.bytes for name, entry in entries.items()}
         base = with_values(record.base, base, held) or base
     else:
-        base = deep_copy(model)
+        base = whole_copy(unwrapped(model))
     for plan in record.plans:
         install_(base, plan)
     return base
@@ -76,6 +81,14 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict()
     if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ArtifactError(f"{odd[0]} of the network is no tensor: it cannot be kept in a file")
+    own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    wrong = [name for name in state if not _is_there(model, name)] or sorted(own - state.keys())
+    if wrong:
+        raise ArtifactError(
+            f"{type(model).__name__}.state_dict() renames or leaves out {wrong[0]}, which could "
+            "not be loaded again",
+            do="name tensors as PyTorch does",
+        )
     return state
 
 
@@ -83,7 +96,7 @@ def aliases_of(model: nn.Module) -> dict[str, str]:
     """Names of parameters and buffers that are the same as one named before -> that name."""
     first: dict[int, str] = {}
     same = {}
-    for name in model.state_dict():
+    for name in state_of(model):
         owner, attribute = place_of(model, name)
         kept = first.setdefault(id(getattr(owner, attribute, name)), name)  # or an extra state
         if kept != name:
@@ -95,3 +108,11 @@ def place_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module a tensor belongs to, and its name there."""
     owner, _, attribute = name.rpartition(".")
     return model.get_submodule(owner), attribute
+
+
+def _is_there(model: nn.Module, name: str) -> bool:
+    try:
+        owner, attribute = place_of(model, name)
+    except AttributeError:
+        return False
+    return hasattr(owner, attribute) or attribute == "_extra_state"

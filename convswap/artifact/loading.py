@@ -20,7 +20,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Args:
         model: the architecture before conversion, for a network of the user's own code (it is
-            copied, and its weights do not matter). timm's and torchvision's are rebuilt by name.
+            copied, and its weights do not matter; where functions in it hold its own layers, which
+            a copy would go on using, it becomes the network that is loaded). timm's and
+            torchvision's are rebuilt by name.
 
     Raises:
         ArtifactError: the folder is damaged, hostile, from a newer version, or needs `model`.
@@ -58,7 +60,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             raise ArtifactError(str(error), where=str(folder)) from None
     vars(restored).pop("_convswap", None)
     record = record.model_copy(update={"base": _located(record.base, folder)})
-    return remember(restored.eval(), **dict(record))
+    restored.eval()
+    return remember(restored, **dict(record))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

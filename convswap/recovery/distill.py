@@ -130,7 +130,8 @@ def distill(
         sites = [choice.site for plan in record_of(student).plans[-1:] for choice in plan.choices]
         values = compared(student, teacher, sites, seen[0])
         task = Task(student, teacher, values, kind, reference.scale, labels=labels, loss=loss)
-        reach_(task, seen[0], tell)
+        with seeded(seed):
+            reach_(task, seen[0], tell)
 
         settings = (epochs, minutes, lr, labels, kind, seed)
         job = digest(

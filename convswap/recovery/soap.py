@@ -105,8 +105,16 @@ def _turn(state: dict) -> None:
         if moments is None:
             continue
         if basis is None:
-            state["bases"][side] = torch.linalg.eigh(moments).eigenvectors
+            state["bases"][side] = _eigenvectors(moments)
             continue
         order = (basis * (moments @ basis)).sum(0).argsort(descending=True, stable=True)
         state["bases"][side] = torch.linalg.qr(moments @ basis[:, order]).Q
         state["squares"] = state["squares"].index_select(side, order)
+
+
+def _eigenvectors(moments: Tensor) -> Tensor:
+    try:
+        return torch.linalg.eigh(moments).eigenvectors
+    except torch.linalg.LinAlgError:  # of entries that are hardly numbers any more
+        larger = moments.cpu().double() / moments.abs().max().item()
+        return torch.linalg.eigh(larger).eigenvectors.to(moments)
