@@ -106,7 +106,7 @@ def _unwrapped(content: object, deepest: int = 100) -> Mapping | None:
     return content if any(isinstance(value, Tensor) for value in content.values()) else None
 
 
-def _has_no_names(content: object, deepest: int = 100) -> bool:
+def _has_no_names(content: object, deepest: int = 2) -> bool:
     """Whether it is a list of tensors, or holds one, as torch_ema writes it."""
     if isinstance(content, Mapping):
         return deepest > 0 and any(_has_no_names(v, deepest - 1) for v in content.values())

@@ -34,7 +34,7 @@ from .losses import Loss, Task, compared
 from .passes import steps
 from .rates import passes_for, rate_for
 from .reach import reach_, thaw_
-from .reading import Reader, listed
+from .reading import Reader, countable
 from .settings import check_settings
 from .signals import collected
 from .soap import Soap
@@ -109,7 +109,7 @@ def distill(
         ConvswapError: nothing may train; the checkpoint is damaged or of another run.
     """
     check_settings(seed, epochs=epochs, minutes=minutes, lr=lr)
-    batches, judges = listed(batches), listed(judges)
+    batches, judges = countable(batches), countable(judges)
     student, teacher = (fresh(deep_copy(unwrapped(each))) for each in (student, teacher))
     thawed = thaw_(student)
     teacher = teacher.to(next(student.parameters()).device)

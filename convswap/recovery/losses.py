@@ -84,8 +84,10 @@ class Task(nn.Module):
         taps = {tap for value in self.values for tap in value}
         # subtle: tensors that a teacher made in inference mode could not be learned from
         flow = gradients_flow if self.through else nullcontext
-        with torch.no_grad(), flow(), _kept(self.teacher, taps) as theirs:
-            target = output_of(self.teacher, batch)
+        devices = range(torch.cuda.device_count())
+        with torch.random.fork_rng(devices):  # what networks draw at random is the same in both
+            with torch.no_grad(), flow(), _kept(self.teacher, taps) as theirs:
+                target = output_of(self.teacher, batch)
         with flow(), _kept(self.student, taps) as ours:
             output = output_of(self.student, batch)
         if self.loss:

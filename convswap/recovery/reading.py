@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..network.calls import Batch, Call, read_batch
+from ..network.calls import Batch, Call, listed, read_batch
 from ..network.layout import laid_out
 from ..network.match import Match
 from .labels import class_numbers
 
-SAMPLES = 64  # of a batch, where one tensor holds all
 
-
-def apart(batches: object) -> Iterable:
-    """Batches one by one: an iterable of them, one tensor of all samples, or one mapping, as
-    `plan` takes them."""
-    if isinstance(batches, Tensor):
-        return batches.split(SAMPLES)
-    return [batches] if isinstance(batches, (Batch, Mapping)) else batches
-
-
-def listed(batches: object) -> Collection:
-    """Batches `apart` that can be counted, and passed over again and again."""
-    batches = apart(batches)
+def countable(batches: object) -> Collection:
+    """Batches that can be counted, and passed over again and again, of what `plan` takes."""
+    batches = listed(batches)
     try:
         len(batches)
     except TypeError:  # also a loader of what has no length

@@ -12,14 +12,13 @@ from torch import nn
 from ..errors import ConvswapError, DataError, ModelError
 from ..inputs.images import Batches, Images, open_images
 from ..inputs.synthetic import SYNTHETIC
-from ..network.calls import Batch, read_batch
+from ..network.calls import Batch, listed, read_batch
 from ..network.match import Match, find_match, tensors
 from ..network.outputs import output_kind
 from ..network.running import output_of
 from ..plans import Kind
 from ..record import planned_output, record_of
 from ..recovery.labels import class_numbers, scores_of
-from ..recovery.reading import apart
 from ..support.progress import Note, Progress, silent, unheard
 from .figures import Figures
 
@@ -97,7 +96,7 @@ def accuracy(
     """
     model.eval()
     right1 = right5 = images = 0
-    for done, given in enumerate(batches := apart(batches)):
+    for done, given in enumerate(batches := listed(batches)):
         with _in_batch(done):
             batch = read_batch(model, given)
             if not len(batch):
@@ -136,7 +135,7 @@ def fidelity(
     model.eval(), reference.eval()
     figures = Figures(kind)
     match: Match | None = None
-    for done, given in enumerate(batches := apart(batches)):
+    for done, given in enumerate(batches := listed(batches)):
         with _in_batch(done):
             batch = read_batch(reference, given)
             if not len(batch):
