@@ -166,7 +166,11 @@ def test_networks_are_judged_in_eval_mode():
 NAN, INF = math.nan, math.inf
 X, LABELS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
 UNJUDGED = {
-    "images of NaN": (Says(), [(X, LABELS), (X * NAN, LABELS)], "NaN or infinite values .batch 2"),
+    "images of NaN": (
+        Says(),
+        [(X, LABELS), (X * NAN, LABELS)],
+        "NaN or infinite values, first in sample 0 .batch 2",
+    ),
     "a network of NaN": (Says(NAN), [(X, LABELS)], "Says puts out NaN or infinity .batch 1"),
     "no labels": (Says(), [X], "the images have no labels .batch 1"),
     "one tensor": (Says(), X, "the images have no labels .batch 1"),
@@ -178,7 +182,12 @@ UNJUDGED = {
     "no tensor": (Says(), ["cat.jpg"], "no tensor in a batch of type str .batch 1"),
 }
 UNLIKE = {
-    "images of NaN": (Says(), Says(), [X, X * NAN], "NaN or infinite values .batch 2"),
+    "images of NaN": (
+        Says(),
+        Says(),
+        [X, X * NAN],
+        "NaN or infinite values, first in sample 0 .batch 2",
+    ),
     "a network of infinity": (Says(shift=INF), Says(), [X], "Says puts out NaN or infinity .batch"),
     "a reference of NaN": (Says(), Says(NAN), [X[:0], X], "Says puts out NaN or infinity .batch 2"),
     "outputs that overflow": (

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import build_base, with_values
-from ..network.copies import check_finite, unwrapped
+from ..network.copies import check_finite
 from ..network.replace import install_
+from ..network.wrappers import unwrapped
 from ..record import Record
 from ..support.tensors import Entry, digests
 from .whole import whole_copy
