@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConvswapError
 from ..network.calls import example_of
-from ..network.copies import dry_run
+from ..network.copies import dry_run, in_eval_mode
 from ..record import Base, remember
 from ..support.tensors import read_tensors
 from .description import header_of, read_description, weights_of
@@ -60,8 +60,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             raise ArtifactError(str(error), where=str(folder)) from None
     vars(restored).pop("_convswap", None)
     record = record.model_copy(update={"base": _located(record.base, folder)})
-    restored.eval()
-    return remember(restored, **dict(record))
+    return remember(in_eval_mode(restored), **dict(record))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

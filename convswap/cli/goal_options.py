@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter, validators
-from pydantic import ValidationError
 
-from ..errors import ConvswapError, problems
+from ..errors import ConvswapError
 from ..inputs.user_code import is_function_name
 from ..plans import Budget, Drop, Goal, Plan
 from .options import Timing
@@ -57,10 +56,7 @@ class BudgetOptions:
         Raises:
             ConvswapError: none is given, or one is out of range.
         """
-        try:
-            budget = Budget(macs=self.macs, params=self.params, latency=self.latency)
-        except ValidationError as error:
-            raise ConvswapError(f"budget out of range: {problems(error)}") from None
+        budget = Budget(macs=self.macs, params=self.params, latency=self.latency)
         if budget == Budget():
             raise ConvswapError(
                 "no budget given", do="say --macs 0.5, --params 0.5, --latency 0.5, or --plan FILE"

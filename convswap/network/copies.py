@@ -95,7 +95,7 @@ def in_eval_mode(model: nn.Module) -> nn.Module:
     """The same network, in eval mode. (Many networks forget to return themselves.)"""
     try:
         model.eval()
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # what `torch.export` gives says so
         raise without_modules(model) from error
     return model
 
@@ -172,10 +172,14 @@ def dry_run(
                 return DryRun(duplicate, placed, look(duplicate, placed))
         except Exception as error:
             problem = error
-    sizes = " and ".join("x".join(map(str, i.shape[1:])) for i in example.inputs)
-    raise ModelError(
-        f"{type(model).__name__} fails on an input of {sizes}: {first_line(problem)}"
-    ) from problem
+    raise failure(model, example, problem) from problem
+
+
+def failure(network: nn.Module, batch: Batch, error: Exception) -> ModelError:
+    """What to raise where a network cannot run on a batch."""
+    sizes = dict.fromkeys("x".join(map(str, t.shape[1:])) for t in batch.tensors)
+    name = type(network).__name__
+    return ModelError(f"{name} fails on an input of {' and '.join(sizes)}: {first_line(error)}")
 
 
 def first_line(error: Exception) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ConvswapError, ModelError
+from ..errors import ConvswapError
 from .calls import Batch
-from .copies import first_line
+from .copies import failure
 
 
 def output_of(network: nn.Module, batch: Batch) -> Any:
@@ -22,8 +22,4 @@ def output_of(network: nn.Module, batch: Batch) -> Any:
     except ConvswapError:
         raise
     except Exception as error:  # the network's code raises whatever it likes
-        sizes = dict.fromkeys("x".join(map(str, t.shape[1:])) for t in batch.tensors)
-        raise ModelError(
-            f"{type(network).__name__} fails on an input of {' and '.join(sizes)}: "
-            f"{first_line(error)}"
-        ) from error
+        raise failure(network, batch, error) from error

@@ -77,8 +77,8 @@ def distill(
     that is frozen as a whole, as for inference, these are trained, and are frozen again at the end.
     Code in `forward` that switches gradients off does not keep them from replaced layers.
 
-    Started by `torchrun`, each
-    process trains on the batches it is given, and all end with the same network.
+    Started by `torchrun`, each process trains on the batches it is given, and all end with the
+    same network.
 
     Args:
         student: a network made by `convert`.
@@ -213,7 +213,6 @@ def _train(
     tell: Callable[[str], None],
 ) -> None:
     """Make all steps that are left, unless a signal asks to stop or the loss diverges."""
-    judged(training.history)
     often = max(1, training.steps // JUDGEMENTS)
     rank, size = ranks.place()
     judged(training.history)

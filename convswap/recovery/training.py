@@ -14,6 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from ..network.calls import Batch
+from ..network.copies import in_eval_mode
 from ..support.randomness import seeded
 from . import ranks
 from .judging import Judge, Judgement
@@ -135,9 +136,8 @@ class Training:
 
 def fresh(network: nn.Module) -> nn.Module:
     """The network in eval mode, without what it kept from weights it had before (levit does)."""
-    network.train()  # subtle: of some networks it returns nothing
-    network.eval()
-    return network
+    network.train()
+    return in_eval_mode(network)
 
 
 class _Meter:

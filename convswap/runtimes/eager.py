@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..network.copies import deep_copy
+from ..network.copies import deep_copy, in_eval_mode
 from ..network.layout import LAST
 from .machine import check_device, describe
 from .target import Runner
@@ -79,9 +79,7 @@ class Eager:
             if LAST.get(value.dim()) == layout:
                 value = value.contiguous(memory_format=layout)
             memo[id(parameter)] = nn.Parameter(value, requires_grad=False)
-        copied = deep_copy(module, memo)
-        copied.eval()  # subtle: of some networks it returns nothing
-        return copied.to(self.device, dtype)
+        return in_eval_mode(deep_copy(module, memo)).to(self.device, dtype)
 
     def _prepared(self, module: nn.Module, x: Tensor) -> Callable[[Tensor], object]:
         """What is called in place of the module."""

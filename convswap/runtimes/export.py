@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ConvswapError, one_line
-from ..network.copies import deep_copy, first_line
+from ..network.copies import deep_copy, first_line, in_eval_mode
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_stdout
 
@@ -85,9 +85,7 @@ def free_axes(batch: int | None, free_size: bool) -> tuple[int, ...]:
 
 def on_cpu(model: nn.Module) -> nn.Module:
     """A copy of a network on the CPU in eval mode."""
-    model = deep_copy(model)
-    model.eval()  # subtle: of some networks it returns nothing
-    return model.cpu()
+    return in_eval_mode(deep_copy(model)).cpu()
 
 
 class OnnxNetwork(nn.Module):
