@@ -23,6 +23,7 @@ from convswap import (
 )
 from convswap.network.calls import read_batches
 from convswap.network.outputs import Reference
+from convswap.recovery.labels import right_beside
 from convswap.recovery.rates import rate_for
 from convswap.recovery.training import Training
 from convswap.recovery.trials import Trials
@@ -483,6 +484,32 @@ def test_a_later_state_is_kept_unless_it_lost_half_of_the_gain(noise, kept):
         training.have_judged(0)
     assert [judgement.best for judgement in training.history] == kept
     assert training.least == 0.4
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"), [(2.0, [False, True, False]), (0.5, [False] * 3)], ids=["no", "yes"]
+)
+def test_that_nothing_is_gained_is_known_once_and_early(verdict, told):
+    verdicts = iter([1.0] + 6 * [verdict])
+    training = Training(nn.Identity(), nn.Linear(1, 1), lambda network: next(verdicts), 0.1, 8)
+    found = []
+    for training.step in (1, 2, 8):
+        training.have_judged(0)
+        found.append(training.in_vain)
+    assert found == told
+
+
+@pytest.mark.parametrize(
+    ("labels", "right"), [([0, 1, 2, 3], 75.0), ([0, 1, 2, 4], None), (None, None)],
+    ids=["fit", "of other classes", "none"],
+)  # fmt: skip
+def test_labels_tell_how_often_networks_are_right(labels, right):
+    network = nn.Identity()
+    scores = torch.eye(4)
+    scores[3] = scores[0]
+    given = (scores,) if labels is None else (scores, torch.tensor(labels))
+    found = right_beside(network, read_batches(network, [given]), "logits")(network)
+    assert found == ({"top1": right, "original_top1": right} if right else {})
 
 
 @pytest.mark.parametrize(("steps", "used"), [(50, 1 / 16), (400, 1.0)], ids=["short", "long"])

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -16,6 +17,9 @@ from ..errors import one_line, spelled
 from ..support.plain import nameless
 from ..support.progress import Progress as Callback
 from ..support.progress import silent
+
+if TYPE_CHECKING:
+    from ..recovery.judging import Judgement
 
 for stream in ("stdout", "stderr"):
     if getattr(sys, stream) is None:  # closed: what is opened next must not take its place
@@ -54,6 +58,11 @@ def answer(as_json: bool, document: object, *parts: object) -> None:
         return
     for part in parts:
         out.print(clean(part) if isinstance(part, str) else part)
+
+
+def judgement(verdict: Judgement) -> None:
+    """One line for each time a training is judged."""
+    note(verdict.line())
 
 
 @contextmanager

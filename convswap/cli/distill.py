@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter, validators
 
@@ -45,6 +45,8 @@ class Training:
     batch_size: o.BatchSize = 64
     workers: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=THREADS))] = 0
     """loader processes"""
+    log: Literal["tensorboard"] | None = None
+    """write the course of the training to `runs/`, beside `history.csv`"""
 
 
 def distill(
@@ -90,6 +92,7 @@ def _recovered(
     """The network after training, and how that was done."""
     from ..inputs.images import training_batches
     from ..recovery import ranks
+    from ..recovery.judging import History
     from . import opening
 
     told = console.note if ranks.leads() else unheard
@@ -99,20 +102,24 @@ def _recovered(
     batches, judges = training_batches(
         source, preprocess, size, seed=run.seed, workers=workers, share=ranks.place(), note=told
     )
-    history: list[Judgement] = []
-
-    def judged(judgements: Sequence[Judgement]) -> None:
-        history[:] = judgements
-
+    history = History(_heard(settings.pop("log"), out, run))
     with console.progress(run.quiet) as progress:
         small = convswap.distill(
             student, teacher, batches, **settings, output=output, judges=judges, seed=run.seed,
-            checkpoint=_checkpoint(out), progress=progress, judged=judged,
-            tell=told,
+            checkpoint=_checkpoint(out), progress=progress, judged=history, tell=told,
         )  # fmt: skip
     settings |= {"data": data, "images": len(batches.order), "seed": run.seed,
                  "command": console.command()}  # fmt: skip
-    return small, settings | {"history": [asdict(judgement) for judgement in history]}
+    return small, settings | {"history": history.rows}
+
+
+def _heard(log: str | None, out: Path, run: o.Run) -> list[Callable[[Judgement], None]]:
+    """Who hears of judgements."""
+    from ..recovery import ranks
+    from ..recovery.board import Board
+
+    heard = [] if run.quiet else [console.judgement]
+    return [*heard, Board(Path("runs") / out.name)] if log and ranks.leads() else heard
 
 
 def _write(

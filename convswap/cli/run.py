@@ -50,6 +50,7 @@ def run(
         rows = job.run(
             todo, dense, folder, command=console.command(), cache=user_cache("surveys"),
             progress=progress, note=console.note,
+            heard=() if machine.quiet else (console.judgement,),
         )  # fmt: skip
     threads = f"{many} thread{'s' * (many > 1)}, " if (many := todo.target.threads) else ""
     where = f"(time: target {todo.target.name}, {threads}batch {todo.target.batch})"

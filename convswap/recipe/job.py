@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ..network.cost import count
 from ..network.observe import observe
 from ..planning import plan
 from ..recovery.distill import distill
-from ..recovery.judging import write_history
+from ..recovery.judging import History, Judgement, write_history
 from ..results.differences import differing
 from ..results.evaluation import open_judges, quality
 from ..results.folders import report_on_folder
@@ -53,6 +53,7 @@ def run(
     cache: Path | None = None,
     progress: Progress = silent,
     note: Note = unheard,
+    heard: Sequence[Callable[[Judgement], None]] = (),
 ) -> dict[str, dict[str, float]]:
     """Do what a recipe says to a network, and measure every stage.
 
@@ -65,6 +66,7 @@ def run(
         command: what the person called, to be kept with the results.
         cache: as for `plan`.
         note: told what had to be assumed, and about images that were left out.
+        heard: called with each judgement of the training.
 
     Returns:
         For `dense`, `converted` and (with a `distill` section) `recovered`: quality on the test
@@ -97,7 +99,7 @@ def run(
         target=target, batch=recipe.target.batch, seed=seed, cache=cache, progress=progress,
     )  # fmt: skip
     networks["converted"] = convert(dense, chosen, batches, progress=progress)
-    checkpoint, history = folder / "checkpoint.pt", []
+    checkpoint, history = folder / "checkpoint.pt", History(heard)
     before = _weights_in(folder) if unfinished(recipe, folder) else {}
     with new_folder(folder) as new:
         (new / MARK).write_text(_digest(recipe), encoding="utf-8")
@@ -111,11 +113,11 @@ def run(
         networks["recovered"] = distill(
             networks["converted"], dense, training, **settings, judges=judges,
             seed=seed, checkpoint=checkpoint, progress=progress, tell=note,
-            judged=lambda judgements: history.__setitem__(slice(None), map(asdict, judgements)),
+            judged=history,
         )  # fmt: skip
         made |= {"distilled": recipe.distill.model_dump(exclude_none=True)}
         save(networks["recovered"], folder / "recovered", provenance=made, force=True)
-        write_history(history, folder / "recovered")
+        write_history(history.rows, folder / "recovered")
     rows = {
         name: quality(network, dense, test, chosen.output, progress)
         for name, network in networks.items()

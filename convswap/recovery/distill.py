@@ -29,7 +29,7 @@ from ..support.randomness import seeded
 from . import ranks
 from .checkpoint import Checkpoint, digest
 from .judging import Judge, Judgement, with_labels
-from .labels import scores_of
+from .labels import right_beside, scores_of
 from .losses import Loss, Task, compared
 from .passes import steps
 from .rates import passes_for, rate_for
@@ -153,7 +153,9 @@ def distill(
                 length = max(1, round((epochs or passes_for(images)) * len(batches)))
             given = lr or loss
             lr = usual if given else trials.rate(usual, length, reference.distance)
-        training = Training(task, student, judge, lr, length, noise)
+        with seeded(seed):
+            further = right_beside(teacher, seen, kind)
+        training = Training(task, student, judge, lr, length, noise, further)
         if math.isnan(training.start):
             raise ConvswapError("the network cannot be judged: the verdict on its start is NaN")
         if state:
@@ -225,6 +227,8 @@ def _train(
             if training.step % often == 0:
                 training.have_judged(seed)
                 judged(training.history)
+                if training.in_vain:
+                    tell(f"nothing is gained after {training.step} of {training.steps} steps")
             if signals or kept.due:
                 kept.write(training.state())
             if signals:

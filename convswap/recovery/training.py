@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from .rates import optimizer_for, schedule_for
 
 _HISTORY = TypeAdapter(Annotated[list[Judgement], Field(min_length=1)])
 DECAY = 0.98  # of the moving average of the weights
+EARLY = 0.25  # of all steps: who has gained nothing by then is told
 CLIP = 1.0  # the largest norm of a step's gradients
 NOISE = 0.5  # share of the largest gain that a later state may lack, where few images judge
 
@@ -35,6 +37,7 @@ class Training:
         task: gives the errors on a batch.
         steps: how many there will be.
         noise: share of the largest gain that a later state may lack and still be kept.
+        further: tells further figures of a network, for the history.
 
     Attributes:
         step: how many were made.
@@ -51,22 +54,33 @@ class Training:
         lr: float,
         steps: int,
         noise: float = NOISE,
+        further: Callable[[nn.Module], dict[str, float]] = lambda network: {},
     ):
         self.task, self.student, self.judge = task, student, judge
-        self.lr, self.steps, self.noise = lr, steps, noise
+        self.lr, self.steps, self.noise, self.further = lr, steps, noise, further
         self.start = self.least = judge(student)
         self.optimizer = optimizer_for(self.student, lr)
         self.schedule = schedule_for(self.optimizer, steps)
         self.average = ModelEmaV3(self.student, decay=DECAY)
         self.step = 0
         self.best = copy.deepcopy(self.student.state_dict())
-        self.history = [Judgement(0, steps, self.start, self.start, self.start)]
+        start = self.start
+        self.history = [Judgement(0, steps, start, start, start, **further(student))]
         self._meter = _Meter()
 
     @property
     def gained(self) -> bool:
         """Whether any step came closer than the start."""
         return self.least < self.start
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether the last judgement was the first of which one would expect that it is better
+        than the start, and none was."""
+        if self.gained or len(self.history) < 2:
+            return False
+        before, last = (judgement.step for judgement in self.history[-2:])
+        return before < self.steps * EARLY <= last
 
     def learn(self, step: int, batch: Batch) -> bool:
         """Make a step; False, and nothing is learned, where the loss is NaN or infinite. An empty
@@ -105,6 +119,8 @@ class Training:
         if verdicts[name] < self.start and self.start - verdicts[name] >= (1 - self.noise) * most:
             kept, self.best = verdicts[name], copy.deepcopy(networks[name].state_dict())
         lr = self.schedule._get_lr(self.step)[0]
+        with seeded(seed):
+            means |= self.further(networks[name])
         self.history.append(
             Judgement(step=self.step, steps=self.steps, best=kept, lr=lr, **verdicts, **means)
         )

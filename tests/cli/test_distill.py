@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import torch
-from outer import USER, converted, names, succeed
+from outer import USER, converted, fail, names, succeed
 from safetensors.torch import load_file
 
 from convswap import open_model, save
@@ -36,6 +38,44 @@ def test_distill_says_so_if_nothing_came_of_it(here):
     assert "the network is kept as it was" in done.err
     before, after = load_file("art/model.safetensors"), load_file("o/model.safetensors")
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+
+
+def test_distill_tells_how_it_comes_along_and_early_that_nothing_is_gained(here):
+    words = ["distill", "art", "--model", "model.py:build", "--data", "data", "--epochs", "32"]
+    lines = succeed(*words, "--out", "o").err.splitlines()
+    rows = json.loads(Path("o/history.json").read_text())
+    told = [line for line in lines if line.startswith("step ")]
+    assert len(told) == len(rows)
+    assert told[0].startswith(f"step 0 of {rows[0]['steps']}: distance {rows[0]['trained']:.4g}")
+    assert all(f"{row['loss']:.4g}" in line for row, line in zip(rows[1:], told[1:], strict=True))
+    assert not any("nothing is gained" in line for line in lines)
+    assert not any("step " in line for line in succeed(*words, "--quiet", "--out", "p").err)
+    done = succeed(*words, "--lr", "10", "--out", "q")
+    assert done.err.count("nothing is gained after") == 1
+
+
+def test_the_course_of_a_training_is_written_for_tensorboard_if_there_is_one(here, monkeypatch):
+    words = ["distill", "art", "--model", "model.py:build", "--data", "data", "--epochs", "1",
+             "--log", "tensorboard", "--out", "o"]  # fmt: skip
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert "pip install tensorboard" in fail(*words)
+    kept: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str):
+            assert folder == "runs/o"
+
+        def add_scalar(self, *scalar) -> None:
+            kept.append(scalar)
+
+        def flush(self) -> None: ...
+
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer)
+    )
+    succeed(*words)
+    rows = json.loads(Path("o/history.json").read_text())
+    assert [s for s in kept if s[0] == "best"] == [("best", r["best"], r["step"]) for r in rows]
 
 
 def test_distill_of_a_network_built_from_a_seed_finds_that_very_network(here):
