@@ -23,6 +23,7 @@ from convswap import (
 )
 from convswap.network.calls import read_batches
 from convswap.network.outputs import Reference
+from convswap.recovery import precision
 from convswap.recovery.labels import right_beside
 from convswap.recovery.rates import rate_for
 from convswap.recovery.training import Training
@@ -525,6 +526,40 @@ def test_what_is_tried_beforehand_is_undone(pair, batches):
     distill(student, teacher, batches, 1, judged=history.extend)
     reference = Reference(teacher, read_batches(teacher, batches[:4]), "logits")
     assert history[0].trained == pytest.approx(reference.distance(student), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", ["fast", "slow device", "double weights", "own loss", "fails", "far"]
+)
+def test_networks_run_in_bfloat16_where_that_is_faster_and_changes_little(
+    kind, pair, batches, monkeypatch
+):
+    monkeypatch.setitem(precision.FAST, "cpu", lambda: kind != "slow device")
+    types = set()
+    teacher, student = (copy.deepcopy(network) for network in pair)
+    if kind == "double weights":
+        teacher, student = teacher.double(), student.double()
+    if kind == "far":
+        monkeypatch.setattr(precision, "CLOSE", -1.0)
+
+    def look(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        types.add(output.dtype)
+        if kind == "fails" and output.dtype == torch.bfloat16:
+            raise RuntimeError("no such kernel")
+
+    student.head.register_forward_hook(look)
+    given = batches if kind != "double weights" else [x.double() for x in batches]
+    loss = (
+        (lambda ours, theirs, labels: (ours - theirs).square().mean())
+        if kind == "own loss"
+        else None
+    )
+    before = fidelity(student, teacher, given, "logits")["kl"]
+    types.clear()
+    small = distill(student, teacher, given, 4, loss=loss)
+    assert fidelity(small, teacher, given, "logits")["kl"] < before
+    assert (torch.bfloat16 in types) == (kind in ("fast", "fails", "far"))
+    assert {p.dtype for p in small.parameters()} == {next(student.parameters()).dtype}
 
 
 def test_progress_counts_every_step_once(pair, batches):

@@ -32,6 +32,7 @@ from .judging import Judge, Judgement, with_labels
 from .labels import right_beside, scores_of
 from .losses import Loss, Task, compared
 from .passes import steps
+from .precision import halve_
 from .rates import passes_for, rate_for
 from .reach import reach_, thaw_
 from .reading import Reader, countable
@@ -132,6 +133,7 @@ def distill(
         task = Task(student, teacher, values, kind, reference.scale, labels=labels, loss=loss)
         with seeded(seed):
             reach_(task, seen[0], tell)
+            halve_(task, seen[0])
 
         settings = (epochs, minutes, lr, labels, kind, seed)
         job = digest(

@@ -63,6 +63,7 @@ class Task(nn.Module):
 
     Attributes:
         through: whether gradients go also through code that switches them off.
+        halved: whether networks run in bfloat16, on weights that stay as they are.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Task(nn.Module):
         super().__init__()
         self.student, self.teacher = student, teacher.requires_grad_(False)
         self.values, self.kind, self.scale = values, kind, scale
-        self.labels, self.loss, self.through = labels, loss, False
+        self.labels, self.loss, self.through, self.halved = labels, loss, False, False
         alone = not labels and loss is None
         self.inner = STRONG if alone and any(len(value) > 1 for value in values) else WEAK
 
@@ -86,27 +87,31 @@ class Task(nn.Module):
         flow = gradients_flow if self.through else nullcontext
         devices = range(torch.cuda.device_count())
         with torch.random.fork_rng(devices):  # what networks draw at random is the same in both
-            with torch.no_grad(), flow(), _kept(self.teacher, taps) as theirs:
+            with torch.no_grad(), flow(), self._fast(), _kept(self.teacher, taps) as theirs:
                 target = output_of(self.teacher, batch)
-        with flow(), _kept(self.student, taps) as ours:
+        with flow(), self._fast(), _kept(self.student, taps) as ours:
             output = output_of(self.student, batch)
         if self.loss:
             outer = self.loss(output, target, labels)
         else:
             outer = divergence(output, target, self.kind, self.scale)
         if self.labels:
-            scores = tensors(output)[0]
+            scores = tensors(output)[0].float()
             outer = outer + share * F.cross_entropy(scores, labels)
             if share < 1:
                 others = labels[partners.to(labels.device)]
                 outer = outer + (1 - share) * F.cross_entropy(scores, others)
         gaps = [
-            _gap(*(reduce(add, (kept[tap] for tap in value)) for kept in (ours, theirs)))
+            _gap(*(reduce(add, (_exact(kept[tap]) for tap in value)) for kept in (ours, theirs)))
             for value in self.values
             if all(tap in ours and tap in theirs for tap in value)
         ]
         within = sum(gaps) / len(gaps) if gaps else outer.new_zeros(())
         return Errors(outer + self.inner * within, outer.detach(), within.detach())
+
+    def _fast(self) -> torch.autocast:
+        device = next(self.student.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.halved)
 
 
 @contextmanager
@@ -130,6 +135,10 @@ def _kept(network: nn.Module, taps: Iterable[Tap]) -> Iterator[dict[Tap, Tensor]
             )
             stack.callback(listen(keeper(tap)).remove)
         yield values
+
+
+def _exact(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def _gap(ours: Tensor, theirs: Tensor) -> Tensor:
