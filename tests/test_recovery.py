@@ -25,7 +25,7 @@ from convswap.network.calls import read_batches
 from convswap.network.outputs import Reference
 from convswap.recovery import precision
 from convswap.recovery.labels import right_beside
-from convswap.recovery.rates import rate_for
+from convswap.recovery.rates import rate_for, schedule_for
 from convswap.recovery.training import Training
 from convswap.recovery.trials import Trials
 
@@ -102,7 +102,8 @@ def test_an_epoch_is_kept_only_if_images_not_trained_on_say_so(pair, batches):
     teacher, student = pair
     others = [0.1 * x + 3 for x in batches]
     assert not same(state(distill(student, teacher, others, 4, lr=5e-3)), state(student))
-    judged = distill(student, teacher, others, 4, lr=5e-3, judges=batches)
+    with pytest.warns(UserWarning, match="nothing is gained after 8 of 32 steps"):
+        judged = distill(student, teacher, others, 4, lr=5e-3, judges=batches)
     assert same(state(judged), state(student))
 
 
@@ -470,7 +471,7 @@ def test_a_rate_that_throws_the_network_back_is_lowered_unless_asked_for(
     history = []
     distill(pair[1], pair[0], batches[:4], 4, lr=asked, judged=history.extend)
     highest = max(judgement.lr for judgement in history)
-    assert any(highest == pytest.approx(rate, rel=0.05) for rate in used)
+    assert any(highest == pytest.approx(rate, rel=0.2) for rate in used)  # of a short run's top
 
 
 @pytest.mark.parametrize(
@@ -511,6 +512,16 @@ def test_labels_tell_how_often_networks_are_right(labels, right):
     given = (scores,) if labels is None else (scores, torch.tensor(labels))
     found = right_beside(network, read_batches(network, [given]), "logits")(network)
     assert found == ({"top1": right, "original_top1": right} if right else {})
+
+
+@pytest.mark.parametrize(("steps", "warm"), [(1, 0), (12, 3), (100, 8), (400, 20)])
+def test_the_rate_rises_for_a_twentieth_of_all_steps_and_for_eight_at_least(steps, warm):
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), 1.0)
+    schedule = schedule_for(optimizer, steps)
+    rates = [schedule._get_lr(step)[0] for step in range(steps + 1)]
+    assert rates[: warm + 1] == sorted(rates[: warm + 1])
+    assert rates[warm:] == sorted(rates[warm:], reverse=True)
+    assert warm == 0 or rates[0] == 0
 
 
 @pytest.mark.parametrize(("steps", "used"), [(50, 1 / 16), (400, 1.0)], ids=["short", "long"])

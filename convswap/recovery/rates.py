@@ -18,6 +18,9 @@ SMALL = 0.02  # that of the weights that learn slowest
 IMAGES = 40_000  # to see in all, where no length is given
 PASSES = 32  # at most, for that
 WARM_UP = 0.05  # of all steps
+# Steps of warm-up at least, if they are a quarter of all at most: SOAP knows its bases by then.
+# Without, 4 steps took ResNet-20 from 0.17 to 1.4 nats, and with 8 of warm-up to 0.31.
+WARM = 8
 
 
 def rate_for(distance: float) -> float:
@@ -58,6 +61,5 @@ def optimizer_for(network: nn.Module, lr: float) -> torch.optim.Optimizer:
 
 def schedule_for(optimizer: torch.optim.Optimizer, steps: int) -> CosineLRScheduler:
     """A short warm-up, then a cosine down to zero just after the last step."""
-    return CosineLRScheduler(
-        optimizer, t_initial=steps + 1, warmup_t=round(WARM_UP * steps), t_in_epochs=False
-    )
+    warm = max(round(WARM_UP * steps), min(WARM, steps // 4))
+    return CosineLRScheduler(optimizer, t_initial=steps + 1, warmup_t=warm, t_in_epochs=False)

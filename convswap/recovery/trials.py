@@ -15,9 +15,10 @@ from ..network.calls import Batch
 from . import ranks
 from .judging import Judge
 from .passes import steps
+from .rates import WARM
 from .training import Training, fresh
 
-STEPS = 8
+STEPS = WARM  # the warm-up of a short run
 THROWN = 1.5  # times as far from the original as at the start is too far for a short run
 MADE_UP = 100  # steps that make up for once the start's distance more
 SLOWER = 2  # times, for the next try
@@ -59,7 +60,7 @@ class Trials:
     def _tried(self, lr: float, judge: Judge) -> tuple[float, float, float]:
         """The judge's verdicts before and after a few steps, and how many seconds one takes."""
         before = copy.deepcopy(self.student.state_dict())
-        trial = Training(self.task, self.student, judge, lr, STEPS)
+        trial = Training(self.task, self.student, judge, lr, 4 * STEPS)
         began = time.perf_counter()
         for step, batch in steps(self.batches, self.seed, 0, STEPS):
             if not trial.learn(step, self.read(batch)):
