@@ -83,7 +83,7 @@ def test_patches_times_weight_is_the_layer(name: str):
     axes = 1 if isinstance(layer, nn.Linear) else x.dim() - 2
     for step, offset in ((1, 0), (2, 1)):
         at = ((step,) * axes, (offset,) * axes)
-        rows, wanted = patches(layer, x, *at), outputs(layer, y, *at)
+        rows, wanted = patches(layer, x, *at).mT.flatten(3), outputs(layer, y, *at)
         weights = kernel_of(layer).flatten(1).unflatten(0, (rows.shape[2], -1))
         got = torch.einsum("npgd,god->npgo", rows, weights)
         if layer.bias is not None:

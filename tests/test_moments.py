@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import CONVOLUTIONS, TOLERANCE, convolution, relative
 from timm.layers import Conv2dSame
-from torch import nn
+from torch import Tensor, nn
 
 from convswap.statistics.moments import POSITIONS, SHRINK, Moments
 from convswap.statistics.rows import patches
@@ -14,11 +14,16 @@ from convswap.statistics.rows import patches
 even = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own
 
 
+def rows_of(conv: nn.Conv2d, x: Tensor, step=(1, 1), offset=(0, 0)) -> Tensor:
+    """Patches `[n, D]` in the order of the weights."""
+    return patches(conv, x, step, offset).mT.flatten(3).flatten(0, 2)
+
+
 @even
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_patches_times_weight_is_the_convolution(name: str):
     conv, x = convolution(name)
-    rows = patches(conv, x, (1, 1), (0, 0)).flatten(0, 2)
+    rows = rows_of(conv, x)
     y = rows @ conv.weight.flatten(1).T
     if conv.bias is not None:
         y = y + conv.bias
@@ -32,7 +37,7 @@ def test_patches_times_weight_is_the_convolution(name: str):
 def test_sampled_patches_are_those_of_the_sampled_outputs(name: str, step, offset):
     conv, x = convolution(name)
     y = conv(x)[..., offset[0] :: step[0], offset[1] :: step[1]]
-    rows = patches(conv, x, step, offset).flatten(0, 2)
+    rows = rows_of(conv, x, step, offset)
     wanted = y.permute(0, 2, 3, 1).flatten(0, 2)
     if conv.bias is not None:
         wanted = wanted - conv.bias
@@ -52,7 +57,7 @@ def test_moments_are_the_covariance_of_all_patches(kind: type[nn.Conv2d]):
     batches = [torch.randn(4, 3, 9, 9) + 1 for _ in range(3)]
     wanted = [torch.randn_like(conv(x)) + 2 for x in batches]
     moments = seen(conv, batches, wanted)
-    rows = torch.cat([patches(conv, x, (1, 1), (0, 0)).flatten(0, 2) for x in batches]).double()
+    rows = torch.cat([rows_of(conv, x) for x in batches]).double()
     y = torch.cat([y.permute(0, 2, 3, 1).flatten(0, 2) for y in wanted]).double()
     covariance = torch.cov(torch.cat([y, rows], 1).T, correction=0)
     moment, cross = moments._centred([0, 1], 0)
@@ -132,7 +137,7 @@ def test_sampled_moments_are_close_to_those_of_all_positions():
     conv = nn.Conv2d(1, 2, 3, stride=2, padding=1, padding_mode="reflect").requires_grad_(False)
     x = torch.randn(8, 1, 140, 140)
     sampled = seen(conv, [x])._centred([0, 1], 0)[0]
-    rows = patches(conv, x, (1, 1), (0, 0)).flatten(0, 2).double()
+    rows = rows_of(conv, x).double()
     assert relative(sampled, torch.cov(rows.T, correction=0)) < 0.1
 
 

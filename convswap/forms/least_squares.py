@@ -126,29 +126,24 @@ class LeastSquares:
             ridge: penalty on the squared norm of the mix, as a fraction of the mean input
                 power. With rows of unit norm it bounds terms that cancel (Phan et al. 2020).
         """
-        times = apply or (lambda x, *leaves: x @ basis(*leaves).T)
+
+        def times(*factors: Tensor) -> Callable[[Tensor], Tensor]:
+            rows = None if apply else basis(*factors)
+            return lambda x: apply(x, *factors) if apply else x @ rows.T
+
         penalty = ridge * self.moment.diagonal().mean().item()
         leaves = [f.detach().clone().requires_grad_() for f in factors]
 
         def closure() -> Tensor:
             for leaf in leaves:
                 leaf.grad = None
-            with torch.no_grad():
-                seen = self._seen(leaves, times)
-                mix = seen.mix(penalty)
-                scale = 2 / self.energy
-                # subtle: the mix is optimal for these rows, so it counts as constant
-                if apply is None:
-                    gradient = mix.T @ (mix @ seen.measured - self.cross) * scale
-                else:
-                    outer, mixed = mix.T @ mix * scale, mix * scale
             with torch.enable_grad():
-                if apply is None:
-                    basis(*leaves).backward(gradient)
-                else:  # the same, without ever making the rows
-                    value = (outer * apply(seen.measured, *leaves)).sum()
-                    (value - (mixed * apply(self.cross, *leaves)).sum()).backward()
-            return 1 - (seen.wanted * mix).sum() / self.energy
+                seen = self._seen(times(*leaves))
+            with torch.no_grad():  # subtle: the mix is the best one, so it counts as constant
+                mix = seen.mix(penalty)
+                scaled = mix * (2 / self.energy)
+                torch.autograd.backward([seen.gram, seen.wanted], [scaled.T @ mix, -scaled])
+                return 1 - (seen.wanted * mix).sum() / self.energy
 
         if steps:
             optimizer = torch.optim.LBFGS(
@@ -162,7 +157,7 @@ class LeastSquares:
                     break
                 last = error
         factors = [leaf.detach() for leaf in leaves]
-        seen = self._seen(factors, times)
+        seen = self._seen(times(*factors))
         mix = seen.mix(penalty)
         captured = mix @ seen.wanted.T
         left = self.outputs - captured - captured.T + mix @ seen.gram @ mix.T
@@ -187,7 +182,7 @@ class LeastSquares:
             sizes: how many rows.
         """
         penalty = ridge * self.moment.diagonal().mean().item()
-        seen = self._seen(factors, apply)
+        seen = self._seen(lambda x: apply(x, *factors))
         factor = seen.factor(penalty)
         solved = torch.linalg.solve_triangular(factor, seen.wanted.T, upper=False)  # [R, out]
         found = []
@@ -200,28 +195,27 @@ class LeastSquares:
             found.append(left)
         return found
 
-    def _seen(self, factors: Sequence[Tensor], apply: Callable[..., Tensor]) -> _Seen:
-        measured = apply(self.moment, *factors).T
-        gram = apply(measured, *factors)
-        return _Seen(measured, (gram + gram.T) / 2, apply(self.cross, *factors))
+    def _seen(self, times: Callable[[Tensor], Tensor]) -> _Seen:
+        """What a basis M sees, given X -> X M^T."""
+        # subtle: only one M of the gram matrix has a gradient, which is half of the whole one
+        measured = times(self.moment).detach().T
+        return _Seen(times(measured), times(self.cross))
 
 
 class _Seen(NamedTuple):
     """What a basis M sees.
 
     Attributes:
-        measured: M S `[R, D]`.
         gram: M S M^T `[R, R]`.
         wanted: T S M^T `[out, R]`.
     """
 
-    measured: Tensor
     gram: Tensor
     wanted: Tensor
 
     def factor(self, penalty: float) -> Tensor:
         """Cholesky factor of the gram matrix with a penalty on its diagonal."""
-        regular = self.gram.clone()
+        regular = (self.gram + self.gram.T) / 2
         regular.diagonal().add_(penalty)
         return cholesky(regular)
 

@@ -94,7 +94,7 @@ class Moments:
     groups of channels.
 
     They are kept in two halves, images in turn, so that what one half suggests can be tried
-    on the other.
+    on the other; and of patches tap by tap, as `patches` come.
 
     Args:
         seed: decides which positions of large maps are sampled.
@@ -123,7 +123,7 @@ class Moments:
     @property
     def mean_x(self) -> Tensor:
         """`[groups, D]`."""
-        return self._origin_x.double() + self._x.sum(0) / self.count
+        return self._in_order(self._origin_x.double() + self._x.sum(0) / self.count)
 
     @property
     def mean_y(self) -> Tensor:
@@ -151,7 +151,7 @@ class Moments:
         row = 4 * unit_of(self.layer).patch * y[0, ..., 0].numel()
         some = max(PATCH_BYTES // row, 1)
         for inputs, wanted in zip(x.split(some), y.split(some), strict=True):
-            self._add(patches(self.layer, inputs, step, offset).float(), wanted)
+            self._add(patches(self.layer, inputs, step, offset).flatten(3).float(), wanted)
 
     def _add(self, x: Tensor, y: Tensor) -> None:
         """Patches `[n, positions, groups, D]` and outputs of some images."""
@@ -162,8 +162,8 @@ class Moments:
             rows = (x[mine] - self._origin_x).flatten(0, 1).transpose(0, 1)  # [groups, N, D]
             wanted = (y[mine] - self._origin_y).flatten(0, 1).transpose(0, 1)
             self._count[half] += rows.shape[1]
-            self._x[half] += rows.sum(1, dtype=torch.float64)
-            self._y[half] += wanted.sum(1, dtype=torch.float64)
+            self._x[half] += rows.sum(1)
+            self._y[half] += wanted.sum(1)
             _add_gram(self._xx[half], rows)
             if self._crossed:
                 self._yx[half] += wanted.mT @ rows
@@ -230,7 +230,12 @@ class Moments:
         moment = self._xx[halves, group].sum(0) / count - torch.outer(x, x)
         cross = self._yx[halves, group].sum(0) / count - torch.outer(y, x)
         dtype = working_dtype(len(moment))
-        return moment.to(dtype), cross.to(dtype)
+        moment, cross = self._in_order(moment.to(dtype)), self._in_order(cross.to(dtype))
+        return self._in_order(moment.mT), cross
+
+    def _in_order(self, columns: Tensor) -> Tensor:
+        """`[..., D]` from tap by tap to the order of `weight.flatten(1)`, channel by channel."""
+        return columns.unflatten(-1, (unit_of(self.layer).area, -1)).mT.flatten(-2)
 
 
 def fit_bytes(model: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""What layers read and write, as rows: one for each position of their kernel."""
+"""What layers read and write, for each position of their kernel."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from ..forms import is_transposed
 
 
 def patches(layer: nn.Module, x: Tensor, step: Sequence[int], offset: Sequence[int]) -> Tensor:
-    """What a layer reads: `[n, positions, groups, in * K]`, rows as in `weight.flatten(1)`.
+    """What a layer reads: `[n, positions, groups, K, in]`.
 
-    Every `step`-th output position is taken along each axis, from `offset` on.
+    Every `step`-th output position is taken along each axis, from `offset` on. Channels come last:
+    so they lie in memory where the network runs with channels last, and are copied in long runs.
     """
     if isinstance(layer, nn.Linear):
         rows = x.reshape(len(x), -1, x.shape[-1])
-        return rows[:, offset[0] :: step[0]].unsqueeze(2)
+        return rows[:, offset[0] :: step[0], None, None]
     stride = layer.stride
     if is_transposed(layer):
         x, stride = _spread(layer, x), (1,) * len(stride)
@@ -29,15 +30,15 @@ def patches(layer: nn.Module, x: Tensor, step: Sequence[int], offset: Sequence[i
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
     axes = len(layer.kernel_size)
+    x = x.movedim(1, -1).contiguous()
     for axis in range(axes):
         taps, dilation = layer.kernel_size[axis], layer.dilation[axis]
         first = offset[axis] * stride[axis]
-        x = x.narrow(2 + axis, first, x.shape[2 + axis] - first)
-        x = x.unfold(2 + axis, (taps - 1) * dilation + 1, stride[axis] * step[axis])
+        x = x.narrow(1 + axis, first, x.shape[1 + axis] - first)
+        x = x.unfold(1 + axis, (taps - 1) * dilation + 1, stride[axis] * step[axis])
         x = x[..., ::dilation]
-    x = x.unflatten(1, (layer.groups, -1))  # [n, groups, in, *positions, *taps]
-    x = x.flatten(3, 2 + axes) if axes > 1 else x
-    return x.movedim(3, 1).flatten(3)
+    x = x.unflatten(1 + axes, (layer.groups, -1))  # [n, *positions, groups, in, *taps]
+    return x.movedim(2 + axes, -1).flatten(2 + axes, -2).flatten(1, axes)
 
 
 def _spread(layer: nn.Module, x: Tensor) -> Tensor:
