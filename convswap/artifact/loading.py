@@ -10,6 +10,7 @@ from ..errors import ArtifactError, ConvswapError
 from ..network.calls import example_of
 from ..network.copies import dry_run, in_eval_mode
 from ..record import Base, remember
+from ..support.files import is_there
 from ..support.tensors import read_tensors
 from .description import header_of, read_description, weights_of
 from .fit import aliases_of, architecture, check_digests, check_fit, check_values, place_of
@@ -81,8 +82,8 @@ def _located(base: Base, folder: Path) -> Base:
         return base
     folder, named = folder.resolve(), Path(base.weights)
     near = named if not named.is_absolute() and ".." not in named.parts else Path(named.name)
-    for path in (folder.parent / near, folder / near.name, folder.parent / near.name,
-                 Path.cwd() / near, Path.cwd() / near.name):  # fmt: skip
-        if path.is_file():
-            return base.model_copy(update={"weights": str(path)})
+    for path in (folder.parent / near, folder / near.name, folder.parent / near.name, near,
+                 Path(near.name)):  # fmt: skip
+        if is_there(path):
+            return base.model_copy(update={"weights": str(path.absolute())})
     return base.model_copy(update={"weights": near.name})

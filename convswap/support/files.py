@@ -45,6 +45,14 @@ def check_regular(path: str | Path, most: int | None = None) -> None:
         raise OSError(None, f"larger than {most >> 20} MiB", str(path))
 
 
+def is_there(path: Path) -> bool:
+    """Whether a path leads to anything; what can be no name does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
     """The path, if it may be written: it does not exist yet or `force` is set.
 

@@ -59,6 +59,15 @@ def numbers_in(value: object) -> list[float]:
     return found
 
 
+def levels_of(value: object) -> int:
+    """How deeply lists and mappings lie in one another."""
+    level, depth = [value], 0
+    while level := [each for each in level if isinstance(each, list | tuple | dict)]:
+        depth += 1
+        level = [v for each in level for v in (each.values() if isinstance(each, dict) else each)]
+    return depth
+
+
 def pathless(text: str) -> str:
     """Text whose absolute paths are the names of what they lead to."""
     return _FOLDERS.sub("", text)
