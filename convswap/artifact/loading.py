@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from ..support.files import is_there
 from ..support.tensors import read_tensors
 from .description import header_of, read_description, weights_of
 from .fit import aliases_of, architecture, check_digests, check_fit, check_values, place_of
+
+LARGE = 1 << 19  # values of an input, such as 3 x 400 x 400
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -55,8 +58,11 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     check_values(restored, str(weights))
     if record.preprocess:
         try:
-            example = example_of(restored, record.preprocess.input_size)
-            dry_run(restored, example, lambda network, batch: batch.run(network))
+            size = record.preprocess.input_size
+            # subtle: networks by name run without values; a hostile one must not run for real
+            devices = ("meta",) if model is None and math.prod(size) > LARGE else ("meta", "cpu")
+            dry_run(restored, example_of(restored, size), lambda network, batch: batch.run(network),
+                    devices)  # fmt: skip
         except ConvswapError as error:
             raise ArtifactError(str(error), where=str(folder)) from None
     vars(restored).pop("_convswap", None)

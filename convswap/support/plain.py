@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 DEPTH, VALUES = 8, 256  # most that anybody needs to say
+_NESTED = re.compile(r"(?:[\[{]\s*){100}")
 _FOLDERS = re.compile(r"""(?<![\w./:])(?:/[^\s/'":]+)+/""")
 
 
@@ -20,6 +21,8 @@ def read_yaml(text: str) -> Any:
         ValueError: it is not such text; one line says where.
     """
     try:
+        if _NESTED.search(text):  # which PyYAML would take seconds over
+            raise RecursionError
         return yaml.safe_load(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
