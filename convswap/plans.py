@@ -29,7 +29,7 @@ Rank = int | tuple[int, int]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 _Several = Annotated[int, Field(ge=1, le=1 << 31)]
-MOST_MS = 1e12  # of anything timed
+LEAST_MS, MOST_MS = 1e-9, 1e12  # of anything timed
 _Damage = Annotated[float, Field(allow_inf_nan=False)]
 SEEDS = 1 << 53  # either way; seeds that are made of one stay within 64 bits
 Seed = Annotated[int, Field(ge=-SEEDS, le=SEEDS)]
@@ -157,8 +157,8 @@ class Latency(_Data):
     device: str
     dtype: str
     batch: _Several
-    ms_dense: Annotated[float, Field(gt=0, le=MOST_MS)]
-    ms: Annotated[float, Field(gt=0, le=MOST_MS)]
+    ms_dense: Annotated[float, Field(ge=LEAST_MS, le=MOST_MS)]
+    ms: Annotated[float, Field(ge=LEAST_MS, le=MOST_MS)]
     ms_predicted: Annotated[float, Field(ge=0, le=MOST_MS)]
     layout: str = ""
     problems: tuple[str, ...] = ()
@@ -178,6 +178,12 @@ class Input(_Data):
         "float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8",
         "uint16", "uint32", "uint64", "bool", "complex32", "complex64", "complex128",
     ] = "float32"  # fmt: skip
+
+
+def above(path: str) -> list[str]:
+    """The paths of the modules that one lies in, the outermost first."""
+    parts = path.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
 class Choice(_Data):
@@ -241,8 +247,7 @@ class Plan(_Data):
     def _apart(self) -> Plan:
         sites = {choice.site for choice in self.choices}
         for site in sites:
-            parts = site.split(".")
-            if inside := sites & {".".join(parts[:end]) for end in range(1, len(parts))}:
+            if inside := sites.intersection(above(site)):
                 raise ValueError(f"{site} lies inside {min(inside)}, which is replaced as well")
         return self
 

@@ -6,12 +6,13 @@ It travels on the network itself (attribute `_convswap`, copied by `copy.deepcop
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from .plans import InputSize, Kind, Plan
+from .plans import SEEDS, InputSize, Kind, Plan
 
 _Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 
@@ -42,6 +43,13 @@ class Preprocess(BaseModel):
         return self.input_size[0] if len(self.input_size) > 1 else 1
 
 
+def _seeded(source: str | None) -> str | None:
+    seed = source.removeprefix("seed:") if source and source.startswith("seed:") else "0"
+    if not re.fullmatch(r"-?[0-9]{1,16}", seed) or abs(int(seed)) > SEEDS:
+        raise ValueError(f"must name a seed, not {seed[:50]!r}")
+    return source
+
+
 class Base(BaseModel):
     """The network before conversion.
 
@@ -60,7 +68,7 @@ class Base(BaseModel):
 
     name: str = "code"
     kwargs: dict[str, Any] = {}
-    weights: str | None = None
+    weights: Annotated[str | None, AfterValidator(_seeded)] = None
     sha256: str | None = None
     averaged: bool = True
     folded: bool = False

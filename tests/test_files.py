@@ -206,7 +206,7 @@ def test_a_pipe_is_neither_written_nor_read(tmp_path: Path):
 def test_a_large_text_is_not_read(tmp_path: Path):
     with (tmp_path / "large").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(OSError, match="larger than 4 MiB"):
+    with pytest.raises(OSError, match="larger than 4096 KiB"):
         read_text(tmp_path / "large")
 
 

@@ -12,11 +12,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from ..errors import ArtifactError, problems
 from ..record import Record
 from ..support.files import read_text
-from ..support.tensors import Entry, digests, read_header, read_tensors
+from ..support.plain import levels_of
+from ..support.tensors import Entry, read_header
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "convswap.json"
-STAGED = f".{WEIGHTS}.new"  # the weights, between the two renames that replace an artifact
 FORMAT = 1
+LEVELS = 32  # of lists and mappings in one another, in what is kept with an artifact
+
+
+def _shallow(provenance: dict[str, Any]) -> dict[str, Any]:
+    if levels_of(provenance) > LEVELS:
+        raise ValueError(f"must have at most {LEVELS} levels")
+    return provenance
 
 
 def _converted(record: Record) -> Record:
@@ -38,7 +45,7 @@ class Description(BaseModel):
     format: int
     record: Annotated[Record, AfterValidator(_converted)]
     versions: dict[str, str] = {}
-    provenance: dict[str, Any] = {}
+    provenance: Annotated[dict[str, Any], AfterValidator(_shallow)] = {}
     tensors: dict[str, str] = {}
     digest: str | None = None
 
@@ -82,13 +89,15 @@ def digest_of(content: dict[str, Any]) -> str:
 
 def weights_of(folder: Path, description: Description) -> Path:
     """Where the weights that a description describes are."""
-    staged = folder / STAGED
-    try:
-        if staged.exists() and digests(read_tensors(staged)) == description.tensors:
-            return staged
-    except (OSError, ValueError):
-        pass
+    if description.digest and (staged := folder / staged_as(description.digest)).exists():
+        return staged
     return folder / WEIGHTS
+
+
+def staged_as(digest: str) -> str:
+    """The name of the weights between the two renames that replace an artifact: it says whose they
+    are, so that none is read to find that out."""
+    return f".{WEIGHTS}.{digest[:16]}"
 
 
 def header_of(path: Path) -> dict[str, Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,9 +11,12 @@ from ..errors import ArtifactError, ConvswapError
 from ..network.calls import example_of
 from ..network.copies import dry_run, in_eval_mode
 from ..record import Base, remember
+from ..support.files import is_there
 from ..support.tensors import read_tensors
 from .description import header_of, read_description, weights_of
 from .fit import aliases_of, architecture, check_digests, check_fit, check_values, place_of
+
+LARGE = 1 << 19  # values of an input, such as 3 x 400 x 400
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -54,8 +58,11 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     check_values(restored, str(weights))
     if record.preprocess:
         try:
-            example = example_of(restored, record.preprocess.input_size)
-            dry_run(restored, example, lambda network, batch: batch.run(network))
+            size = record.preprocess.input_size
+            # subtle: networks by name run without values; a hostile one must not run for real
+            devices = ("meta",) if model is None and math.prod(size) > LARGE else ("meta", "cpu")
+            dry_run(restored, example_of(restored, size), lambda network, batch: batch.run(network),
+                    devices)  # fmt: skip
         except ConvswapError as error:
             raise ArtifactError(str(error), where=str(folder)) from None
     vars(restored).pop("_convswap", None)
@@ -81,8 +88,8 @@ def _located(base: Base, folder: Path) -> Base:
         return base
     folder, named = folder.resolve(), Path(base.weights)
     near = named if not named.is_absolute() and ".." not in named.parts else Path(named.name)
-    for path in (folder.parent / near, folder / near.name, folder.parent / near.name,
-                 Path.cwd() / near, Path.cwd() / near.name):  # fmt: skip
-        if path.is_file():
-            return base.model_copy(update={"weights": str(path)})
+    for path in (folder.parent / near, folder / near.name, folder.parent / near.name, near,
+                 Path(near.name)):  # fmt: skip
+        if is_there(path):
+            return base.model_copy(update={"weights": str(path.absolute())})
     return base.model_copy(update={"weights": near.name})

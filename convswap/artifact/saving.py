@@ -23,11 +23,11 @@ from .card import CARD, card_of, is_replaceable
 from .description import (
     DESCRIPTION,
     FORMAT,
-    STAGED,
     WEIGHTS,
     digest_of,
     header_of,
     read_description,
+    staged_as,
     weights_of,
 )
 from .fit import aliases_of, architecture, check_fit, check_values, state_of
@@ -78,7 +78,7 @@ def save(
         }
         content["digest"] = digest_of(content)
         text = json.dumps(content, indent=1) + "\n"
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"provenance and arguments must be JSON: {error}") from None
     with claimed(folder) as room:
         new = room / "new"
@@ -96,7 +96,7 @@ def save(
         for path in (*new.iterdir(), new):
             settle(path)
         if folder.is_dir():
-            _replace(folder, new)
+            _replace(folder, new, staged_as(content["digest"]))
         else:
             new.rename(folder)
             settle(folder.absolute().parent)
@@ -109,15 +109,18 @@ def _check_no_links(folder: Path) -> None:
             raise ArtifactError(f"{folder / name} is a symbolic link", do="choose another name")
 
 
-def _replace(folder: Path, new: Path) -> None:
+def _replace(folder: Path, new: Path, staged: str) -> None:
     """Put two new files in the place of two old ones. The description's rename decides which
     artifact it is: until the weights have followed, `load` finds them under another name."""
-    staged = folder / STAGED
-    if staged.exists() and weights_of(folder, read_description(folder)) == staged:
-        os.replace(staged, folder / WEIGHTS)  # a run was killed in between
+    if left := [*folder.glob(staged_as("*"))]:  # a run was killed in between
+        known = weights_of(folder, read_description(folder))
+        if known in left:
+            os.replace(known, folder / WEIGHTS)
+        for path in left:
+            path.unlink(missing_ok=True)
     for source, target in (
-        (new / WEIGHTS, staged), (new / DESCRIPTION, folder / DESCRIPTION),
-        (staged, folder / WEIGHTS),
+        (new / WEIGHTS, folder / staged), (new / DESCRIPTION, folder / DESCRIPTION),
+        (folder / staged, folder / WEIGHTS),
     ):  # fmt: skip
         os.replace(source, target)
         settle(folder)

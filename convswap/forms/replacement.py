@@ -11,6 +11,7 @@ import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
+from ..errors import PlanError
 from .dense import PLAIN, TRANSPOSED, is_transposed, kernel_of, turned
 from .layer import Layer
 
@@ -110,6 +111,27 @@ def build(
     return row
 
 
+def check_pads(dense: nn.Module, pads: tuple[int, ...] | Literal["same"] | None) -> None:
+    """Raise `PlanError` where a layer cannot be replaced by one that pads like this: by more than
+    a kernel reaches, maps would grow without end."""
+    axes = (True,) * (dense.weight.dim() - 2)
+    if pads is None:
+        return
+    if pads == "same":
+        whole = len(axes) == 2 or (axes and max(_along(axes, dense.stride, 1)) == 1)
+        fits = whole and not is_transposed(dense)
+    else:
+        sizes, steps = dense.weight.shape[2:], _along(axes, getattr(dense, "dilation", 1), 1)
+        own = _along(axes, getattr(dense, "padding", 0), 0)
+        own = own if isinstance(own, tuple) else (0,) * len(axes)
+        fits = len(pads) == len(axes) and all(
+            0 <= pad <= max(step * (size - 1), most)
+            for pad, size, step, most in zip(pads, sizes, steps, own, strict=True)
+        )
+    if not fits:
+        raise PlanError(f"a kernel of shape {list(dense.weight.shape)} does not pad by {pads}")
+
+
 def become_(dense: nn.Module, row: nn.Module) -> None:
     """Make a layer its replacement, in place.
 
@@ -144,12 +166,13 @@ def _geometry(
 ) -> tuple[type[nn.Module], dict[str, object]]:
     """The class of a layer, and how it moves over its input."""
     spans = layer.spans or (False,) * (dense.weight.dim() - 2)
+    same = len(spans) == 2 and (pads == "same" or isinstance(dense, Conv2dSame))
     geometry: dict[str, object] = {
         "stride": _along(spans, dense.stride, 1),
-        "padding": _along(spans, dense.padding if pads in (None, "same") else pads, 0),
+        "padding": _along(spans, dense.padding if same or pads is None else pads, 0),
         "dilation": _along(spans, dense.dilation, 1),
     }
-    if any(spans) and (pads == "same" or isinstance(dense, Conv2dSame)):
+    if any(spans) and same:
         return Conv2dSame, geometry
     if any(spans) and is_transposed(dense):
         geometry["output_padding"] = _along(spans, dense.output_padding, 0)

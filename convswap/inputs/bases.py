@@ -22,6 +22,7 @@ from ..errors import ModelError
 from ..network.copies import attributes_of, first_line, meta_copy
 from ..record import Base
 from ..support.plain import numbers_in
+from ..support.quiet import quiet
 from .hub import hub
 
 _NAME = re.compile(r"[\w.\-]{1,200}")
@@ -45,14 +46,15 @@ def build_library(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> 
     """
     source, _, rest = name.partition(":")
     try:
-        if source == "timm":
-            with hub() if pretrained else nullcontext():
-                return timm.create_model(rest, pretrained=pretrained, **kwargs)
-        builder = torchvision.models.get_model_builder(rest)
-        weights: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
-        if "weights_backbone" in inspect.signature(builder).parameters:
-            weights["weights_backbone"] = None  # subtle: by default a backbone is fetched
-        return builder(**weights, **kwargs)
+        with quiet():  # they warn of what future versions will do
+            if source == "timm":
+                with hub() if pretrained else nullcontext():
+                    return timm.create_model(rest, pretrained=pretrained, **kwargs)
+            builder = torchvision.models.get_model_builder(rest)
+            weights: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+            if "weights_backbone" in inspect.signature(builder).parameters:
+                weights["weights_backbone"] = None  # subtle: by default a backbone is fetched
+            return builder(**weights, **kwargs)
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         known = timm.list_models() if source == "timm" else torchvision.models.list_models()

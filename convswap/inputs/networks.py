@@ -15,6 +15,7 @@ from ..forms import REPLACEABLE
 from ..network.bake import computes_weight
 from ..network.copies import check_finite
 from ..record import Base, Preprocess, remember
+from ..support.files import is_there
 from .bases import build_library, fold_branches_, is_library
 from .checkpoints import load_weights_
 from .user_code import failed, open_function
@@ -134,7 +135,7 @@ def open_teacher(
         seed = int(source.removeprefix("seed:"))
         return open_model(name, random_weights=is_library(name), seed=seed, **how_built)
     path = Path(source)
-    if not path.exists() or digest(path) != base.sha256:
+    if not is_there(path) or digest(path) != base.sha256:
         raise ModelError(f"the original weights are gone or changed: {path}", do=how)
     return open_model(name, weights=path, averaged=base.averaged, **how_built)
 

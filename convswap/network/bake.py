@@ -82,8 +82,11 @@ def baked(model: nn.Module, plain: Mapping[str, nn.Module]) -> nn.Module:
 
 
 def padding_of(layer: nn.Module) -> tuple[int, ...] | str | None:
-    """How a plain layer pads, for whoever builds another like it."""
-    return "same" if isinstance(layer, Conv2dSame) else getattr(layer, "padding", None)
+    """How a plain layer pads, for whoever builds another like it: in numbers, or `same`."""
+    if isinstance(layer, Conv2dSame):
+        return "same"
+    padding = getattr(layer, "padding", None)
+    return (0,) * (layer.weight.dim() - 2) if padding == "valid" else padding
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -150,7 +153,9 @@ def _candidates(layer: nn.Module, axes: int, size: Size) -> Iterator[Callable[[b
         return
     reach = [d * (k - 1) for d, k in zip(settings["dilation"], layer.weight.shape[2:], strict=True)]
     ends = zip(size.read, size.written, reach, settings["stride"], strict=True)
-    fitting = tuple(max(0, ((out - 1) * s + far + 1 - n + 1) // 2) for n, out, far, s in ends)
+    fitting = tuple(
+        min(far, max(0, ((out - 1) * s + far + 1 - n + 1) // 2)) for n, out, far, s in ends
+    )
     kinds = [(PLAIN[axes], layer.padding), (PLAIN[axes], fitting)]
     kinds += [(Conv2dSame, 0)] * (axes == 2)
     for kind, padding in kinds:

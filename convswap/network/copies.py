@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Generic, TypeVar
@@ -153,17 +153,23 @@ class DryRun(Generic[Found]):
 
 
 def dry_run(
-    model: nn.Module, example: Batch, look: Callable[[nn.Module, Batch], Found]
+    model: nn.Module,
+    example: Batch,
+    look: Callable[[nn.Module, Batch], Found],
+    devices: Sequence[str] = ("meta", "cpu"),
 ) -> DryRun[Found]:
     """Run a copy of a network under the eyes of `look`, which gets it and an example it can run on.
 
     On the meta device, where running computes nothing, if the network allows it; else (its
     control flow depends on values) for real, on the CPU.
 
+    Args:
+        devices: to try, in order.
+
     Raises:
         ModelError: the network cannot run on the example.
     """
-    for device in ("meta", "cpu"):
+    for device in devices:
         duplicate = meta_copy(model) if device == "meta" else deep_copy(model).to(device)
         in_eval_mode(duplicate).requires_grad_(False)
         try:

@@ -6,7 +6,16 @@ import torch
 from torch import nn
 
 from ..errors import PlanError
-from ..forms import FORMS, REPLACEABLE, become_, build, check_rank, in_groups, unit_of
+from ..forms import (
+    FORMS,
+    REPLACEABLE,
+    become_,
+    build,
+    check_pads,
+    check_rank,
+    in_groups,
+    unit_of,
+)
 from ..plans import Plan
 from .copies import deep_copy, in_eval_mode
 
@@ -26,6 +35,7 @@ def install_(model: nn.Module, plan: Plan) -> nn.Module:
             raise PlanError(f"layer {choice.site} is no standard convolution or linear layer")
         kernel = unit_of(layer)
         check_rank(choice.form, kernel, choice.rank)
+        check_pads(layer, choice.pads)
         bias = layer.bias is not None or plan.fit != "weight"
         layers = FORMS[choice.form].layers(kernel, choice.rank)
         layers = in_groups(layers, getattr(layer, "groups", 1))

@@ -9,15 +9,16 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
+import scipy
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from .. import __version__
 from ..network.calls import Batch
 from ..network.sites import Site
 from ..plans import Kind, Rank
@@ -67,7 +68,7 @@ def place(
     pass of that batch)."""
     settings = {
         "method": METHOD, "kind": kind, "seed": seed,
-        "versions": {name: version(name) for name in ("convswap", "torch", "scipy")},
+        "versions": [__version__, torch.__version__, scipy.__version__],
         "sites": [[site.path, *site.forms] for site in sites],
         "network": re.sub(r"\bat 0x[0-9a-f]+", "", repr(model)),
     }  # fmt: skip

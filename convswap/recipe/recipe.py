@@ -19,6 +19,7 @@ from ..support.plain import numbers_in, read_yaml
 
 SCHEMA = "recipe.schema.json"  # beside the recipes that come with convswap
 FOR_EDITORS = "# yaml-language-server: $schema="  # how a file names it
+TEXT_BYTES = 1 << 16  # most that a recipe may have: PyYAML takes a second for so many
 _PATHS = (
     ("model", "weights"),
     ("data", "calibration"),
@@ -185,7 +186,7 @@ def text_of(path: Path) -> str:
         RecipeError: it cannot be read.
     """
     try:
-        return read_text(path)
+        return read_text(path, TEXT_BYTES)
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read recipe {path}: {error}") from None
 

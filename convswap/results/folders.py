@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from torch import nn
 
-from ..artifact import DESCRIPTION, WEIGHTS, read_description
-from ..artifact.description import Description, header_of
+from ..artifact import DESCRIPTION, read_description
+from ..artifact.description import Description, header_of, weights_of
 from ..errors import ArtifactError, one_line, problems
 from ..inputs.bases import build_base
 from ..inputs.networks import open_model
 from ..network.observe import Observation, observe
+from ..plans import LEAST_MS, MOST_MS
 from ..record import planned_output
 from ..support.files import read_text
 from ..support.progress import Note, Progress, silent, unheard
@@ -24,8 +25,18 @@ from .evaluation import open_judges, quality
 from .report import COSTS, Chart, Report, Rows, headline, in_words, layers_of, stages_table
 
 STAGES = ("converted", "recovered")
-_ROWS = TypeAdapter(dict[str, dict[str, Annotated[float, Field(ge=-1e18, le=1e18)] | None]])
-_HISTORY = TypeAdapter(Annotated[list[dict[str, float]], Field(min_length=1)])
+_Figure = Annotated[float, Field(ge=-1e18, le=1e18)]
+
+
+def _timed(row: dict[str, float | None]) -> dict[str, float | None]:
+    if (ms := row.get("ms")) is not None and not LEAST_MS <= ms <= MOST_MS:
+        raise ValueError(f"ms must be milliseconds, not {ms:g}")
+    return row
+
+
+_Row = Annotated[dict[str, _Figure | None], AfterValidator(_timed)]
+_ROWS = TypeAdapter(dict[str, _Row])
+_HISTORY = TypeAdapter(Annotated[list[dict[str, _Figure]], Field(min_length=1)])
 
 
 def stages(folder: str | Path) -> dict[str, Path]:
@@ -55,9 +66,11 @@ def rows_of(folder: str | Path) -> dict[str, dict[str, float | None]]:
     """
     rows: dict[str, dict[str, float | None]] = {"dense": {}}
     for name, artifact in stages(folder).items():
-        plans = read_description(artifact).record.plans
+        description = read_description(artifact)
+        plans = description.record.plans
+        size = weights_of(artifact, description).stat().st_size
         rows["dense"] |= vars(plans[0].dense)
-        rows[name] = {**vars(plans[-1].planned), "bytes": (artifact / WEIGHTS).stat().st_size}
+        rows[name] = {**vars(plans[-1].planned), "bytes": size}
         if len(plans) == 1 and (time := plans[0].latency) and name == "converted":
             rows["dense"]["ms"] = time.ms_dense / time.batch
             rows[name]["ms"] = time.ms / time.batch
@@ -86,7 +99,7 @@ def look(
         return None
     if architecture:
         return observe(open_model(architecture, random_weights=True, kwargs=kwargs), size)
-    return observe(build_base(record.base, len(header_of(artifact / WEIGHTS))), size)
+    return observe(build_base(record.base, len(header_of(weights_of(artifact, description)))), size)
 
 
 def judge(

@@ -14,7 +14,7 @@ from ..errors import one_line, spelled
 from ..forms import FORMS
 from ..network.observe import Observation
 from ..planning import Survey
-from ..plans import Plan
+from ..plans import Plan, above
 from ..support.figures import FIGURES, quantity, score, score_name
 from ..support.files import new_file
 from ..support.plain import nameless
@@ -164,7 +164,7 @@ def layers_of(plans: Sequence[Plan], seen: Observation | None) -> list[Layer]:
     one put in."""
     found: dict[str, Layer] = {}
     for choice in (choice for plan in plans for choice in plan.choices):
-        inside = next((path for path in found if choice.site.startswith(f"{path}.")), None)
+        inside = next((path for path in above(choice.site) if path in found), None)
         rank = choice.rank if isinstance(choice.rank, int) else "{}, {}".format(*choice.rank)
         if inside:
             old = found[inside]

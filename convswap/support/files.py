@@ -42,7 +42,15 @@ def check_regular(path: str | Path, most: int | None = None) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise OSError(None, "not a regular file", str(path))
     if most is not None and found.st_size > most:
-        raise OSError(None, f"larger than {most >> 20} MiB", str(path))
+        raise OSError(None, f"larger than {most >> 10} KiB", str(path))
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path leads to anything; what can be no name does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:

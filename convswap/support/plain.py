@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 DEPTH, VALUES = 8, 256  # most that anybody needs to say
+_NESTED = re.compile(r"(?:[\[{]\s*){100}")
 _FOLDERS = re.compile(r"""(?<![\w./:])(?:/[^\s/'":]+)+/""")
 
 
@@ -20,6 +21,8 @@ def read_yaml(text: str) -> Any:
         ValueError: it is not such text; one line says where.
     """
     try:
+        if _NESTED.search(text):  # which PyYAML would take seconds over
+            raise RecursionError
         return yaml.safe_load(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
@@ -57,6 +60,15 @@ def numbers_in(value: object) -> list[float]:
     if level:
         raise ValueError(f"more than {VALUES} values, or {DEPTH} levels of them")
     return found
+
+
+def levels_of(value: object) -> int:
+    """How deeply lists and mappings lie in one another."""
+    level, depth = [value], 0
+    while level := [each for each in level if isinstance(each, list | tuple | dict)]:
+        depth += 1
+        level = [v for each in level for v in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def pathless(text: str) -> str:
