@@ -26,8 +26,8 @@ from .results.frontier import smallest_within as smallest_within
 from .results.frontier import sweep as sweep
 from .runtimes import open_target as open_target
 from .runtimes.export import export_onnx as export_onnx
-from .runtimes.export import export_program as export_program
 from .runtimes.litert import export_tflite as export_tflite
+from .runtimes.program import export_program as export_program
 from .surgery.convert import convert as convert
 from .timing import LatencyTable as LatencyTable
 from .timing import Timing as Timing

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from torch import Tensor, nn
 
-from convswap.runtimes import Runner
+from convswap.runtimes import Runner, Target
 
 
 class Clock:
@@ -24,7 +24,7 @@ class Clock:
         self.now += seconds
 
 
-class FakeTarget:
+class FakeTarget(Target):
     """Takes as many seconds for a module as `cost(module, layout)` says; runs nothing."""
 
     name, threads, device, dtype = "fake", 1, "cpu", "float32"
@@ -38,10 +38,6 @@ class FakeTarget:
     ):
         self.clock, self.cost, self.layouts, self.version = clock, cost, layouts, version
         self.seen: list[tuple[nn.Module, Tensor]] = []
-
-    @property
-    def layer_target(self) -> FakeTarget:
-        return self
 
     def variants(self, module: nn.Module, x: Tensor) -> dict[str, Runner]:
         self.seen.append((module, x))

@@ -47,8 +47,9 @@ def blocks() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("heading", [h for h, _ in blocks() if h and "AOT" not in h])
 def test_code_puts_out_what_the_network_does(heading, shipped, monkeypatch):
-    if "LiteRT" in heading:
-        pytest.importorskip("litert_torch", reason="litert-torch is not installed (1 GB)")
+    for title, package in {"LiteRT": "litert_torch", "ExecuTorch": "executorch"}.items():
+        if title in heading:
+            pytest.importorskip(package, reason=f"{package} is not installed")
     monkeypatch.chdir(shipped[0])
     names = {"images": np.load("images.npy"), "np": np}
     for title, code in blocks():

@@ -168,6 +168,49 @@ def test_a_network_of_one_size_is_not_written_for_any(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Norms(nn.Module):
+    """Batch norms that can be folded (three), and that cannot: after a linear layer, after what
+    something else reads as well, after weights that are used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 1, bias=False)
+        self.c, self.d = nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 4)
+        self.norms = nn.ModuleList([
+            nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False),
+            nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.BatchNorm1d(4),
+        ])  # fmt: skip
+        for norm in self.norms:
+            nn.init.uniform_(norm.running_mean, -1, 1)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+            if norm.affine:
+                nn.init.uniform_(norm.weight, 0.5, 2)
+                nn.init.uniform_(norm.bias, -1, 1)
+
+    def forward(self, x):
+        one, two, three, four, five, six = self.norms
+        x = three(self.c(two(self.b(one(self.a(x))))))
+        y = self.d(x)
+        x = y + four(y) + five(self.d(x))
+        return six(self.head(x.mean((2, 3))))
+
+
+def test_batch_norms_of_a_program_are_folded_where_they_can_be(tmp_path):
+    torch.manual_seed(0)
+    model, x = Norms().eval(), torch.randn(3, 3, 16, 16)
+    assert export_program(model, x, tmp_path / "net.pt2") < 1e-5
+    program = torch.export.load(tmp_path / "net.pt2")
+    left = program.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default)
+    assert len(left) == 3
+    assert {name.split(".")[1] for name in program.state_dict if "running" in name} == set("345")
+    assert "norms.0.weight" not in program.state_dict
+    for size in (1, 5):
+        x = torch.randn(size, 3, 16, 16)
+        with torch.no_grad():
+            assert (program.module()(x) - model(x)).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("write", [export_onnx, export_program])
 def test_several_outputs_are_all_compared(write, tmp_path):
     model, size = tiny("two outputs")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from convswap import ConvswapError, open_model
 from convswap.inputs import hub as module
-from convswap.inputs.hub import hub
+from convswap.inputs.hub import check_fetched, hub
 
 
-@pytest.fixture(params=["no route", "a gateway"])
+@pytest.fixture(params=["no route", "a gateway", "too slow"])
 def unreachable(request, monkeypatch):
     """No hub, and a list of how often it was asked."""
     asked = []
@@ -22,9 +24,13 @@ def unreachable(request, monkeypatch):
             asked.append(url)
             if request.param == "no route":
                 raise OSError("no route")
-            return SimpleNamespace(status_code=503)
+            if request.param == "a gateway":
+                return SimpleNamespace(status_code=503)
+            time.sleep(2)  # whatever the timeout, as a look-up of its name may
+            return SimpleNamespace(status_code=200)
 
     monkeypatch.setattr(module, "get_session", Session)
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     return asked
 
@@ -59,3 +65,19 @@ def test_someone_who_works_offline_is_taken_at_their_word(unreachable, monkeypat
         assert constants.HF_HUB_OFFLINE is True
     assert unreachable == []
     assert constants.HF_HUB_OFFLINE is True
+
+
+def test_weights_that_others_have_are_asked_for_once_and_found_where_they_are_kept(
+    unreachable, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("torch.hub.get_dir", lambda: tmp_path)
+    with pytest.raises(
+        ConvswapError, match=r"no answer from https://download\.pytorch\.org"
+    ) as caught:
+        open_model("torchvision:squeezenet1_1")
+    assert "--weights" in str(caught.value)
+    assert len(unreachable) == 1
+    url = "https://download.pytorch.org/models/kept.pth?download=true"
+    (tmp_path / "kept.pth").write_text("kept")
+    check_fetched(url, tmp_path)
+    assert len(unreachable) == 1

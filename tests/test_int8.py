@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers import image_batches, tiny
+from helpers import image_batches, relative, tiny
 from outer import converted, narrow_resnet
 from torch import nn
 
-from convswap import ConvswapError, Preprocess, fidelity
+from convswap import ConvswapError, Preprocess, fidelity, open_target, record_of
 from convswap.record import remember
 from convswap.runtimes.export import OnnxNetwork
 from convswap.runtimes.int8 import equalised, export_int8
@@ -75,6 +75,17 @@ def test_scaling_channels_evens_out_their_ranges(network, batches):
     equalised(model, [images for (images,) in batches])
     assert spread(model) == pytest.approx(1, abs=1e-4)
     assert before > 1.2
+
+
+def test_the_target_in_integers_times_and_computes_such(network, batches):
+    target = open_target("onnxruntime-int8", threads=1)
+    rounded, x = target.computed(network, batches), batches[0][0]
+    assert record_of(rounded) == record_of(network)
+    (run,) = target.variants(network, x).values()
+    for outputs in (rounded(x), run()):
+        with torch.no_grad():
+            assert 1e-4 < relative(torch.as_tensor(outputs[0]), network(x)) < 0.1
+    assert open_target("onnxruntime", threads=1).computed(network, batches) is network
 
 
 def test_one_image_is_enough_to_write(network, batches, tmp_path):

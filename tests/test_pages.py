@@ -40,8 +40,8 @@ def full_report() -> Report:
                 "best": 0.8 / (1 + step)} for step in range(9)]  # fmt: skip
     layers = [Layer(LONG, "bottleneck", 9_000, 3_000, f"rank 3, damage 1e-5; then {LONG}"),
               Layer("head", "", 10, 10, "it works on one vector for each sample")]  # fmt: skip
-    case = Case(LONG, "KL 0.1 nats", LONG, {"input": PIXEL, "dense": PIXEL, "converted": PIXEL},
-                {"dense": [(LONG, 0.7)], "converted": [("cat", 0.6)]})  # fmt: skip
+    case = Case(LONG, "KL 0.1 nats", LONG, {"input": PIXEL, "before": PIXEL, "after": PIXEL},
+                {"before": [(LONG, 0.7)], "after": [("cat", 0.6)]})  # fmt: skip
     return Report(
         name=f"timm:{LONG}", headline="1.9x faster on onnxruntime, measured; 0.30 points lost",
         table=stages_table({"dense": figures, "converted": figures, "recovered": figures}),

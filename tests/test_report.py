@@ -207,7 +207,7 @@ def test_outputs_that_are_images_are_shown_as_such(channels, size, tmp_path):
     images = open_images(write_images(tmp_path / "a", (), 3, (size, size)),
                          record_of(dense).preprocess)  # fmt: skip
     first, *_ = differing(dense, other, images)
-    assert [*first.pictures] == ["input", "dense", "converted"]
+    assert [*first.pictures] == ["input", "before", "after"]
     assert first.answers == {}
     assert first.distance.startswith("relative squared error")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,32 @@ def test_timm_opens_it(folder):
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     assert torch.equal(model(images()), load(folder)(images()))
     assert rows(model) == 3
+
+
+@pytest.mark.parametrize("done", range(5))
+def test_when_replacing_is_cut_off_timm_finds_no_mixture(done, folder, tmp_path, monkeypatch):
+    old = load(folder)
+    new = remember(load(folder), preprocess=Preprocess(input_size=SIZE, mean=(0.4,) * 3))
+    nn.init.zeros_(new.fc.bias)
+    out, real, calls = shutil.copytree(folder, tmp_path / "out"), os.replace, []
+
+    def cut_off(*paths: Path) -> None:
+        calls.append(paths)
+        if len(calls) > done:
+            raise OSError("cut off")
+        real(*paths)
+
+    monkeypatch.setattr(os, "replace", cut_off)
+    with suppress(OSError):
+        save(new, out, force=True)
+    monkeypatch.undo()
+    assert len(calls) == done + 1
+    wanted = load(out)
+    assert any(torch.equal(wanted(images()), each(images())) for each in (old, new))
+    if (out / "config.json").exists():
+        model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+        first = model.pretrained_cfg["mean"][0]
+        assert torch.equal(model(images()), {0.5: old, 0.4: new}[first](images()))
 
 
 def test_it_is_prepared_for_as_it_was_made(folder):

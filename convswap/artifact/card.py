@@ -17,6 +17,7 @@ from ..errors import one_line
 from ..record import Base, Record
 from ..support.figures import FIGURES, quantity
 from ..support.files import read_text
+from .timm_net import opens
 
 CARD = "README.md"
 _MARK = re.compile(r"<!-- written by convswap, sha256 ([0-9a-f]{64}) -->\n")
@@ -63,7 +64,7 @@ model = {opening}{"  # build: your own code" if own else ""}
 
 
 def _by_timm(base: Base) -> str:
-    if not base.name.startswith("timm:"):
+    if not opens(base):
         return ""
     return """
 or, with `num_classes`, `features_only` and whatever else timm does:

@@ -110,27 +110,34 @@ def _check_no_links(folder: Path) -> None:
 
 
 def _replace(folder: Path, new: Path, staged: str) -> None:
-    """Put two new files in the place of two old ones. The description's rename decides which
-    artifact it is: until the weights have followed, `load` finds them under another name."""
+    """Put new files in the place of old ones. The description's rename decides which artifact it
+    is: until the weights have followed, `load` finds them under another name."""
     if left := [*folder.glob(staged_as("*"))]:  # a run was killed in between
         known = weights_of(folder, read_description(folder))
         if known in left:
-            os.replace(known, folder / WEIGHTS)
+            _follow(folder, known)
         for path in left:
             path.unlink(missing_ok=True)
     for source, target in (
         (new / WEIGHTS, folder / staged), (new / DESCRIPTION, folder / DESCRIPTION),
-        (folder / staged, folder / WEIGHTS),
     ):  # fmt: skip
         os.replace(source, target)
         settle(folder)
+    _follow(folder, folder / staged)
     if is_replaceable(folder / CARD):
         os.replace(new / CARD, folder / CARD)
-    if not os.path.lexists(folder / CONFIG) or is_config(folder / CONFIG):
-        if (new / CONFIG).exists():
-            os.replace(new / CONFIG, folder / CONFIG)
-        else:
-            (folder / CONFIG).unlink(missing_ok=True)
+    if (new / CONFIG).exists() and not os.path.lexists(folder / CONFIG):
+        os.replace(new / CONFIG, folder / CONFIG)
+    settle(folder)
+
+
+def _follow(folder: Path, staged: Path) -> None:
+    """The weights follow the description. What timm knows of the old ones goes first: it finds
+    nothing, until there is all of the new, in place of a mixture."""
+    if is_config(folder / CONFIG):
+        (folder / CONFIG).unlink()
+        settle(folder)
+    os.replace(staged, folder / WEIGHTS)
     settle(folder)
 
 

@@ -19,22 +19,21 @@ from timm.models._hub import filter_pretrained_cfg
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from ..record import Record
+    from ..record import Base, Record
 
 # subtle: imported right after timm, when modules of ours may be half imported themselves: what is
 # needed of them is imported when a network is made
 
-__all__ = ["ARCHITECTURE", "CONFIG", "config_of", "convswap_net", "is_config"]
+__all__ = ["ARCHITECTURE", "CONFIG", "config_of", "convswap_net", "is_config", "opens"]
 
 CONFIG = "config.json"
 ARCHITECTURE = "convswap_net"
 
 
 def config_of(model: nn.Module, record: Record) -> dict[str, Any] | None:
-    """The content of timm's `config.json` for a converted network; None unless it was made from
-    a network of timm."""
-    source, _, name = record.base.name.partition(":")
-    if source != "timm":
+    """The content of timm's `config.json` for a converted network; None where timm does not
+    open it."""
+    if not opens(record.base):
         return None
     known = filter_pretrained_cfg(
         dict(getattr(model, "pretrained_cfg", {})), remove_source=True, remove_null=True
@@ -50,12 +49,18 @@ def config_of(model: nn.Module, record: Record) -> dict[str, Any] | None:
         "num_features": getattr(model, "num_features", None),
         "pretrained_cfg": known,
         "model_args": {
-            "base": name,
+            "base": record.base.name.removeprefix("timm:"),
             "base_args": record.base.kwargs,
             "folded": record.base.folded,
             "plans": [plan.model_dump(mode="json") for plan in record.plans],
         },
     }
+
+
+def opens(base: Base) -> bool:
+    """Whether timm opens what is made from a network: one of its own, and whole, for it wraps
+    networks for `features_only` by itself."""
+    return base.name.startswith("timm:") and not base.kwargs.get("features_only")
 
 
 def is_config(path: Path) -> bool:

@@ -88,6 +88,9 @@ def progress(quiet: bool = False) -> Iterator[Callback]:
         tasks: dict[str, int] = {}
 
         def callback(what: str, done: int, total: int) -> None:
+            if done == total == 0:
+                note(what)
+                return
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total or None)
             bars.update(tasks[what], completed=done, total=total or None)
@@ -97,5 +100,7 @@ def progress(quiet: bool = False) -> Iterator[Callback]:
 
 def _line_per_step(what: str, done: int, total: int) -> None:
     """Progress for a log: one line for each quarter of a step."""
-    if done == total or (done and total and 4 * done // total > 4 * (done - 1) // total):
+    if done == total == 0:
+        note(what)
+    elif done == total or (done and total and 4 * done // total > 4 * (done - 1) // total):
         note(f"{what}: {done} of {total} done")

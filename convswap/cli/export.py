@@ -86,8 +86,9 @@ def _wanted(
 
 def _write(network: nn.Module, images: Tensor, kind: str, path: Path, file: o.RuntimeFile) -> float:
     """Write a file; the largest difference of its outputs from the network's."""
-    from ..runtimes.export import export_onnx, export_program
+    from ..runtimes.export import export_onnx
     from ..runtimes.litert import export_tflite
+    from ..runtimes.program import export_program
 
     if kind == "onnx":
         return export_onnx(network, images, path, **file.onnx)

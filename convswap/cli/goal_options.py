@@ -45,9 +45,21 @@ class BudgetOptions:
     """fraction of the multiply-adds to keep, 0..1"""
     params: float | None = None
     """fraction of the parameters to keep, 0..1"""
+    bytes: float | None = None
+    """fraction of the bytes of all weights to keep, 0..1"""
     latency: float | None = None
     """fraction of the time on --target to keep, 0..1; measured"""
     timing: Timing = Timing()
+
+    @property
+    def budget(self) -> Budget:
+        """What is given of them, maybe nothing.
+
+        Raises:
+            PlanError: one is out of range.
+        """
+        names = ("macs", "params", "bytes", "latency")
+        return Budget(**{name: getattr(self, name) for name in names})
 
     @property
     def goal(self) -> Goal:
@@ -56,10 +68,11 @@ class BudgetOptions:
         Raises:
             ConvswapError: none is given, or one is out of range.
         """
-        budget = Budget(macs=self.macs, params=self.params, latency=self.latency)
+        budget = self.budget
         if budget == Budget():
             raise ConvswapError(
-                "no budget given", do="say --macs 0.5, --params 0.5, --latency 0.5, or --plan FILE"
+                "no budget given",
+                do="say --macs 0.5, --params 0.5, --bytes 0.5, --latency 0.5, or --plan FILE",
             )
         return budget
 
@@ -87,10 +100,9 @@ class GoalOptions(BudgetOptions):
         given = [judge for judge in (self.val, self.judge) if judge is not None]
         if len(given) != (self.max_drop is not None):
             raise ConvswapError("--max-drop and one of --val and --judge go together")
-        budget = any(value is not None for value in (self.macs, self.params, self.latency))
-        if budget + (self.max_drop is not None) + (self.plan is not None) > 1:
+        if (self.budget != Budget()) + (self.max_drop is not None) + (self.plan is not None) > 1:
             raise ConvswapError(
-                "give one of a budget (--macs, --params, --latency), --max-drop and --plan"
+                "give one of a budget (--macs, --params, --bytes, --latency), --max-drop and --plan"
             )
         if self.plan is not None:
             return Plan.load(self.plan)

@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -23,7 +24,7 @@ from ..network.copies import attributes_of, first_line, meta_copy
 from ..record import Base
 from ..support.plain import numbers_in
 from ..support.quiet import quiet
-from .hub import hub
+from .hub import check_fetched, hub
 
 _NAME = re.compile(r"[\w.\-]{1,200}")
 _REFUSED = {"checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit", "progress"}
@@ -51,6 +52,9 @@ def build_library(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> 
                 with hub() if pretrained else nullcontext():
                     return timm.create_model(rest, pretrained=pretrained, **kwargs)
             builder = torchvision.models.get_model_builder(rest)
+            if pretrained:
+                url = torchvision.models.get_model_weights(rest).DEFAULT.url
+                check_fetched(url, Path(torch.hub.get_dir()) / "checkpoints")
             weights: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
             if "weights_backbone" in inspect.signature(builder).parameters:
                 weights["weights_backbone"] = None  # subtle: by default a backbone is fetched

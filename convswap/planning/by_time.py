@@ -66,7 +66,7 @@ def meet_latency(
     busy = ()
     if dense.spread > BUSY:  # said before the long part, which may then take long and tell little
         busy = (f"the machine is busy: the same network's times vary by {dense.spread:.0%}",)
-        progress(busy[0], 1, 1)
+        progress(busy[0], 0, 0)
     table = table or LatencyTable(target, batch)
     survey = _snapped(survey, table.multiple())
     table.measure(_knots(survey), progress)

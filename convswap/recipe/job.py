@@ -118,19 +118,22 @@ def run(
         made |= {"distilled": recipe.distill.model_dump(exclude_none=True)}
         save(networks["recovered"], folder / "recovered", provenance=made, force=True)
         write_history(history.rows, folder / "recovered")
+    shown = {name: target.computed(network, batches) for name, network in networks.items()}
     rows = {
         name: quality(network, dense, test, chosen.output, progress)
-        for name, network in networks.items()
+        for name, network in shown.items()
     }
     batch = recipe.target.batch
     times = measure(networks, preprocess.input_size, batch=batch, target=target, progress=progress)
     for name, network in networks.items():
         rows[name] |= vars(count(network, preprocess.input_size)) | {"ms": times[name].ms / batch}
-        if name != "dense":
+        if shown[name] is not network:  # a file of the runtime's own
+            rows[name]["bytes"] = shown[name].bytes
+        elif name != "dense":
             rows[name]["bytes"] = (folder / name / WEIGHTS).stat().st_size
     with new_file(folder / "report.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    cases = differing(dense, [*networks.values()][-1], test, chosen.output, progress)
+    cases = differing(dense, [*shown.values()][-1], test, chosen.output, progress)
     seen = observe(dense, preprocess.input_size)
     write_report(report_on_folder(folder, rows, seen, cases), folder / "report.html")
     checkpoint.unlink(missing_ok=True)  # now only: a run that is killed meanwhile trains once

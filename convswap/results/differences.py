@@ -91,7 +91,7 @@ def differing(
         answers = {}
         if kind == "logits":
             called = class_names(small, images.classes, before.shape[0])
-            answers = {"dense": _likeliest(before, called), "converted": _likeliest(after, called)}
+            answers = {"before": _likeliest(before, called), "after": _likeliest(after, called)}
         cases.append(
             Case(
                 name=names[batches.order[place]] if names else f"image {batches.order[place]}",
@@ -141,7 +141,7 @@ def _pictures(
         mean, std = (torch.tensor(v)[:, None, None] for v in (known.mean, known.std))
         found["input"] = _uri((x * std + mean).clamp(0, 1))
     if kind == "values" and before.dim() == 3:
-        for name, output in (("dense", before), ("converted", after)):
+        for name, output in (("before", before), ("after", after)):
             if before.shape[0] in (1, 3):
                 low, high = min(0, before.min().item()), max(1, before.max().item())
                 found[name] = _uri(((output - low) / (high - low)).clamp(0, 1))

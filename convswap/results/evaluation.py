@@ -55,15 +55,24 @@ def quality(
     output: Kind | None = None,
     progress: Progress = silent,
 ) -> dict[str, float]:
-    """`accuracy` where images are labelled, else `fidelity` to the reference.
+    """`accuracy` where images are labelled and the networks put out a score for each class, else
+    `fidelity` to the reference.
 
     Args:
         output: what the networks put out; default: as planned, else found out from the reference.
     """
     batches = images.batches(128)
-    if images.classes:
+    if images.classes and scores_classes(reference, batches):
         return accuracy(model, batches, progress)
     return closeness(model, reference, batches, output, progress)
+
+
+@torch.no_grad()
+def scores_classes(network: nn.Module, batches: Batches) -> bool:
+    """Whether a network puts out one number per class and image, and no maps, say: then labels tell
+    how good it is."""
+    found = tensors(output_of(network, _first(network, batches)))
+    return bool(found) and found[0].dim() == 2
 
 
 def closeness(
@@ -76,9 +85,7 @@ def closeness(
     """`fidelity`, of the kind of output that is given, else planned, else found out."""
     kind = output or planned_output(model)
     if kind is None:
-        seen = next((b for b in (read_batch(reference, each) for each in batches) if len(b)), None)
-        if seen is None:
-            raise DataError("no images to compare on")
+        seen = _first(reference, batches)
         output_of(reference, seen)
         kind = output_kind(reference, [seen])
     return fidelity(model, reference, batches, kind, progress)
@@ -148,6 +155,14 @@ def fidelity(
     if not figures.images:
         raise DataError("no images to compare on")
     return figures.found()
+
+
+def _first(network: nn.Module, batches: Batches) -> Batch:
+    """The first batch that is not empty."""
+    found = next((b for b in (read_batch(network, each) for each in batches) if len(b)), None)
+    if found is None:
+        raise DataError("no images to compare on")
+    return found
 
 
 @contextmanager

@@ -192,6 +192,7 @@ def _facts(description: Description) -> dict[str, str]:
         "fit": plan.fit,
         "seed": plan.seed,
         "versions": description.versions,
+        "notes": "; ".join(plan.notes),
     }
     hidden = ("command", *facts)
     facts |= {key: value for key, value in description.provenance.items() if key not in hidden}

@@ -60,8 +60,9 @@ def sweep(
     Budgets beyond reach are left out.
 
     Args:
-        quality: measures a network: `accuracy` or `fidelity` on images of your choice.
-        target: what times them; default: PyTorch eager.
+        quality: measures a network, as `target` computes it: `accuracy` or `fidelity` on images
+            of your choice.
+        target: what runs them; default: PyTorch eager.
 
     Raises:
         BudgetError: no budget at all can be met.
@@ -85,7 +86,7 @@ def sweep(
     taken = measure(networks, example, seconds=1.0, target=target)
     points = []
     for name, network in networks.items():
-        figures, ms = quality(network), taken[name].ms
+        figures, ms = quality(target.computed(network, batches)), taken[name].ms
         kept = count(network, example).macs / survey.dense.macs
         points.append(Point(kept, score(figures), ms, target.name, figures, plans.get(name)))
     return sorted(points, key=lambda point: -point.macs_kept)

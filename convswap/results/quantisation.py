@@ -11,7 +11,7 @@ from ..inputs.images import Images
 from ..record import planned_output
 from ..support.progress import Progress, silent
 from ..timing.turns import take_turns
-from .evaluation import accuracy, closeness
+from .evaluation import accuracy, closeness, scores_classes
 
 JUDGES = 1000  # images at most
 SECONDS = 2.0  # to time both
@@ -37,10 +37,11 @@ def beside_float(
     batches = [each for each in batches if batch is None or len(each[0]) == batch]
     if not batches:
         raise DataError(f"too few images to judge a batch of {batch}")
+    labelled = images.classes and scores_classes(network, batches)
     inputs = batches[0][0][: batch or 1]
     networks, rows = {"float32": plain, "int8": quantised}, {}
     for name, each in networks.items():
-        found = accuracy(each, batches, progress) if images.classes else {}
+        found = accuracy(each, batches, progress) if labelled else {}
         found |= closeness(each, network, batches, planned_output(network), progress)
         rows[name] = found | {"bytes": each.bytes}
     runners = {name: partial(each, inputs) for name, each in networks.items()}

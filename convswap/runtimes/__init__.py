@@ -17,14 +17,15 @@ from ..errors import ConvswapError, TargetError
 from .compiled import Compiled
 from .eager import Eager
 from .litert import LiteRt
-from .onnx_runtime import OnnxRuntime
+from .onnx_runtime import OnnxRuntime, OnnxRuntimeInt8
 from .openvino import OpenVino
 from .target import Runner, Target
 
 __all__ = ["TARGETS", "Runner", "Target", "device_for", "open_target", "running", "target_of"]
 
 TARGETS: dict[str, type[Target]] = {
-    target.name: target for target in (Eager, Compiled, OnnxRuntime, OpenVino, LiteRt)
+    target.name: target
+    for target in (Eager, Compiled, OnnxRuntime, OnnxRuntimeInt8, OpenVino, LiteRt)
 }
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..network.copies import deep_copy, in_eval_mode
 from ..network.layout import LAST
 from .machine import check_device, describe
-from .target import Runner
+from .target import Runner, Target
 
 
-class Eager:
+class Eager(Target):
     """Runs a copy of the module in each memory layout."""
 
     name = "eager"
@@ -23,11 +23,6 @@ class Eager:
     def __init__(self, threads: int, device: str, dtype: str):
         self.threads, self.device, self.dtype = threads, device, dtype
         check_device(device)
-
-    @property
-    def layer_target(self) -> Eager:
-        """Itself."""
-        return self
 
     def variants(self, module: nn.Module, x: Tensor) -> dict[str, Runner]:
         """One runner per memory layout that the input can have."""

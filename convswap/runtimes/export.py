@@ -1,4 +1,4 @@
-"""Networks for other runtimes: ONNX, and torch.export programs that need no convswap."""
+"""Networks for other runtimes: ONNX."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """`[n, channels, height, width]`, float32."""
-        outputs = self._session.run(None, {self._input: images.numpy()})
-        return tuple(torch.from_numpy(np.asarray(output)) for output in outputs)
+        outputs = self._session.run(None, {self._input: images.cpu().numpy()})
+        return tuple(torch.from_numpy(np.asarray(each)).to(images.device) for each in outputs)
 
 
 def session(file: Path | bytes, threads: int) -> InferenceSession:
@@ -186,27 +186,6 @@ def tidy(graph: ModelProto) -> ModelProto:
 
 def _opset(graph: ModelProto) -> int:
     return next(each.version for each in graph.opset_import if not each.domain)
-
-
-def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
-    """Write a `torch.export` program (.pt2) with a free batch size, checked as above."""
-    model, images = on_cpu(model), images.cpu()
-    shapes = ({0: torch.export.Dim("batch", min=1)},)
-    with new_file(path) as temporary, quiet():
-        program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
-        _forget_source(program)
-        content = io.BytesIO()  # subtle: on a full disk PyTorch's own writer ends the process
-        torch.export.save(program, content)
-        temporary.write_bytes(content.getvalue())
-        outputs = torch.export.load(temporary).module()(images)
-        return largest_gap(model, images, outputs)
-
-
-def _forget_source(program: torch.export.ExportedProgram) -> None:
-    """Nothing of what is written names the files, on this machine, that each operator came from."""
-    for graph in program.graph_module.modules():
-        for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)
 
 
 def _missing(package: str | None) -> ConvswapError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ from ..network.running import output_of
 from ..support.files import new_file
 from ..support.quiet import quiet
 from .export import OnnxNetwork, free_axes, on_cpu, onnx_graph, tidy
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 TINY = 1e-12  # what a range is at least
 
@@ -47,6 +52,33 @@ def export_int8(
     Raises:
         ConvswapError: a package is missing, or the network cannot be written.
     """
+    model = on_cpu(model)
+    inputs = images_of(model, batches)
+    if batch is not None:
+        inputs = [*torch.cat(inputs).split(batch)]
+        if len(inputs[-1]) < batch:
+            inputs.pop()
+        if not inputs:
+            raise ConvswapError(f"too few images for a batch of {batch}")
+    example = inputs[0] if batch else torch.cat([inputs[0]] * 2)[:2]
+    free = free_axes(batch, free_size)
+    graph = tidy(onnx_graph(equalised(model, inputs), example, free=free, opset=opset))
+    plain = OnnxNetwork(graph.SerializeToString())
+    with new_file(path) as temporary:
+        temporary.write_bytes(quantised(graph, inputs))
+        return OnnxNetwork(temporary), plain
+
+
+def quantised(graph: ModelProto, inputs: Iterable[Tensor]) -> bytes:
+    """A graph with its convolutions in 8-bit integers, as a file's content.
+
+    Args:
+        graph: with one input, `images` or whatever its name is.
+        inputs: what the ranges of activations are seen on.
+
+    Raises:
+        ConvswapError: a package is missing, or ONNX Runtime cannot.
+    """
     try:
         from onnxruntime.quantization import (
             CalibrationDataReader,
@@ -56,44 +88,29 @@ def export_int8(
         )
     except ImportError as error:
         raise ConvswapError(f"int8 needs {error.name}", do="pip install 'convswap[onnx]'") from None
+    left, name = iter(inputs), graph.graph.input[0].name
 
     class Reader(CalibrationDataReader):
-        def __init__(self):
-            self._left = iter(inputs)
-
         def get_next(self) -> dict | None:
-            images = next(self._left, None)
-            return None if images is None else {"images": images.numpy()}
+            images = next(left, None)
+            return None if images is None else {name: images.numpy()}
 
-    model = on_cpu(model)
-    inputs = images_of(model, batches)
-    if batch is not None:
-        inputs = [*torch.cat(inputs).split(batch)]
-        if len(inputs[-1]) < batch:
-            inputs.pop()
-        if not inputs:
-            raise ConvswapError(f"too few images for a batch of {batch}")
-    model = equalised(model, inputs)
-    example = inputs[0] if batch else torch.cat([inputs[0]] * 2)[:2]
-    free = free_axes(batch, free_size)
-    graph = tidy(onnx_graph(model, example, free=free, opset=opset))
-    plain = OnnxNetwork(graph.SerializeToString())
-    with new_file(path) as temporary:
-        try:
-            with quiet():
-                quantize_static(
-                    graph, temporary, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                    activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8,
-                )  # fmt: skip
-        except OSError:
-            raise
-        except Exception as error:  # such as of values whose range is no float32
-            what = one_line(first_line(error), 300)
-            raise ConvswapError(
-                f"ONNX Runtime cannot write the network in 8 bits: {what}",
-                do="look at the values it is given",
-            ) from error
-        return OnnxNetwork(temporary), plain
+    try:
+        with quiet(), tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            quantize_static(
+                graph, path, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8,
+            )  # fmt: skip
+            return path.read_bytes()
+    except OSError:
+        raise
+    except Exception as error:  # such as of values whose range is no float32
+        what = one_line(first_line(error), 300)
+        raise ConvswapError(
+            f"ONNX Runtime cannot write the network in 8 bits: {what}",
+            do="look at the values it is given",
+        ) from error
 
 
 def images_of(model: nn.Module, batches: Iterable[object]) -> list[Tensor]:

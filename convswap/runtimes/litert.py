@@ -21,7 +21,7 @@ from .eager import Eager
 from .export import largest_gap, on_cpu
 from .int8 import equalised, images_of
 from .machine import check_plain, describe
-from .target import Runner
+from .target import Runner, Target
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
@@ -144,7 +144,7 @@ class _ChannelsLast(nn.Module):
         )
 
 
-class LiteRt:
+class LiteRt(Target):
     """Runs a module as LiteRT does, on the CPU in float32 with XNNPACK, channels last."""
 
     name = "litert"

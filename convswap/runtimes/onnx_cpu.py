@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from types import ModuleType
 from typing import ClassVar
 
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from ..errors import ConvswapError
 from .machine import check_plain, describe
 from .onnx_graphs import OnnxGraphs
-from .target import Runner
+from .target import Runner, Target
 
 
-class OnnxCpu(ABC):
+class OnnxCpu(Target):
     """Runs a module as ONNX, in float32. The runtime chooses memory layouts by itself.
 
     Attributes:
-        name: of the target and of the runtime's package.
-        extra: of convswap's own package, that installs the runtime.
+        package: of the runtime.
+        extra: of convswap's own package, that installs it.
     """
 
-    name: ClassVar[str]
+    package: ClassVar[str]
     extra: ClassVar[str]
     cpu_only = True
 
@@ -32,17 +32,12 @@ class OnnxCpu(ABC):
         self.threads, self.device, self.dtype = threads, device, dtype
         try:
             importlib.import_module("onnx")  # the graphs are made with it
-            self._runtime: ModuleType = importlib.import_module(self.name)
+            self._runtime: ModuleType = importlib.import_module(self.package)
         except ImportError as error:
             raise ConvswapError(
                 f"target {self.name} needs {error.name}", do=f"pip install 'convswap[{self.extra}]'"
             ) from None
         self._graphs = OnnxGraphs()
-
-    @property
-    def layer_target(self) -> OnnxCpu:
-        """Itself."""
-        return self
 
     def variants(self, module: nn.Module, x: Tensor) -> dict[str, Runner]:
         """One runner."""
@@ -52,7 +47,7 @@ class OnnxCpu(ABC):
 
     def fingerprint(self) -> dict[str, str]:
         """Settings, the versions of PyTorch and of the runtime, the machine."""
-        return describe(self, "torch", self.name)
+        return describe(self, "torch", self.package)
 
     @abstractmethod
     def _compiled(self, onnx: bytes, x: Tensor) -> Runner:

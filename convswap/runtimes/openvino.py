@@ -13,7 +13,7 @@ from .target import Runner
 class OpenVino(OnnxCpu):
     """Runs a module as OpenVINO reads it from ONNX, tuned for the time of one pass."""
 
-    name = "openvino"
+    name = package = "openvino"
     extra = "openvino"
 
     def _compiled(self, onnx: bytes, x: Tensor) -> Runner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -28,7 +28,16 @@ class Target(Protocol):
 
     @property
     def layer_target(self) -> Target:
-        """What times single layers in its place, by the hundred: mostly itself."""
+        """What times single layers in its place, by the hundred: itself unless it says another."""
+        return self
+
+    def computed(self, network: nn.Module, batches: Iterable[object]) -> nn.Module:
+        """A network with the outputs it has on this target: itself, unless those are coarser.
+
+        Args:
+            batches: real inputs, for targets that must see ranges of values.
+        """
+        return network
 
     def variants(self, module: nn.Module, x: Tensor) -> dict[str, Runner]:
         """Memory layout -> runner of a module, in eval mode, on a float32 input `[n, ...]`.

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import cache
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and of how much."""
+"""Called with what is being done, how much of it is done, and of how much: 0 where that is not
+known; twice 0 where a person is only to be told something meanwhile."""
 
 Note = Callable[[str], None]
 """Called with one line that the person should know, such as what had to be assumed."""

@@ -8,20 +8,21 @@ from pathlib import Path
 import pytest
 from outer import SIZE, USER, WIDE, fail, names, succeed, tree, write_plan
 
-from convswap import Budget, Plan, load, open_model, record_of
+from convswap import Budget, Plan, count, load, open_model, record_of
 from convswap.cli.goal_options import GoalOptions
 from convswap.cli.options import Fitting
 from convswap.plans import Drop
 from convswap.support.plain import pathless, read_yaml
 
 
-def test_convert_by_a_budget_writes_an_artifact(here):
-    done = succeed("convert", *USER, "--data", "data", "--params", "0.7", "--out", "o")
+@pytest.mark.parametrize("bound", ["params", "bytes"])
+def test_convert_by_a_budget_writes_an_artifact(bound, here):
+    done = succeed("convert", *USER, "--data", "data", f"--{bound}", "0.7", "--out", "o")
     assert "layers converted" in done.out or "layer converted" in done.out
     assert names("o") == ["README.md", "convswap.json", "model.safetensors"]
-    small = load("o", open_model("model.py:build"))
-    counted = sum(p.numel() for p in small.parameters())
-    assert counted <= 0.7 * sum(p.numel() for p in open_model("model.py:build").parameters())
+    dense = open_model("model.py:build")
+    small, dense = (getattr(count(m, (3, SIZE, SIZE)), bound) for m in (load("o", dense), dense))
+    assert small <= 0.7 * dense
 
 
 def test_convert_without_images_fits_to_the_weights(here):

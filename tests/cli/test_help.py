@@ -130,7 +130,7 @@ def test_help_names_the_options_of_time(verb):
     text = squeezed(succeed(verb, "--help").out)
     for option in ("--latency", "--target", "--batch", "--dtype"):
         assert option in text
-    assert "eager, compile, onnxruntime, openvino" in text
+    assert "eager, compile, onnxruntime, onnxruntime-int8, openvino" in text
 
 
 def test_a_pipe_gets_one_json_document_and_nothing_else(shared):

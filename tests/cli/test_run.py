@@ -63,6 +63,16 @@ def test_what_was_trained_of_something_else_is_trained_anew(other, here, monkeyp
     assert names("o") == ["converted", "plan.json", "recovered", "report.html", "report.json"]
 
 
+def test_a_run_for_integers_measures_in_integers(here):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    text = RECIPE.replace("distill: {epochs: 1, batch_size: 8}", "target: {name: onnxruntime-int8}")
+    Path("r.yaml").write_text(text.replace("data: {", "data: {test: flat, "))
+    done = succeed("run", "r.yaml", "--model", "model.py:build", "--out", "o", "--json")
+    assert done.document["dense"]["r2"] < 1 - 1e-7
+    weights = Path("o/converted/model.safetensors").stat().st_size
+    assert done.document["converted"]["bytes"] != weights
+
+
 def test_a_recipe_with_a_target_is_run(timed):
     text = RECIPE
     for before, after in {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from outer import names, succeed
 
 
@@ -36,3 +37,14 @@ def test_sweep_is_judged_by_a_function_of_the_users_own(here):
     dense, *points = json.loads(Path("frontier/frontier.json").read_text())
     assert all(point["score"] > dense["score"] for point in points)
     assert "own measure" in Path("frontier/report.html").read_text()
+
+
+def test_on_a_target_in_integers_quality_is_that_in_integers(here):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    done = succeed("sweep", "model.py:build", "--data", "data", "--val", "flat", "--points", "2",
+                   "--least", "0.5", "--target", "onnxruntime-int8", "--out", "frontier",
+                   "--json")  # fmt: skip
+    dense, *points = done.document
+    assert {point["target"] for point in done.document} == {"onnxruntime-int8"}
+    assert 0.9 < dense["figures"]["r2"] < 1 - 1e-7
+    assert all(point["figures"]["r2"] < dense["figures"]["r2"] for point in points)
