@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..errors import ArtifactError, ConvswapError
 from ..network.calls import example_of
 from ..network.copies import dry_run, in_eval_mode
+from ..network.state import set_state_
 from ..record import Base, remember
 from ..support.tensors import read_tensors
 from .description import header_of, read_description, weights_of
@@ -48,7 +49,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     aliases = aliases_of(restored)
     for name, kept in aliases.items():
         state[name] = state[kept]
-    restored.load_state_dict(state, assign=True)
+    set_state_(restored, state, assign=True)
     for name, kept in aliases.items():  # tie again what was tied
         setattr(*place_of(restored, name), getattr(*place_of(restored, kept)))
     check_values(restored, str(weights))

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
 from .calls import Batch
+from .state import state_of
 from .thread_state import preserved
 
 Found = TypeVar("Found")
@@ -196,7 +197,7 @@ def check_finite(model: nn.Module) -> None:
         )
     ranges = {
         name: [end.item() for end in tensor.float().aminmax()]
-        for name, tensor in model.state_dict().items()
+        for name, tensor in state_of(model).items()
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel()
     }
     for what, bad in (

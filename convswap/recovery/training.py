@@ -15,6 +15,7 @@ from torch import nn
 
 from ..network.calls import Batch
 from ..network.copies import in_eval_mode
+from ..network.state import set_state_, state_of
 from ..support.randomness import seeded
 from . import ranks
 from .judging import Judge, Judgement
@@ -59,7 +60,7 @@ class Training:
         self.schedule = schedule_for(self.optimizer, steps)
         self.average = ModelEmaV3(self.student, decay=DECAY)
         self.step = 0
-        self.best = copy.deepcopy(self.student.state_dict())
+        self.best = copy.deepcopy(state_of(self.student))
         self.history = [Judgement(0, steps, self.start, self.start, self.start)]
         self._meter = _Meter()
 
@@ -103,7 +104,7 @@ class Training:
         self.least = min(self.least, verdicts[name])
         most = self.start - self.least
         if verdicts[name] < self.start and self.start - verdicts[name] >= (1 - self.noise) * most:
-            kept, self.best = verdicts[name], copy.deepcopy(networks[name].state_dict())
+            kept, self.best = verdicts[name], copy.deepcopy(state_of(networks[name]))
         lr = self.schedule._get_lr(self.step)[0]
         self.history.append(
             Judgement(step=self.step, steps=self.steps, best=kept, lr=lr, **verdicts, **means)
@@ -116,8 +117,8 @@ class Training:
             "lr": self.lr,
             "steps": self.steps,
             "step": self.step,
-            "student": self.student.state_dict(),
-            "average": self.average.module.state_dict(),
+            "student": state_of(self.student),
+            "average": state_of(self.average.module),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "least": self.least,
@@ -128,8 +129,8 @@ class Training:
         """Take over the `state` of another process; whatever is raised, it is damaged."""
         self.step, self.best, self.least = int(state["step"]), state["best"], float(state["least"])
         for weights in (self.best, state["student"]):
-            self.student.load_state_dict(weights)
-        self.average.module.load_state_dict(state["average"])
+            set_state_(self.student, weights)
+        set_state_(self.average.module, state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = _HISTORY.validate_python(state["history"])
 
