@@ -170,6 +170,33 @@ class Hooked(HoldsItself):
         self.act.register_forward_hook(lambda module, args, output: norm(output))
 
 
+class Default(HoldsItself):
+    """So does what a function takes where nothing else is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.act = lambda x, *, norm=self.norm: torch.relu(norm(x))
+
+
+class Nested(HoldsItself):
+    """A function in a list, that calls itself and another that uses them."""
+
+    def __init__(self):
+        super().__init__()
+        norm, self.conv2 = self.norm, nn.Conv2d(8, 8, 3)
+
+        def inner(x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(norm(x))
+
+        def again(x: torch.Tensor, left: int) -> torch.Tensor:
+            return again(x, left - 1) if left else self.conv2(inner(x))
+
+        self.steps = [again]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.steps[0](self.conv(x), 2)
+
+
 class HandsOn(HoldsItself):
     """A part of a function that uses them."""
 
@@ -182,6 +209,8 @@ WHOLE = {
     "a function": (HoldsItself, HoldsItself),
     "a hook": (Hooked, Hooked),
     "a part of a function": (HandsOn, HandsOn),
+    "a default": (Default, Default),
+    "functions in functions": (Nested, Nested),
     "data parallel": (HoldsItself, lambda: nn.DataParallel(HoldsItself())),
     "torch.compile": (HoldsItself, lambda: torch.compile(HoldsItself())),
 }
@@ -192,10 +221,11 @@ def test_no_layer_of_the_network_that_is_given_is_used_with_its_own_weights(kind
     make, given = WHOLE[kind]
     model = make().eval()
     nn.init.normal_(model.norm.running_mean), nn.init.uniform_(model.norm.weight)
-    small = small_of(model, "conv", (3, 8, 8))
+    small = small_of(model, "conv2" if make is Nested else "conv", (3, 8, 8))
     save(small, tmp_path / "out")
     again = load(tmp_path / "out", given())
     assert type(again) is make
+    nn.init.normal_(model.norm.running_mean)  # of no use to either
     with torch.no_grad():
         assert torch.equal(again(torch.ones(1, 3, 8, 8)), small(torch.ones(1, 3, 8, 8)))
 

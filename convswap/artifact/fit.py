@@ -6,13 +6,12 @@ from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import build_base, with_values
-from ..network.copies import check_finite
+from ..network.copies import check_finite, deep_copy
 from ..network.replace import install_
 from ..network.state import state_of
 from ..network.wrappers import unwrapped
 from ..record import Record
 from ..support.tensors import Entry, digests
-from .whole import whole_copy
 
 
 def architecture(
@@ -21,14 +20,14 @@ def architecture(
     """The structure of a converted network; its parameters have no values yet.
 
     Args:
-        model: the network before conversion, where it is not rebuilt by name; copied if it can be.
+        model: the network before conversion, where it is not rebuilt by name; it is copied.
     """
     if model is None:
         base = build_base(record.base, len(entries))
         held = {name: entry.bytes for name, entry in entries.items()}
         base = with_values(record.base, base, held) or base
     else:
-        base = whole_copy(unwrapped(model))
+        base = deep_copy(unwrapped(model))
     for plan in record.plans:
         install_(base, plan)
     return base

@@ -21,9 +21,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Args:
         model: the architecture before conversion, for a network of the user's own code (it is
-            copied, and its weights do not matter; where functions in it hold its own layers, which
-            a copy would go on using, it becomes the network that is loaded). timm's and
-            torchvision's are rebuilt by name.
+            copied, and its weights do not matter). timm's and torchvision's are rebuilt by name.
 
     Raises:
         ArtifactError: the folder is damaged, hostile, from a newer version, or needs `model`.

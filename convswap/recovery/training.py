@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from ..network.calls import Batch
-from ..network.copies import in_eval_mode
+from ..network.copies import deep_copy, in_eval_mode, parameters_of
 from ..network.state import set_state_, state_of
 from ..support.randomness import seeded
 from . import ranks
@@ -58,7 +58,9 @@ class Training:
         self.start = self.least = judge(student)
         self.optimizer = optimizer_for(self.student, lr)
         self.schedule = schedule_for(self.optimizer, steps)
-        self.average = ModelEmaV3(self.student, decay=DECAY)
+        # subtle: it would copy with Python's own means, which refuse some networks
+        self.average = ModelEmaV3(nn.ParameterList([next(parameters_of(student))]), decay=DECAY)
+        self.average.module = in_eval_mode(deep_copy(student))
         self.step = 0
         self.best = copy.deepcopy(state_of(self.student))
         self.history = [Judgement(0, steps, self.start, self.start, self.start)]
