@@ -12,17 +12,27 @@ from torch import Tensor, nn
 from ..forms import is_transposed
 
 
-def patches(layer: nn.Module, x: Tensor, step: Sequence[int], offset: Sequence[int]) -> Tensor:
+def patches(
+    layer: nn.Module,
+    x: Tensor,
+    step: Sequence[int],
+    offset: Sequence[int],
+    written: Sequence[int] | None = None,
+) -> Tensor:
     """What a layer reads: `[n, positions, groups, in * K]`, rows as in `weight.flatten(1)`.
 
     Every `step`-th output position is taken along each axis, from `offset` on.
+
+    Args:
+        written: the output's lengths, of a transposed layer that was told them; default: as its
+            settings say.
     """
     if isinstance(layer, nn.Linear):
         rows = x.reshape(len(x), -1, x.shape[-1])
         return rows[:, offset[0] :: step[0]].unsqueeze(2)
     stride = layer.stride
     if is_transposed(layer):
-        x, stride = _spread(layer, x), (1,) * len(stride)
+        x, stride = _spread(layer, x, written), (1,) * len(stride)
     elif isinstance(layer, Conv2dSame):
         x = pad_same(x, layer.kernel_size, layer.stride, layer.dilation)
     elif any(layer._reversed_padding_repeated_twice):
@@ -40,7 +50,7 @@ def patches(layer: nn.Module, x: Tensor, step: Sequence[int], offset: Sequence[i
     return x.movedim(3, 1).flatten(3)
 
 
-def _spread(layer: nn.Module, x: Tensor) -> Tensor:
+def _spread(layer: nn.Module, x: Tensor, written: Sequence[int] | None) -> Tensor:
     """What a transposed layer reads, with zeros put between the positions and around them, so
     that its kernel moves over it one by one."""
     lengths = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True)]
@@ -48,8 +58,10 @@ def _spread(layer: nn.Module, x: Tensor) -> Tensor:
     spread[(..., *(slice(None, None, s) for s in layer.stride))] = x
     pads = []
     for axis in reversed(range(len(lengths))):
-        start = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis]
-        pads += [start, start + layer.output_padding[axis]]
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+        start = reach - layer.padding[axis]
+        end = start + layer.output_padding[axis]
+        pads += [start, end if written is None else written[axis] + reach - start - lengths[axis]]
     return F.pad(spread, pads)
 
 
