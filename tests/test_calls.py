@@ -532,6 +532,8 @@ def test_odd_habits_are_lived_with(make):
     assert type(small) is make
     assert count(small, X) == made.planned
     assert record_of(small).plans[-1].damage_measured > 0
+    better = distill(small, model, [X, X.flip(0)], epochs=1, tell=lambda line: None)
+    assert type(better) is make
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 

@@ -141,6 +141,21 @@ def test_the_layers_row_has_the_class_settings_and_groups_of_the_layer(name: str
     assert row.weight.shape == layer.weight.shape
 
 
+@pytest.mark.parametrize("form", ["bottleneck", "channel", "spatial"])
+@pytest.mark.parametrize("size", [(9, 7), (10, 7), (10, 8)])
+def test_a_transposed_layer_may_be_told_what_size_to_write(size: tuple, form: str):
+    layer = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1).double().requires_grad_(False)
+    x = torch.randn(3, 4, 5, 4, dtype=torch.float64)
+    y = layer(x, size)
+    rows = patches(layer, x, (1, 1), (0, 0), size).mT.flatten(3)
+    got = rows @ kernel_of(layer).flatten(1).T + layer.bias
+    assert relative(got, outputs(layer, y, (1, 1), (0, 0))) < 1e-12
+    fits = GroupFits(weight_problems(layer), unit_of(layer))
+    rank = FORMS[form].full_rank(fits.kernel)
+    row = replaced(layer, form, rank, joined(fits.fit(form, rank, 0)))
+    assert relative(row(x, output_size=y.shape), y) < 1e-9
+
+
 # in networks
 
 
@@ -233,6 +248,19 @@ class UNet(nn.Module):
         return self.head(torch.cat([x, up], 1))
 
 
+class ToldSize(UNet):
+    """Up to whatever size was there before."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(24, 12, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        up = self.up(F.relu(self.down(x)), output_size=x.shape)
+        return self.head(torch.cat([x, F.relu(self.norm(up))], 1))
+
+
 class Generator(nn.Sequential):
     """Radford et al. 2016: from a vector to an image."""
 
@@ -264,6 +292,9 @@ NETWORKS = {
     ),
     "grouped": (Grouped, lambda: torch.randn(12, 3, 8, 8), {"reduce", "grouped", "expand"}),
     "u-net": (UNet, lambda: torch.randn(12, 3, 16, 16), {"stem", "down", "up", "head"}),
+    "told a size": (
+        ToldSize, lambda: torch.randn(12, 3, 16, 15), {"stem", "down", "up", "head"}
+    ),
     "generator": (Generator, lambda: torch.randn(60, 20, 1, 1), {"0", "3", "6", "8"}),
     "vocoder": (Vocoder, lambda: torch.randn(12, 10, 12), {"0", "2", "4", "6"}),
     "shared head": (SharedHead, lambda: torch.randn(12, 3, 16, 16), {"stem", "head"}),

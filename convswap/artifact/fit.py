@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import build_base, with_values
-from ..network.copies import check_finite
+from ..network.copies import check_finite, deep_copy
 from ..network.replace import install_
+from ..network.state import state_of
 from ..network.wrappers import unwrapped
 from ..record import Record
 from ..support.tensors import Entry, digests
-from .whole import whole_copy
 
 
 def architecture(
@@ -20,14 +20,14 @@ def architecture(
     """The structure of a converted network; its parameters have no values yet.
 
     Args:
-        model: the network before conversion, where it is not rebuilt by name; copied if it can be.
+        model: the network before conversion, where it is not rebuilt by name; it is copied.
     """
     if model is None:
         base = build_base(record.base, len(entries))
         held = {name: entry.bytes for name, entry in entries.items()}
         base = with_values(record.base, base, held) or base
     else:
-        base = whole_copy(unwrapped(model))
+        base = deep_copy(unwrapped(model))
     for plan in record.plans:
         install_(base, plan)
     return base
@@ -36,7 +36,7 @@ def architecture(
 def check_fit(model: nn.Module, held: dict[str, Entry], where: str) -> None:
     """Raise `ArtifactError` unless a file holds a network's tensors: all of them, no others, of
     these shapes and types, but for one floating type in the place of another throughout."""
-    aliases, state = aliases_of(model), state_of(model)
+    aliases, state = aliases_of(model), checked_state(model)
     wanted = {name: Entry.of(tensor) for name, tensor in state.items() if name not in aliases}
     held = {name: entry for name, entry in held.items() if name not in aliases}
     both = wanted.keys() & held.keys()
@@ -78,15 +78,16 @@ def check_values(model: nn.Module, where: str) -> None:
         raise ArtifactError(str(error), where=where) from None
 
 
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    state = model.state_dict()
+def checked_state(model: nn.Module) -> dict[str, Tensor]:
+    """All tensors of a network; raises `ArtifactError` unless they could be loaded again."""
+    state = state_of(model)
     if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ArtifactError(f"{odd[0]} of the network is no tensor: it cannot be kept in a file")
     own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     wrong = [name for name in state if not _is_there(model, name)] or sorted(own - state.keys())
     if wrong:
         raise ArtifactError(
-            f"{type(model).__name__}.state_dict() renames or leaves out {wrong[0]}, which could "
+            f"{type(model).__name__} keeps {wrong[0]} under another name, or not at all: it could "
             "not be loaded again",
             do="name tensors as PyTorch does",
         )
@@ -97,7 +98,7 @@ def aliases_of(model: nn.Module) -> dict[str, str]:
     """Names of parameters and buffers that are the same as one named before -> that name."""
     first: dict[int, str] = {}
     same = {}
-    for name in state_of(model):
+    for name in checked_state(model):
         owner, attribute = place_of(model, name)
         kept = first.setdefault(id(getattr(owner, attribute, name)), name)  # or an extra state
         if kept != name:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import ArtifactError, ConvswapError
 from ..network.calls import example_of
 from ..network.copies import dry_run, in_eval_mode
+from ..network.state import set_state_
 from ..record import Base, remember
 from ..support.files import is_there
 from ..support.tensors import read_tensors
@@ -24,9 +25,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Args:
         model: the architecture before conversion, for a network of the user's own code (it is
-            copied, and its weights do not matter; where functions in it hold its own layers, which
-            a copy would go on using, it becomes the network that is loaded). timm's and
-            torchvision's are rebuilt by name.
+            copied, and its weights do not matter). timm's and torchvision's are rebuilt by name.
 
     Raises:
         ArtifactError: the folder is damaged, hostile, from a newer version, or needs `model`.
@@ -52,7 +51,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     aliases = aliases_of(restored)
     for name, kept in aliases.items():
         state[name] = state[kept]
-    restored.load_state_dict(state, assign=True)
+    set_state_(restored, state, assign=True)
     for name, kept in aliases.items():  # tie again what was tied
         setattr(*place_of(restored, name), getattr(*place_of(restored, kept)))
     check_values(restored, str(weights))

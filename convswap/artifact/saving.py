@@ -30,7 +30,7 @@ from .description import (
     staged_as,
     weights_of,
 )
-from .fit import aliases_of, architecture, check_fit, check_values, state_of
+from .fit import aliases_of, architecture, check_fit, check_values, checked_state
 from .timm_net import CONFIG, config_of, is_config
 
 
@@ -64,8 +64,11 @@ def save(
     check_ours(folder, DESCRIPTION)
     _check_no_links(folder)
     aliases = aliases_of(model)
-    state = {name: tensor.detach().contiguous().cpu() for name, tensor in state_of(model).items()
-             if name not in aliases}  # fmt: skip
+    state = {
+        name: tensor.detach().contiguous().cpu()
+        for name, tensor in checked_state(model).items()
+        if name not in aliases
+    }
     check_values(model, str(folder))
     record = record.model_copy(update={"base": _portable(_rebuilding(model, record), folder)})
     try:
@@ -163,7 +166,7 @@ def _rebuilding(model: nn.Module, record: Record) -> Base:
 
 
 def _rebuilds(model: nn.Module, base: Base, record: Record) -> bool:
-    entries = {name: Entry.of(tensor) for name, tensor in state_of(model).items()}
+    entries = {name: Entry.of(tensor) for name, tensor in checked_state(model).items()}
     try:
         base = Base.model_validate_json(base.model_dump_json())
         rebuilt = architecture(record.model_copy(update={"base": base}), entries)

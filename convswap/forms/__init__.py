@@ -24,12 +24,20 @@ from . import blueprint, bottleneck, channel, separable, spatial, tucker
 from .dense import PLAIN, REPLACEABLE, TRANSPOSED, is_transposed, kernel_of, turned, unit_of
 from .layer import Kernel, Layer, in_groups
 from .least_squares import Fitted, LeastSquares
-from .replacement import Factorized, become_, build, check_pads, write_, write_kernel_
+from .replacement import (
+    Factorized,
+    become_,
+    build,
+    check_pads,
+    in_a_row,
+    write_,
+    write_kernel_,
+)
 
 __all__ = [
     "FORMS", "PLAIN", "REPLACEABLE", "TRANSPOSED", "Factorized", "Form", "Kernel", "Layer", "Rank",
-    "become_", "build", "check_pads", "check_rank", "in_groups", "is_transposed", "kernel_of",
-    "ranks", "turned", "unit_of", "write_", "write_kernel_",
+    "become_", "build", "check_pads", "check_rank", "in_a_row", "in_groups", "is_transposed",
+    "kernel_of", "ranks", "turned", "unit_of", "write_", "write_kernel_",
 ]  # fmt: skip
 
 

@@ -75,6 +75,28 @@ class Factorized(nn.Sequential):
             return turned(kernel, groups) if is_transposed(self) else kernel
 
 
+class TransposedRow(Factorized):
+    """The same for one that is transposed, which may be told what size to write."""
+
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """`output_size`: as of `nn.ConvTranspose2d`."""
+        if output_size is None:
+            return super().forward(x)
+        for layer in self:
+            if not is_transposed(layer):
+                x = layer(x)
+                continue
+            axes = zip(x.shape[-len(layer.stride) :], layer.kernel_size, layer.stride,
+                       output_size[-len(layer.stride) :], strict=True)  # fmt: skip
+            x = layer(x, [n if (k, s) == (1, 1) else wanted for n, k, s, wanted in axes])
+        return x
+
+
+def in_a_row(layers: OrderedDict[str, nn.Module], dense: nn.Module) -> Factorized:
+    """Layers as one that stands in for `dense`."""
+    return (TransposedRow if is_transposed(dense) else Factorized)(layers, dense)
+
+
 def build(
     layers: Sequence[Layer],
     dense: nn.Module,
@@ -104,7 +126,7 @@ def build(
             settings |= {"groups": layer.groups, **geometry}
         module = nn.utils.skip_init(kind, *shape, **settings)
         made[layer.name] = module.requires_grad_(dense.weight.requires_grad)
-    row = Factorized(made, dense).train(dense.training)
+    row = in_a_row(made, dense).train(dense.training)
     last = _CHANNELS_LAST.get(dense.weight.dim())
     if last and dense.weight.is_contiguous(memory_format=last) and not dense.weight.is_contiguous():
         row = row.to(memory_format=last)

@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
 from .calls import Batch
+from .functions import rebind_
+from .state import state_of
 from .thread_state import preserved
 
 Found = TypeVar("Found")
@@ -41,14 +43,20 @@ def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Mod
                 if isinstance(leaf, Tensor) and not leaf.is_leaf:
                     memo.setdefault(id(leaf), leaf.detach().clone())
     try:
-        return copy.deepcopy(model, dict(memo))
+        return _copied(model, dict(memo))
     except TypeError:  # locks, open files, writers of logs: the copy holds the same
         for value in _not_copied(model, memo):
             memo[id(value)] = value
     try:
-        return copy.deepcopy(model, memo)
+        return _copied(model, memo)
     except TypeError as error:
         raise ModelError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
+
+
+def _copied(model: nn.Module, memo: dict[int, object]) -> nn.Module:
+    made = copy.deepcopy(model, memo)
+    rebind_(made, memo)
+    return made
 
 
 def _not_copied(model: nn.Module, memo: dict[int, object]) -> list[object]:
@@ -202,7 +210,7 @@ def check_finite(model: nn.Module) -> None:
         )
     ranges = {
         name: [end.item() for end in tensor.float().aminmax()]
-        for name, tensor in model.state_dict().items()
+        for name, tensor in state_of(model).items()
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel()
     }
     for what, bad in (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..forms import Factorized, become_
+from ..forms import become_, in_a_row
 from .calls import Batch
 from .copies import deep_copy, first_line
 from .watch import Watcher, watch
@@ -53,7 +53,7 @@ def _problem(
         conv = changed.get_submodule(path)
         itself = type(conv).__new__(type(conv))  # subtle: copy.copy refuses parametrised modules
         itself.__dict__ = dict(vars(conv))
-        become_(conv, Factorized(OrderedDict(itself=itself), conv))
+        become_(conv, in_a_row(OrderedDict(itself=itself), conv))
     try:
         after = watch(changed, example, before.paths)
     except Exception as error:

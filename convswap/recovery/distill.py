@@ -21,6 +21,7 @@ from ..network.layout import lay_out_, run_with_channels_last
 from ..network.match import Match, Pick, find_match
 from ..network.outputs import Reference, output_kind
 from ..network.running import output_of
+from ..network.state import set_state_
 from ..network.wrappers import unwrapped
 from ..plans import Kind
 from ..record import planned_output, record_of
@@ -169,7 +170,7 @@ def distill(
         if ranks.several() or not training.gained:
             raise
         tell(f"training ended at step {training.step}, the best so far is kept: {error}")
-    student.load_state_dict(training.best)
+    set_state_(student, training.best)
     lay_out_(student, last=False)
     for parameter in thawed:
         parameter.requires_grad_(False)

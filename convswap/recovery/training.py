@@ -15,7 +15,8 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from ..network.calls import Batch
-from ..network.copies import in_eval_mode
+from ..network.copies import deep_copy, in_eval_mode, parameters_of
+from ..network.state import set_state_, state_of
 from ..support.randomness import seeded
 from . import ranks
 from .judging import Judge, Judgement
@@ -61,9 +62,11 @@ class Training:
         self.start = self.least = judge(student)
         self.optimizer = optimizer_for(self.student, lr)
         self.schedule = schedule_for(self.optimizer, steps)
-        self.average = ModelEmaV3(self.student, decay=DECAY)
+        # subtle: it would copy with Python's own means, which refuse some networks
+        self.average = ModelEmaV3(nn.ParameterList([next(parameters_of(student))]), decay=DECAY)
+        self.average.module = in_eval_mode(deep_copy(student))
         self.step = 0
-        self.best = copy.deepcopy(self.student.state_dict())
+        self.best = copy.deepcopy(state_of(self.student))
         start = self.start
         self.history = [Judgement(0, steps, start, start, start, **further(student))]
         self._meter = _Meter()
@@ -117,7 +120,7 @@ class Training:
         self.least = min(self.least, verdicts[name])
         most = self.start - self.least
         if verdicts[name] < self.start and self.start - verdicts[name] >= (1 - self.noise) * most:
-            kept, self.best = verdicts[name], copy.deepcopy(networks[name].state_dict())
+            kept, self.best = verdicts[name], copy.deepcopy(state_of(networks[name]))
         lr = self.schedule._get_lr(self.step)[0]
         with seeded(seed):
             means |= self.further(networks[name])
@@ -132,8 +135,8 @@ class Training:
             "lr": self.lr,
             "steps": self.steps,
             "step": self.step,
-            "student": self.student.state_dict(),
-            "average": self.average.module.state_dict(),
+            "student": state_of(self.student),
+            "average": state_of(self.average.module),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "least": self.least,
@@ -144,8 +147,8 @@ class Training:
         """Take over the `state` of another process; whatever is raised, it is damaged."""
         self.step, self.best, self.least = int(state["step"]), state["best"], float(state["least"])
         for weights in (self.best, state["student"]):
-            self.student.load_state_dict(weights)
-        self.average.module.load_state_dict(state["average"])
+            set_state_(self.student, weights)
+        set_state_(self.average.module, state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = _HISTORY.validate_python(state["history"])
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..network.calls import Batch
+from ..network.state import set_state_, state_of
 from . import ranks
 from .judging import Judge
 from .passes import steps
@@ -59,7 +60,7 @@ class Trials:
 
     def _tried(self, lr: float, judge: Judge) -> tuple[float, float, float]:
         """The judge's verdicts before and after a few steps, and how many seconds one takes."""
-        before = copy.deepcopy(self.student.state_dict())
+        before = copy.deepcopy(state_of(self.student))
         trial = Training(self.task, self.student, judge, lr, 4 * STEPS)
         began = time.perf_counter()
         for step, batch in steps(self.batches, self.seed, 0, STEPS):
@@ -67,6 +68,6 @@ class Trials:
                 break
         seconds = (time.perf_counter() - began) / max(trial.step, 1)
         reached = judge(self.student) if trial.step == STEPS else math.inf
-        self.student.load_state_dict(before)
+        set_state_(self.student, before)
         fresh(self.student)
         return trial.start, reached, seconds

@@ -106,7 +106,7 @@ def _rows(network: nn.Module, module: nn.Module) -> dict[str, nn.Sequential] | N
 
 
 def _in_a_row(module: nn.Module) -> Iterator[nn.Module]:
-    if type(module) not in (nn.Sequential, Factorized):
+    if type(module) is not nn.Sequential and not isinstance(module, Factorized):
         yield module
         return
     for child in module:

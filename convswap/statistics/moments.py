@@ -151,7 +151,7 @@ class Moments:
         row = 4 * unit_of(self.layer).patch * y[0, ..., 0].numel()
         some = max(PATCH_BYTES // row, 1)
         for inputs, wanted in zip(x.split(some), y.split(some), strict=True):
-            self._add(patches(self.layer, inputs, step, offset).flatten(3).float(), wanted)
+            self._add(patches(self.layer, inputs, step, offset, axes).flatten(3).float(), wanted)
 
     def _add(self, x: Tensor, y: Tensor) -> None:
         """Patches `[n, positions, groups, D]` and outputs of some images."""

@@ -12,18 +12,28 @@ from torch import Tensor, nn
 from ..forms import is_transposed
 
 
-def patches(layer: nn.Module, x: Tensor, step: Sequence[int], offset: Sequence[int]) -> Tensor:
+def patches(
+    layer: nn.Module,
+    x: Tensor,
+    step: Sequence[int],
+    offset: Sequence[int],
+    written: Sequence[int] | None = None,
+) -> Tensor:
     """What a layer reads: `[n, positions, groups, K, in]`.
 
     Every `step`-th output position is taken along each axis, from `offset` on. Channels come last:
     so they lie in memory where the network runs with channels last, and are copied in long runs.
+
+    Args:
+        written: the output's lengths, of a transposed layer that was told them; default: as its
+            settings say.
     """
     if isinstance(layer, nn.Linear):
         rows = x.reshape(len(x), -1, x.shape[-1])
         return rows[:, offset[0] :: step[0], None, None]
     stride = layer.stride
     if is_transposed(layer):
-        x, stride = _spread(layer, x), (1,) * len(stride)
+        x, stride = _spread(layer, x, written), (1,) * len(stride)
     elif isinstance(layer, Conv2dSame):
         x = pad_same(x, layer.kernel_size, layer.stride, layer.dilation)
     elif any(layer._reversed_padding_repeated_twice):
@@ -41,7 +51,7 @@ def patches(layer: nn.Module, x: Tensor, step: Sequence[int], offset: Sequence[i
     return x.movedim(2 + axes, -1).flatten(2 + axes, -2).flatten(1, axes)
 
 
-def _spread(layer: nn.Module, x: Tensor) -> Tensor:
+def _spread(layer: nn.Module, x: Tensor, written: Sequence[int] | None) -> Tensor:
     """What a transposed layer reads, with zeros put between the positions and around them, so
     that its kernel moves over it one by one."""
     lengths = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True)]
@@ -49,8 +59,10 @@ def _spread(layer: nn.Module, x: Tensor) -> Tensor:
     spread[(..., *(slice(None, None, s) for s in layer.stride))] = x
     pads = []
     for axis in reversed(range(len(lengths))):
-        start = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis]
-        pads += [start, start + layer.output_padding[axis]]
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+        start = reach - layer.padding[axis]
+        end = start + layer.output_padding[axis]
+        pads += [start, end if written is None else written[axis] + reach - start - lengths[axis]]
     return F.pad(spread, pads)
 
 

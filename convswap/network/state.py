@@ -1,0 +1,25 @@
+"""All that a network holds, by name: some networks' own `state_dict` renames or leaves out, and
+their `load_state_dict` takes no more than they need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer that is to be kept, named as PyTorch does, without a copy."""
+    state: dict[str, Tensor] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        module._save_to_state_dict(state, f"{path}." if path else "", keep_vars=False)
+    return state
+
+
+def set_state_(model: nn.Module, state: Mapping[str, Tensor], assign: bool = False) -> None:
+    """Give a network what `state_of` gave, in place.
+
+    Args:
+        assign: put these tensors in, in place of copying their values.
+    """
+    nn.Module.load_state_dict(model, state, assign=assign)
