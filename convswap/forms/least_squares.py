@@ -134,7 +134,14 @@ class LeastSquares:
         penalty = ridge * self.moment.diagonal().mean().item()
         leaves = [f.detach().clone().requires_grad_() for f in factors]
 
+        seen_at: list[Tensor] = []  # the factors that were looked at last, and their error
+        error = torch.tensor(math.inf)
+
         def closure() -> Tensor:
+            nonlocal seen_at, error
+            if seen_at and all(map(torch.equal, leaves, seen_at)):
+                return error  # ten steps more start where ten have ended
+            seen_at = [leaf.detach().clone() for leaf in leaves]
             for leaf in leaves:
                 leaf.grad = None
             with torch.enable_grad():
@@ -143,7 +150,8 @@ class LeastSquares:
                 mix = seen.mix(penalty)
                 scaled = mix * (2 / self.energy)
                 torch.autograd.backward([seen.gram, seen.wanted], [scaled.T @ mix, -scaled])
-                return 1 - (seen.wanted * mix).sum() / self.energy
+                error = 1 - (seen.wanted * mix).sum() / self.energy
+            return error
 
         if steps:
             optimizer = torch.optim.LBFGS(
@@ -152,10 +160,10 @@ class LeastSquares:
             )  # fmt: skip
             last = math.inf
             for _ in range(-(-steps // CHUNK)):
-                error = optimizer.step(closure).item()  # where these steps started
-                if error > (1 - LEAST_GAIN) * last:
+                start = optimizer.step(closure).item()  # the error where these steps started
+                if start > (1 - LEAST_GAIN) * last:
                     break
-                last = error
+                last = start
         factors = [leaf.detach() for leaf in leaves]
         seen = self._seen(times(*factors))
         mix = seen.mix(penalty)

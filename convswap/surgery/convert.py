@@ -67,14 +67,15 @@ def convert(
     dense = baked(model, seen.plain)
     if plan.fit == "weight":
         _fit_to_weights(dense, small, plan, seen.replaceable, progress)
-    else:
-        with in_fastest_layout([dense, small], batches) as images:
-            _fit_to_images(dense, small, plan, seen.replaceable, images, progress)
     if batches:
-        rest, held = held_back(batches)
-        reference = Reference(model, held, plan.output or output_kind(model, batches))
-        settle_batch_norm_(small, rest, reference)
-        plan = _judged(plan, reference.distance(small))
+        kind = plan.output or output_kind(model, batches)
+        with in_fastest_layout([dense, small], batches) as images:
+            if plan.fit != "weight":
+                _fit_to_images(dense, small, plan, seen.replaceable, images, progress)
+            rest, held = held_back(images)
+            reference = Reference(dense, held, kind)
+            settle_batch_norm_(small, rest, reference)
+            plan = _judged(plan, reference.distance(small))
     return remember(small, plans=(*record_of(model).plans, plan))
 
 
