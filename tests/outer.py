@@ -8,7 +8,8 @@ import json
 import re
 import sys
 import tarfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,25 @@ def fail(*arguments: object, code: int = 2) -> str:
     assert last.startswith("error: "), done.err
     assert not any("error" in line.lower() or "Traceback" in line for line in before), done.err
     return last
+
+
+@contextlib.contextmanager
+def frugal(seconds: float = 2.0, megabytes: int = 300) -> Iterator[None]:
+    """What happens inside takes no more processor time, and no more memory on top of what the
+    process holds (where the system tells: Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+    held, start = _memory("VmRSS"), time.process_time()
+    yield
+    assert time.process_time() - start < seconds
+    assert _memory("VmHWM") - held < megabytes
+
+
+def _memory(kind: str) -> float:
+    """Megabytes of this process."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else ()
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(kind)), 0.0)
 
 
 def commands(app: App = cli.app, words: tuple[str, ...] = ()) -> dict[str, App]:

@@ -23,6 +23,7 @@ from outer import (
     SIZE,
     converted,
     fail,
+    frugal,
     names,
     narrow_resnet,
     succeed,
@@ -36,6 +37,7 @@ from outer import (
 from safetensors.torch import load_file, save_file
 
 from convswap import ConvswapError, load, save
+from convswap.artifact.description import read_description, staged_as
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and links are POSIX")
 
@@ -167,7 +169,33 @@ def _choice(**changes):
     return lambda content: _choices(content)[0].update(changes)
 
 
+def _weights(name):
+    return lambda content: content["record"]["base"].update(weights=name, sha256="0" * 64)
+
+
+def _time(**changes):
+    known = {"target": "eager", "threads": 1, "device": "cpu", "dtype": "float32", "batch": 1,
+             "ms_dense": 1.0, "ms": 1.0, "ms_predicted": 1.0}  # fmt: skip
+    return lambda content: content["record"]["plans"][0].update(latency=known | changes)
+
+
+def _large_and_unfit(content):
+    content["record"]["preprocess"].update(input_size=[3, 3000, 3000])
+    _choices(content)[0].update(pads=[0, 0])  # smaller than the shortcut it is added to
+
+
 HOSTILE = {
+    "a padding without end": _choice(pads=[1 << 20, 1 << 20]),
+    "a padding that takes away": _choice(pads=[-1, -1]),
+    "a padding of one axis": _choice(pads=[0]),
+    "a large input that does not fit": _large_and_unfit,
+    "a time too short to be one": _time(ms_dense=5e-324, ms=1e12),
+    "a seed of thousands of digits": _weights("seed:" + "9" * 5000),
+    "a seed that is no number": _weights("seed:x"),
+    "notes within notes": lambda content: content.update(
+        provenance={"x": json.loads("[" * 200 + "]" * 200)}),
+    "a network that warns": lambda content: content["record"]["base"].update(
+        name="torchvision:googlenet", kwargs={}),
     "a depth without end": _vit(depth=1 << 20),
     "a depth of thousands": _vit(depth=8000),
     "a width without end": _vit(embed_dim=1 << 20),
@@ -202,19 +230,36 @@ def test_a_hostile_folder_is_refused_quickly_and_in_one_line(change, artifact, t
     del content["digest"], content["tensors"]
     change(content)
     (tmp_path / "art" / "convswap.json").write_text(json.dumps(content))
-    with pytest.raises(ConvswapError) as caught:
+    with pytest.raises(ConvswapError) as caught, frugal():
         load(tmp_path / "art")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) <= 2000
+    assert "warn" not in str(caught.value).lower()
+    assert "future" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "..", "", "/dev/zero", "\x1b[2J", "/etc"])
+def test_the_name_of_the_weights_before_can_be_anything(name, artifact, tmp_path):
+    shutil.copytree(artifact[0], tmp_path / "art")
+    content = json.loads((tmp_path / "art" / "convswap.json").read_text())
+    del content["digest"]
+    _weights(name)(content)
+    (tmp_path / "art" / "convswap.json").write_text(json.dumps(content))
+    with frugal():
+        assert torch.equal(load(tmp_path / "art")(artifact[1]), artifact[2])
+    write_images(tmp_path / "data", each=1, size=(32, 32))
+    assert "weights" in fail("report", tmp_path / "art", "--data", tmp_path / "data")
 
 
 @posix
-@pytest.mark.parametrize("name", ["convswap.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["convswap.json", "model.safetensors", "staged"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "sparse"])
 def test_only_regular_files_of_a_sane_size_are_read(kind, name, artifact, tmp_path):
     shutil.copytree(artifact[0], tmp_path / "art")
+    staged = staged_as(read_description(artifact[0]).digest)
+    name = staged if name == "staged" else name
     path = tmp_path / "art" / name
-    path.unlink()
+    path.unlink(missing_ok=True)
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "device":
@@ -222,8 +267,18 @@ def test_only_regular_files_of_a_sane_size_are_read(kind, name, artifact, tmp_pa
     else:
         with path.open("wb") as file:
             file.truncate(8 << 30)
-    with pytest.raises(ConvswapError, match=name):
+    with pytest.raises(ConvswapError, match=name), frugal():
         load(tmp_path / "art")
+
+
+@posix
+def test_what_another_run_had_staged_is_not_even_opened(artifact, tmp_path):
+    shutil.copytree(artifact[0], tmp_path / "art")
+    os.mkfifo(tmp_path / "art" / staged_as("0" * 64))
+    network = load(tmp_path / "art")
+    assert torch.equal(network(artifact[1]), artifact[2])
+    save(network, tmp_path / "art", force=True)
+    assert not [name for name in names(tmp_path / "art") if name.startswith(".")]
 
 
 def _value(name: str, value: float):
@@ -385,9 +440,13 @@ def test_weights_that_had_not_followed_their_description_are_found(artifact, tmp
     network = load(artifact[0])
     network.fc.bias.data += 1
     save(network, tmp_path / "new")
-    (tmp_path / "new" / "model.safetensors").rename(tmp_path / "art" / ".model.safetensors.new")
+    staged = staged_as(read_description(tmp_path / "new").digest)
+    (tmp_path / "new" / "model.safetensors").rename(tmp_path / "art" / staged)
     (tmp_path / "new" / "convswap.json").replace(tmp_path / "art" / "convswap.json")
     assert torch.equal(load(tmp_path / "art").fc.bias, network.fc.bias)
+    save(load(tmp_path / "art"), tmp_path / "art", force=True)
+    assert torch.equal(load(tmp_path / "art").fc.bias, network.fc.bias)
+    assert staged not in names(tmp_path / "art")
 
 
 def test_force_keeps_the_users_files_in_the_folder(artifact, tmp_path):

@@ -13,7 +13,7 @@ from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from convswap import Budget, convert, count, find_sites, load, plan, save
+from convswap import Budget, Plan, convert, count, find_sites, load, plan, save
 from convswap.network.bake import bake, padding_of
 from convswap.network.cost import Size
 
@@ -98,6 +98,8 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "masked": lambda: Masked(6, 8, 3, **CONV),
     "grouped": lambda: parametrizations.weight_norm(nn.Conv2d(6, 8, 3, groups=2, **CONV)),
     "1-d": lambda: parametrizations.weight_norm(nn.Conv1d(6, 8, 3, **CONV)),
+    "1-d, same": lambda: parametrizations.weight_norm(nn.Conv1d(6, 8, 4, padding="same")),
+    "valid": lambda: parametrizations.weight_norm(nn.Conv2d(6, 8, 3, padding="valid")),
     "3-d": lambda: parametrizations.weight_norm(nn.Conv3d(6, 8, 3, **CONV)),
     "linear": lambda: Normed(6, 8),
     "pruned": lambda: prune.l1_unstructured(nn.Conv2d(6, 8, 3, **CONV), "weight", 0.3),
@@ -208,6 +210,17 @@ def test_padding_by_tensorflows_rule_is_part_of_the_plan():
     [choice] = [c for c in plan(model, batches, Budget(macs=0.4)).choices if c.site == "layer"]
     assert choice.pads == "same"
     assert padding_of(nn.Conv2d(1, 1, 3, padding=1)) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["1-d, same", "valid"])
+def test_padding_in_words_survives_the_file_of_a_plan(name, tmp_path):
+    model, batches = around(name), image_batches((3, 8, 8))
+    made = plan(model, batches, Budget(macs=0.6))
+    made.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == made
+    small = convert(model, made, batches)
+    assert "layer" in [choice.site for choice in made.choices]
+    assert small(batches[0]).shape == model(batches[0]).shape
 
 
 @pytest.mark.parametrize("name", ["resnetv2_50x1_bit", "nf_resnet26", "dm_nfnet_f0"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from outer import frugal
 
 from convswap import ConvswapError
 from convswap.plans import Budget
@@ -215,10 +216,13 @@ def test_a_recipe_is_a_mapping(content, minimal):
         recipe.load(minimal)
 
 
-@pytest.mark.parametrize("content", [b"a: [1", b"a: b: c", b"\xff\xfe\x00", b"\ta: 1", b"a: \x00"])
-def test_a_file_that_is_no_yaml_is_refused(content, minimal):
+@pytest.mark.parametrize("content", [
+    b"a: [1", b"a: b: c", b"\xff\xfe\x00", b"\ta: 1", b"a: \x00", b"a: " + b"[" * 5000,
+    b"a: " + b"[ {" * 5000, b"a: " + b"{b: " * 5000, b"- " * 5000, b"#" * (1 << 17),
+])  # fmt: skip
+def test_a_file_that_is_no_yaml_is_refused_at_once(content, minimal):
     minimal.write_bytes(content)
-    with pytest.raises(ConvswapError, match="cannot read recipe"):
+    with pytest.raises(ConvswapError, match="cannot read recipe"), frugal():
         recipe.load(minimal)
 
 

@@ -155,6 +155,9 @@ def test_figures_that_are_not_known_do_not_hide_those_that_are(folder):
 
 @pytest.mark.parametrize(("name", "content"), [
     ("report.json", "[]"), ("report.json", '{"dense": {"ms": NaN}}'), ("report.json", "{"),
+    ("report.json", '{"dense": {"ms": 1e-300}}'), ("report.json", '{"dense": {"macs": 1e300}}'),
+    ("history.json", '[{"step": 1, "trained": NaN, "averaged": 1, "best": 1}]'),
+    ("history.json", '[{"step": 1, "trained": 1e300, "averaged": 1, "best": 1}]'),
     ("history.json", "{}"), ("history.json", "[]"), ("history.json", '[{"step": 1}]'),
     ("history.json", '[{"step": "x"}]'),
 ])  # fmt: skip

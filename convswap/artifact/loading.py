@@ -89,6 +89,6 @@ def _located(base: Base, folder: Path) -> Base:
     near = named if not named.is_absolute() and ".." not in named.parts else Path(named.name)
     for path in (folder.parent / near, folder / near.name, folder.parent / near.name, near,
                  Path(near.name)):  # fmt: skip
-        if is_there(path):
+        if path.name not in ("", "..") and is_there(path):
             return base.model_copy(update={"weights": str(path.absolute())})
     return base.model_copy(update={"weights": near.name})
