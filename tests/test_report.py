@@ -111,6 +111,7 @@ def test_nothing_of_a_folder_becomes_markup(folder):
     content = json.loads(path.read_text())
     plan = content["record"]["plans"][0]
     plan["choices"][0] |= {"site": EVIL, "form": EVIL}
+    plan["notes"] = [EVIL, "a busy day"]
     plan["latency"] = {"target": EVIL, "threads": 1, "device": EVIL, "dtype": EVIL, "batch": 1,
                        "ms_dense": 2.0, "ms": 1.0, "ms_predicted": 1.0}  # fmt: skip
     content["provenance"] = {"command": EVIL, "data": EVIL, EVIL: {EVIL: EVIL},
@@ -122,6 +123,7 @@ def test_nothing_of_a_folder_becomes_markup(folder):
     assert "<script" not in page
     assert "<img" not in page
     assert "&lt;script&gt;" in page
+    assert "a busy day" in page
     assert page.count("<style>") == 1
 
 

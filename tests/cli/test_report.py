@@ -43,7 +43,7 @@ def test_an_image_in_and_an_image_out_are_shown_side_by_side(here):
     succeed("convert", *model, "--data", "flat", "--macs", "0.6", "--out", "painted")
     succeed("report", "painted", "--model", "model.py:painter", "--data", "flat")
     page = Path("painted/report.html").read_text()
-    assert page.count("<figcaption>converted</figcaption>") == page.count("<li>\n<div>") > 0
+    assert page.count("<figcaption>after</figcaption>") == page.count("<li>\n<div>") > 0
     assert "convswap convert model.py:painter" in page
 
 
