@@ -522,18 +522,44 @@ class Scaled(OneInput):
         return super().forward(x * self.scale.float())
 
 
-@pytest.mark.parametrize("make", [Locked, Forgetful, HeadOnly, Counting, Draws, Spectrum, Scaled])
-def test_odd_habits_are_lived_with(make):
+class Normed(OneInput):
+    """Its batch norm has seen something, and a hook runs with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+        nn.init.normal_(self.norm.running_mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.norm(torch.tanh(self.first(x))))
+
+
+def traced() -> nn.Module:
+    """Copies of it come back in train mode, and without what was attached."""
+    model = torch.fx.symbolic_trace(Normed().eval())
+    model.register_forward_hook(lambda module, args, output: 2 * output)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make", [traced, Locked, Forgetful, HeadOnly, Counting, Draws, Spectrum, Scaled]
+)
+def test_odd_habits_are_lived_with(make, tmp_path):
     model = make()
     model.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     made = plan(model, [X, X.flip(0)], Budget(macs=0.6))
     small = convert(model, made, [X, X.flip(0)])
-    assert type(small) is make
+    assert type(small) is type(model) or make is traced
+    assert not any(module.training for module in small.modules())
     assert count(small, X) == made.planned
     assert record_of(small).plans[-1].damage_measured > 0
     better = distill(small, model, [X, X.flip(0)], epochs=1, tell=lambda line: None)
-    assert type(better) is make
+    assert record_of(better).plans
+    save(better, tmp_path / "out")
+    again = load(tmp_path / "out", make())
+    if make is not Draws:
+        assert torch.equal(again(X), better(X))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 

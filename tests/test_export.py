@@ -211,6 +211,41 @@ def test_batch_norms_of_a_program_are_folded_where_they_can_be(tmp_path):
             assert (program.module()(x) - model(x)).abs().max() < 1e-5
 
 
+class Finds(nn.Module):
+    """Puts out as many rows as it finds, and goes on by their number."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        rows = self.conv(x).movedim(1, 3)[0].flatten(0, 1)
+        found = rows[rows[:, 0] > 0]
+        return found if len(found) else rows[:1]
+
+
+class Turns(Finds):
+    """Goes two ways."""
+
+    def forward(self, x):
+        return self.conv(x) if x.mean() > 0 else -self.conv(x)
+
+
+def test_what_a_network_finds_may_vary_in_number(images, tmp_path, capfd):
+    assert export_onnx(Finds().eval(), images, tmp_path / "n.onnx", batch=1) < 1e-4
+    with pytest.raises(ConvswapError, match="cannot write a program of the network: Could not"):
+        export_program(Finds().eval(), images, tmp_path / "n.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["n.onnx"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_way_that_other_images_do_not_take_is_not_written(images, tmp_path):
+    both = torch.stack([images[0].abs(), -images[1].abs()])
+    with pytest.raises(ConvswapError, match="outputs differ from PyTorch's"):
+        export_onnx(Turns().eval(), both, tmp_path / "n.onnx", batch=1)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("write", [export_onnx, export_program])
 def test_several_outputs_are_all_compared(write, tmp_path):
     model, size = tiny("two outputs")

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
@@ -55,8 +56,20 @@ def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Mod
 
 def _copied(model: nn.Module, memo: dict[int, object]) -> nn.Module:
     made = copy.deepcopy(model, memo)
+    for path, module in model.named_modules():
+        if isinstance(module, GraphModule):
+            _restore_(made.get_submodule(path), module, memo)
     rebind_(made, memo)
     return made
+
+
+def _restore_(made: GraphModule, module: GraphModule, memo: dict[int, object]) -> None:
+    """What a copy of a traced network has forgotten: modes, hooks, and what was attached to it."""
+    for name, value in vars(module).items():
+        if name not in vars(made) or (name.endswith("_hooks") and value):
+            vars(made)[name] = copy.deepcopy(value, memo)
+    for path, each in made.named_modules():
+        each.training = module.get_submodule(path).training
 
 
 def _not_copied(model: nn.Module, memo: dict[int, object]) -> list[object]:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from ..errors import ConvswapError, one_line
 from ..network.copies import deep_copy, first_line, in_eval_mode
 from ..support.files import new_file
-from ..support.quiet import quiet, silent_stdout
+from ..support.quiet import quiet, silent_streams
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -57,14 +57,16 @@ def export_onnx(
     """
     model, images = on_cpu(model), images.cpu()
     free = free_axes(batch, free_size)
-    if batch is not None:
-        images = images[torch.arange(batch) % len(images)]
-    tried = [images]
+    if batch is None:
+        tried = [images[:2], images[:1], images]
+    else:
+        rounds = -(-len(images) // batch)
+        tried = [*images[torch.arange(rounds * batch) % len(images)].split(batch)]
     if free_size:
         height, width = images.shape[2:]
-        tried.append(F.interpolate(images, (2 * height, 3 * width)))
+        tried.append(F.interpolate(tried[0], (2 * height, 3 * width)))
     with new_file(path) as temporary:
-        graph = onnx_graph(model, images if batch else images[:2], free=free, opset=opset)
+        graph = onnx_graph(model, tried[0], free=free, opset=opset)
         temporary.write_bytes(tidy(graph).SerializeToString())
         try:
             network = OnnxNetwork(temporary)
@@ -72,9 +74,10 @@ def export_onnx(
         except ConvswapError:
             raise
         except Exception as error:  # such as a size that the network, or the file, does not take
-            sizes = " and ".join("x".join(map(str, each.shape)) for each in tried)
+            sizes = dict.fromkeys("x".join(map(str, each.shape)) for each in tried)
             raise ConvswapError(
-                f"what was written does not run on {sizes}: {one_line(first_line(error), 300)}"
+                f"what was written does not run on {' and '.join(sizes)}: {why_not(error)}",
+                do="say how many images it is to take, batch=1" if batch is None else "",
             ) from error
 
 
@@ -129,7 +132,8 @@ def session(file: Path | bytes, threads: int) -> InferenceSession:
 def onnx_graph(
     model: nn.Module, images: Tensor, *, free: Sequence[int] = (), opset: int | None = None
 ) -> ModelProto:
-    """A network on the CPU as PyTorch's exporter writes it, before anything is simplified.
+    """A network on the CPU as PyTorch's exporter writes it, before anything is simplified; where
+    that cannot (what a detector does next depends on what it has found), the older one does.
 
     Args:
         images: an input of the shape it is written for; n >= 2 where the batch size is free.
@@ -145,29 +149,39 @@ def onnx_graph(
     except ImportError as error:
         raise _missing(error.name) from None
     named = {axis: AXES[axis] for axis in free}
-    settings = {"input_names": ["images"], "opset_version": opset, "verbose": False}
-    try:
-        with quiet(), silent_stdout():
-            if opset is None or opset >= EARLIEST:
-                lengths = {axis: torch.export.Dim(name) for axis, name in named.items()}
-                graph = torch.onnx.export(
-                    model, (images,), dynamo=True, optimize=False,
-                    dynamic_shapes=(lengths,) if free else None, **settings,
-                ).model_proto  # fmt: skip
-            else:
-                written = io.BytesIO()
-                torch.onnx.export(model, (images,), written, dynamo=False,
-                                  dynamic_axes={"images": named}, **settings)  # fmt: skip
-                graph = onnx.load_from_string(written.getvalue())
-        if opset not in (None, _opset(graph)):
-            raise ValueError("the version is not known to this PyTorch")
-        return graph
-    except Exception as error:  # exporters raise whatever they like
-        asked = [f"opset {opset}"] * bool(opset) + [f"free {name}" for name in named.values()]
-        raise ConvswapError(
-            f"PyTorch cannot write the network as ONNX with {', '.join(asked) or 'a fixed size'}: "
-            f"{one_line(first_line(error), 300)}"
-        ) from error
+    settings = {"input_names": ["images"], "verbose": False}
+
+    def newer() -> ModelProto:
+        lengths = {axis: torch.export.Dim(name) for axis, name in named.items()}
+        return torch.onnx.export(
+            model, (images,), dynamo=True, optimize=False, opset_version=opset,
+            dynamic_shapes=(lengths,) if free else None, **settings,
+        ).model_proto  # fmt: skip
+
+    def older() -> ModelProto:
+        written = io.BytesIO()
+        torch.onnx.export(
+            model, (images,), written, dynamo=False, opset_version=opset or EARLIEST - 1,
+            dynamic_axes={"images": named}, **settings,
+        )  # fmt: skip
+        return onnx.load_from_string(written.getvalue())
+
+    ways = [newer, older] if opset is None else [newer] if opset >= EARLIEST else [older]
+    problems = []
+    for write in ways:
+        try:
+            with quiet(), silent_streams():
+                graph = write()
+            if opset not in (None, _opset(graph)):
+                raise ValueError("the version is not known to this PyTorch")
+            return graph
+        except Exception as error:  # exporters raise whatever they like
+            problems.append(error)
+    asked = [f"opset {opset}"] * bool(opset) + [f"free {name}" for name in named.values()]
+    raise ConvswapError(
+        f"PyTorch cannot write the network as ONNX with {', '.join(asked) or 'a fixed size'}: "
+        f"{why_not(problems[0])}"
+    ) from problems[0]
 
 
 def tidy(graph: ModelProto) -> ModelProto:
@@ -186,6 +200,13 @@ def tidy(graph: ModelProto) -> ModelProto:
 
 def _opset(graph: ModelProto) -> int:
     return next(each.version for each in graph.opset_import if not each.domain)
+
+
+def why_not(error: BaseException) -> str:
+    """What an exporter fails on, in one line: it wraps that in advice of many."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(first_line(error), 300)
 
 
 def _missing(package: str | None) -> ConvswapError:

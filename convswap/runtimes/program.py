@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from ..errors import ConvswapError
 from ..support.files import new_file
-from ..support.quiet import quiet
-from .export import largest_gap, on_cpu
+from ..support.quiet import quiet, silent_streams
+from .export import largest_gap, on_cpu, why_not
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -32,12 +33,18 @@ def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
         The largest absolute difference of the outputs.
 
     Raises:
-        ConvswapError: the outputs differ; then nothing is written.
+        ConvswapError: PyTorch cannot write one, or the outputs differ; then nothing is written.
     """
     model, images = on_cpu(model), images.cpu()
     shapes = ({0: torch.export.Dim("batch", min=1)},)
     with new_file(path) as temporary, quiet():
-        program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
+        try:
+            with silent_streams():
+                program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
+        except Exception as error:  # it raises whatever it likes
+            raise ConvswapError(
+                f"PyTorch cannot write a program of the network: {why_not(error)}"
+            ) from error
         _fold_batch_norms_(program)
         _forget_source_(program)
         content = io.BytesIO()  # subtle: on a full disk PyTorch's own writer ends the process

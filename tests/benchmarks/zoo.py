@@ -30,6 +30,7 @@ from zoo_networks import LIBRARIES
 import convswap
 from convswap.errors import BudgetError, ConvswapError
 from convswap.network import observe
+from convswap.network.batch import is_list_of_samples
 from convswap.network.calls import Batch, read_batch
 from convswap.network.match import tensors
 
@@ -201,8 +202,11 @@ def export(small: nn.Module, batch: Batch) -> float:
     """The largest difference of ONNX Runtime's outputs."""
     from convswap.runtimes.export import export_onnx
 
+    images, count = batch.tensors[0], None
+    if is_list_of_samples(batch.args[:1]):  # each may be of another size
+        images, count = images[None], 1
     with tempfile.TemporaryDirectory() as folder:
-        return export_onnx(small, batch.tensors[0], f"{folder}/out.onnx")
+        return export_onnx(small, images, f"{folder}/out.onnx", batch=count)
 
 
 def line(row: str, result: dict) -> str:

@@ -37,6 +37,9 @@ def sound(samples: int = 8000) -> Tensor:
 
 def torchvision() -> Rows:
     from torchvision import models as m
+    from torchvision.models._utils import IntermediateLayerGetter
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.models.feature_extraction import create_feature_extractor
 
     bare = {"weights": None, "weights_backbone": None}
     segmenter, detector = {**bare, "num_classes": 5}, {**bare, "num_classes": 4, "min_size": 128}
@@ -78,6 +81,19 @@ def torchvision() -> Rows:
         "r3d_18": (m.video.r3d_18, lambda: torch.rand(2, 3, 4, 32, 32)),
         "raft_small": (
             partial(m.optical_flow.raft_small, weights=None), lambda: (image(128), image(128)),
+        ),
+        "r2plus1d_18": (m.video.r2plus1d_18, lambda: torch.rand(2, 3, 4, 32, 32)),
+        "swin_v2_t": (m.swin_v2_t, image),
+        "squeezenet1_1": (m.squeezenet1_1, image),
+        "quantizable_mobilenet": (
+            partial(m.quantization.mobilenet_v2, weights=None, quantize=False), image,
+        ),
+        "feature extractor": (
+            lambda: create_feature_extractor(m.resnet18(), {"layer2": "a", "layer4": "b"}), image,
+        ),
+        "IntermediateLayerGetter": (lambda: IntermediateLayerGetter(m.resnet18(), {"layer2": "a"}), image),
+        "resnet_fpn_backbone": (
+            lambda: resnet_fpn_backbone(backbone_name="resnet18", weights=None), image,
         ),
     }  # fmt: skip
 
@@ -162,6 +178,48 @@ def transformers() -> Rows:
         encoder_ffn_dim=32, decoder_ffn_dim=32, num_queries=5,
     )  # fmt: skip
     clip = t.CLIPVisionConfig(**vision)
+    small = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2,
+             "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}  # fmt: skip
+    text = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "intermediate_size": 32, "max_position_embeddings": 10, "eos_token_id": 2}  # fmt: skip
+    speech = {"vocab_size": 50, "pad_token_id": 0, "decoder_start_token_id": 1, **small}
+    four = {**vision, "num_hidden_layers": 4}
+    deep = {
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        "reshape_hidden_states": False,
+    }
+    necks = {"neck_hidden_sizes": [16] * 4, "fusion_hidden_size": 16}
+
+    def on_resnet(kind: type, config: type, first: int = 4, **more: object) -> nn.Module:
+        stages_out = [f"stage{i}" for i in range(first, 5)]
+        trunk = t.ResNetConfig(**stages, out_features=stages_out)
+        return kind(config(backbone_config=trunk, use_timm_backbone=False, backbone=None,
+                           num_queries=5, **small, **more))  # fmt: skip
+
+    def rt_detr() -> nn.Module:
+        trunk = t.RTDetrResNetConfig(
+            embedding_size=16, hidden_sizes=[16, 32, 48, 64], depths=[1] * 4, layer_type="basic",
+            out_features=["stage2", "stage3", "stage4"],
+        )  # fmt: skip
+        return t.RTDetrV2ForObjectDetection(
+            t.RTDetrV2Config(backbone_config=trunk, **small, num_queries=5, num_denoising=0,
+                             encoder_hidden_dim=32, encoder_in_channels=[32, 48, 64],
+                             decoder_in_channels=[32] * 3)
+        )  # fmt: skip
+
+    def tokens() -> Tensor:
+        return torch.randint(3, 50, (2, 6))
+
+    def words_and_image() -> dict[str, Tensor]:
+        return {
+            "input_ids": tokens(),
+            "pixel_values": image(),
+            "attention_mask": torch.ones(2, 6).long(),
+        }
+
+    def spectrum() -> Tensor:
+        return torch.randn(2, 20, 60)
+
     return {
         "ResNet": (lambda: t.ResNetForImageClassification(t.ResNetConfig(**stages)), named()),
         "ResNet checkpointed": (checkpointed, named()),
@@ -235,6 +293,130 @@ def transformers() -> Rows:
                 t.GLPNConfig(hidden_sizes=[16, 32, 48, 64], depths=[1] * 4, decoder_hidden_size=16, num_attention_heads=[1, 2, 2, 2])
             ),
             named(),
+        ),
+        "YOLOS": (
+            lambda: t.YolosForObjectDetection(
+                t.YolosConfig(**{**vision, "image_size": [64, 64]}, num_detection_tokens=5)
+            ),
+            named(),
+        ),
+        "RT-DETR": (rt_detr, named()),
+        "Deformable DETR": (
+            lambda: on_resnet(t.DeformableDetrForObjectDetection, t.DeformableDetrConfig, 2, num_feature_levels=3),
+            named(),
+        ),
+        "Conditional DETR": (
+            lambda: on_resnet(t.ConditionalDetrForObjectDetection, t.ConditionalDetrConfig), named(),
+        ),
+        "Whisper": (
+            lambda: t.WhisperForConditionalGeneration(
+                t.WhisperConfig(**speech, num_mel_bins=20, max_source_positions=30, max_target_positions=20)
+            ),
+            lambda: {"input_features": spectrum(), "decoder_input_ids": tokens()},
+        ),
+        "Speech2Text": (
+            lambda: t.Speech2TextModel(
+                t.Speech2TextConfig(**speech, conv_channels=32, input_feat_per_channel=20,
+                                    max_source_positions=100, max_target_positions=20)
+            ),
+            lambda: {"input_features": spectrum().mT, "decoder_input_ids": tokens()},
+        ),
+        "BEiT segmenter": (
+            lambda: t.BeitForSemanticSegmentation(
+                t.BeitConfig(**four, out_indices=[1, 2, 3, 4], auxiliary_channels=16)
+            ),
+            named(),
+        ),
+        "Data2Vec audio": (
+            lambda: t.Data2VecAudioModel(t.Data2VecAudioConfig(**audio, conv_pos_kernel_size=5)),
+            lambda: {"input_values": sound()},
+        ),
+        "HuBERT": (
+            lambda: t.HubertModel(t.HubertConfig(**audio, feat_extract_norm="layer")),
+            lambda: {"input_values": sound()},
+        ),
+        "WavLM": (lambda: t.WavLMModel(t.WavLMConfig(**audio)), lambda: {"input_values": sound()}),
+        "MobileViT": (
+            lambda: t.MobileViTForImageClassification(
+                t.MobileViTConfig(image_size=64, hidden_sizes=[16] * 3, num_attention_heads=2,
+                                  neck_hidden_sizes=[8, 8, 16, 16, 16, 16, 32])
+            ),
+            named(),
+        ),
+        "MobileViTV2 segmenter": (
+            lambda: t.MobileViTV2ForSemanticSegmentation(
+                t.MobileViTV2Config(image_size=64, width_multiplier=0.25)
+            ),
+            named(),
+        ),
+        "Depth Anything": (
+            lambda: t.DepthAnythingForDepthEstimation(
+                t.DepthAnythingConfig(backbone_config=t.Dinov2Config(**four, **deep), patch_size=8,
+                                      reassemble_hidden_size=32, head_hidden_size=16, **necks)
+            ),
+            named(),
+        ),
+        "LeViT": (
+            lambda: t.LevitForImageClassification(
+                t.LevitConfig(image_size=64, hidden_sizes=[16, 32, 48], num_attention_heads=[2] * 3,
+                              depths=[1] * 3, key_dim=[8] * 3,
+                              down_ops=[["Subsample", 8, 2, 4, 2, 2], ["Subsample", 8, 4, 4, 2, 2]])
+            ),
+            named(),
+        ),
+        "PVT V2": (
+            lambda: t.PvtV2ForImageClassification(
+                t.PvtV2Config(image_size=64, hidden_sizes=[16, 32, 32, 32], depths=[1] * 4,
+                              num_attention_heads=[1, 2, 2, 2])
+            ),
+            named(),
+        ),
+        "Hiera": (
+            lambda: t.HieraForImageClassification(
+                t.HieraConfig(embed_dim=16, image_size=[64, 64], depths=[1, 1], num_heads=[1, 2],
+                              masked_unit_size=[4, 4], query_stride=[2, 2], num_query_pool=1)
+            ),
+            named(),
+        ),
+        "CLIPSeg": (
+            lambda: t.CLIPSegForImageSegmentation(
+                t.CLIPSegConfig(vision_config=vision, text_config=text, projection_dim=32,
+                                extract_layers=[1], reduce_dim=16, decoder_num_attention_heads=2,
+                                decoder_intermediate_size=16)
+            ),
+            words_and_image,
+        ),
+        "CLIP": (
+            lambda: t.CLIPModel(t.CLIPConfig(vision_config=vision, text_config=text, projection_dim=16)),
+            words_and_image,
+        ),
+        "SuperPoint": (
+            lambda: t.SuperPointForKeypointDetection(
+                t.SuperPointConfig(encoder_hidden_sizes=[16, 16, 32, 32], decoder_hidden_size=32,
+                                   descriptor_decoder_dim=32)
+            ),
+            named(),
+        ),
+        "DAC": (
+            lambda: t.DacModel(
+                t.DacConfig(encoder_hidden_size=8, downsampling_ratios=[2, 4], decoder_hidden_size=32,
+                            n_codebooks=2, codebook_size=16, codebook_dim=4)
+            ),
+            lambda: {"input_values": sound(1600).unsqueeze(1)},
+        ),
+        "HiFi-GAN": (
+            lambda: t.SpeechT5HifiGan(
+                t.SpeechT5HifiGanConfig(model_in_dim=20, upsample_initial_channel=32, upsample_rates=[4, 4],
+                                        upsample_kernel_sizes=[8, 8], resblock_kernel_sizes=[3],
+                                        resblock_dilation_sizes=[[1, 3]])
+            ),
+            lambda: {"spectrogram": spectrum().mT},
+        ),
+        "VideoMAE": (
+            lambda: t.VideoMAEForVideoClassification(
+                t.VideoMAEConfig(**{**vision, "patch_size": 16}, num_frames=4, num_labels=3)
+            ),
+            lambda: {"pixel_values": torch.rand(2, 4, 3, 64, 64)},
         ),
         "Swin2SR": (
             lambda: t.Swin2SRForImageSuperResolution(
@@ -316,6 +498,48 @@ def monai() -> Rows:
         "VarAutoEncoder": (
             lambda: n.VarAutoEncoder(2, (1, 32, 32), 1, 8, (8, 16), (2, 2)), flat,
         ),
+        "SegResNetDS": (lambda: n.SegResNetDS(2, 8, **io, dsdepth=2, blocks_down=(1, 1, 1)), flat),
+        "SwinUNETR": (
+            lambda: n.SwinUNETR(1, 3, feature_size=12, depths=(1,) * 4, spatial_dims=2,
+                                num_heads=(1, 2, 2, 2), window_size=4),
+            partial(image, 64, 1),
+        ),
+        "UNETR": (
+            lambda: n.UNETR(1, 3, (32, 32), feature_size=8, hidden_size=32, mlp_dim=64, num_heads=2, spatial_dims=2), flat,
+        ),
+        "FlexibleUNet": (lambda: n.FlexibleUNet(3, 3, "efficientnet-b0", decoder_channels=(32, 16, 16, 8, 8)), image),
+        "RegUNet": (lambda: n.RegUNet(2, 1, 8, 2), flat),
+        "BasicUNetPlusPlus": (
+            lambda: n.BasicUNetPlusPlus(2, 1, 3, features=(8, 8, 16, 16, 32, 8), deep_supervision=True), flat,
+        ),
+        "DiffusionModelUNet": (
+            lambda: n.DiffusionModelUNet(2, 1, 1, num_res_blocks=1, channels=(16, 32), attention_levels=(False, True),
+                                         norm_num_groups=8, num_head_channels=8),
+            lambda: {"x": flat(), "timesteps": torch.tensor([3, 7])},
+        ),
+        "AutoencoderKL": (
+            lambda: n.AutoencoderKL(2, 1, 1, num_res_blocks=1, channels=(16, 32), attention_levels=(False, False),
+                                    norm_num_groups=8),
+            flat,
+        ),
+        "VQVAE": (
+            lambda: n.VQVAE(2, 1, 1, channels=(16, 32), num_res_layers=1, num_res_channels=(16, 32),
+                            downsample_parameters=((2, 4, 1, 1),) * 2,
+                            upsample_parameters=((2, 4, 1, 1, 0),) * 2, num_embeddings=8, embedding_dim=8),
+            flat,
+        ),
+        "MultiScalePatchDiscriminator": (
+            lambda: n.MultiScalePatchDiscriminator(num_d=2, num_layers_d=1, spatial_dims=2, channels=8, in_channels=1),
+            partial(image, 64, 1),
+        ),
+        "SPADENet": (
+            lambda: n.SPADENet(2, 1, 1, 3, (32, 32), [8, 16], 8, spade_intermediate_channels=16),
+            lambda: {"seg": image(32, 3), "x": flat()},
+        ),
+        "Quicknat": (lambda: n.Quicknat(num_classes=3, num_channels=1, num_filters=16), flat),
+        "MedNeXt": (
+            lambda: n.MedNeXt(2, 8, 1, 3, kernel_size=3, blocks_down=(1, 1), blocks_bottleneck=1, blocks_up=(1, 1)), flat,
+        ),
     }  # fmt: skip
 
 
@@ -385,13 +609,16 @@ def open_clip() -> Rows:
 
 
 def kornia() -> Rows:
-    from kornia.feature import HardNet, KeyNet, SOSNet
+    from kornia.feature import DISK, HardNet, HyNet, KeyNet, OriNet, SOSNet
     from kornia.models.dexined import DexiNed
 
     return {
         "HardNet": (partial(HardNet, pretrained=False), partial(image, 32, 1)),
         "SOSNet": (partial(SOSNet, pretrained=False), partial(image, 32, 1)),
         "KeyNet": (partial(KeyNet, pretrained=False), partial(image, 32, 1)),
+        "HyNet": (partial(HyNet, pretrained=False), partial(image, 32, 1)),
+        "OriNet": (partial(OriNet, pretrained=False), partial(image, 32, 1)),
+        "DISK": (DISK, image),
         "DexiNed": (lambda: DexiNed(pretrained=False), image),
     }
 
@@ -487,8 +714,93 @@ def torchaudio() -> Rows:
     }  # fmt: skip
 
 
+def demucs() -> Rows:
+    from demucs.demucs import Demucs
+    from demucs.hdemucs import HDemucs
+    from demucs.htdemucs import HTDemucs
+
+    said = {"audio_channels": 1, "channels": 8, "segment": 1, "samplerate": 4096}
+    music = partial(torch.randn, 2, 1, 4096)
+    return {
+        "Demucs": (lambda: Demucs(["a", "b"], depth=3, **said), music),
+        "HDemucs": (lambda: HDemucs(["a", "b"], depth=4, nfft=256, **said), music),
+        "HTDemucs": (
+            lambda: HTDemucs(["a", "b"], depth=3, nfft=256, t_layers=1, t_heads=2, bottom_channels=32, **said), music,
+        ),
+    }  # fmt: skip
+
+
+def encodec() -> Rows:
+    from encodec.modules.seanet import SEANetDecoder, SEANetEncoder
+
+    said = {"n_filters": 8, "dimension": 16, "ratios": [4, 2], "lstm": 1}
+    both = lambda: nn.Sequential(SEANetEncoder(**said), SEANetDecoder(**said))  # noqa: E731
+    return {"encoder and decoder": (both, partial(torch.randn, 2, 1, 800))}
+
+
+def lpips() -> Rows:
+    from lpips import LPIPS
+
+    make = partial(LPIPS, pretrained=False, pnet_rand=True, net="squeeze", verbose=False)
+    return {"squeeze": (make, lambda: (image(), image()))}
+
+
+def denoising_diffusion_pytorch() -> Rows:
+    from denoising_diffusion_pytorch import Unet
+
+    return {
+        "Unet": (lambda: Unet(dim=16, dim_mults=(1, 2)), lambda: (image(32), torch.tensor([3, 7])))
+    }
+
+
+def dynamic_network_architectures() -> Rows:
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+
+    def net(kind: type, axes: int, deep: bool = False) -> nn.Module:
+        conv, norm = getattr(nn, f"Conv{axes}d"), getattr(nn, f"InstanceNorm{axes}d")
+        return kind(
+            1, 3, (8, 16, 32), conv, 3, (1, 2, 2), 1, 3, 1, conv_bias=True, norm_op=norm, nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True}, deep_supervision=deep,
+        )  # fmt: skip
+
+    return {
+        "nnU-Net": (lambda: net(PlainConvUNet, 2, deep=True), partial(image, 32, 1)),
+        "nnU-Net ResEnc 3-D": (lambda: net(ResidualEncoderUNet, 3), partial(volume, 16)),
+    }
+
+
+def asteroid() -> Rows:
+    from asteroid.models import DPRNNTasNet, SuDORMRFNet
+
+    tasnet = partial(
+        DPRNNTasNet, 2, n_filters=16, bn_chan=8, hid_size=8, chunk_size=20, n_repeats=1
+    )
+    sudo = partial(SuDORMRFNet, 2, bn_chan=16, num_blocks=1, upsampling_depth=2, n_filters=32)
+    return {
+        "DPRNNTasNet": (tasnet, partial(sound, 1600)),
+        "SuDORMRFNet": (sudo, partial(sound, 1600)),
+    }
+
+
+def lightning() -> Rows:
+    from lightning import LightningModule
+    from torchvision.models import resnet18
+
+    class Classifier(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.save_hyperparameters({"lr": 1e-3})
+            self.net, self.loss = resnet18(num_classes=5), nn.CrossEntropyLoss()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    return {"LightningModule": (Classifier, lambda: (image(), torch.tensor([1, 4])))}
+
+
 LIBRARIES: tuple[Callable[[], Rows], ...] = (
     torchvision, timm, segmentation_models_pytorch, transformers, diffusers, monai, ultralytics,
     effdet, spandrel, open_clip, kornia, facenet_pytorch, efficientnet_pytorch, pytorchvideo,
-    speechbrain, torchaudio,
+    speechbrain, torchaudio, demucs, encodec, lpips, denoising_diffusion_pytorch,
+    dynamic_network_architectures, asteroid, lightning,
 )  # fmt: skip
