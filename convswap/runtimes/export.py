@@ -133,7 +133,8 @@ def onnx_graph(
     model: nn.Module, images: Tensor, *, free: Sequence[int] = (), opset: int | None = None
 ) -> ModelProto:
     """A network on the CPU as PyTorch's exporter writes it, before anything is simplified; where
-    that cannot (what a detector does next depends on what it has found), the older one does.
+    that cannot (what a detector does next depends on what it has found), the older one does for a
+    batch size that is not free.
 
     Args:
         images: an input of the shape it is written for; n >= 2 where the batch size is free.
@@ -166,7 +167,9 @@ def onnx_graph(
         )  # fmt: skip
         return onnx.load_from_string(written.getvalue())
 
-    ways = [newer, older] if opset is None else [newer] if opset >= EARLIEST else [older]
+    ways = [older] if opset and opset < EARLIEST else [newer]
+    if opset is None and 0 not in free:  # subtle: it follows the way one batch takes
+        ways.append(older)
     problems = []
     for write in ways:
         try:
