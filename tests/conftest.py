@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 
 # Tests run on two workers: each, and every command it starts, on one thread.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -13,6 +14,7 @@ from hypothesis import settings
 from convswap.support.files import user_cache
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of shells
 settings.register_profile("convswap", deadline=None, derandomize=True, database=None)
 settings.load_profile("convswap")
 
