@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from ..support.randomness import seeded
 from .calls import Batch
 from .cost import Size
-from .lockstep import Tap
+from .lockstep import Tap, first_given
 from .sums import Sum
 
 _ADDITIONS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
@@ -205,7 +205,7 @@ class _Added(NamedTuple):
 
 def _first(args: tuple, kwargs: dict) -> Tensor | None:
     """The first argument of a module's call, if it is a tensor."""
-    value = args[0] if args else next(iter(kwargs.values()), None)
+    value = first_given(args, kwargs)
     return value if isinstance(value, Tensor) else None
 
 
