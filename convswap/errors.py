@@ -89,7 +89,31 @@ def problems(error: ValidationError) -> str:
     return "; ".join(map(problem, error.errors()))
 
 
+_SAID = {  # of the kinds of problems that pydantic words for programmers
+    "missing": "is missing",
+    "extra_forbidden": "is not known here",
+    "too_short": "takes at least {min_length} of them, not {actual_length}",
+    "too_long": "takes at most {max_length} of them, not {actual_length}",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "finite_number": "must be a finite number",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a mapping"),
+    "string_type": "must be text",
+    "json_invalid": "is not JSON: {error}",
+}
+
+
 def problem(found: Mapping[str, Any]) -> str:
     """One thing that pydantic found wrong: where, and what."""
-    where = ".".join(map(str, found["loc"])) or "document"
-    return f"{where}: {found['msg'].lower().removeprefix('value error, ')}"
+    where = ".".join(map(str, found["loc"]))
+    said = found["msg"].lower().removeprefix("value error, ")
+    if found["type"] in _SAID:
+        said = _SAID[found["type"]].format_map(found.get("ctx", {}))
+    return f"{where}: {said}" if where else said

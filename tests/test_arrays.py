@@ -263,3 +263,11 @@ def test_sound_is_planned_on(tmp_path):
     assert made.inputs[0].shape == (1, 1, 64)
     assert made.planned.macs <= 0.6 * made.dense.macs
     assert made.choices
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(nn.Conv1d(1, 4, 3), (1, 40)), (nn.Conv3d(1, 4, 3), (1, 6, 6, 6)), (nn.Linear(9, 4), (9,))],
+)
+def test_a_network_is_looked_at_on_an_input_of_any_shape_that_is_said(layer, shape):
+    assert settle_preprocess(layer, input_size=shape) == read_as(shape)

@@ -13,7 +13,7 @@ from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from convswap import Budget, Plan, convert, count, find_sites, load, plan, save
+from convswap import Budget, Plan, convert, count, distill, find_sites, load, plan, save
 from convswap.network.bake import bake, padding_of
 from convswap.network.cost import Size
 
@@ -105,6 +105,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "pruned": lambda: prune.l1_unstructured(nn.Conv2d(6, 8, 3, **CONV), "weight", 0.3),
     "forward put in its place": lambda: patched("forward"),
     "_conv_forward put in its place": lambda: patched("_conv_forward"),
+    "settings in a list": lambda: changed(nn.Conv2d(6, 8, 3, **CONV), stride=[2, 2]),
     "dilated later": lambda: changed(
         nn.Conv2d(6, 8, 3, **CONV), stride=(1, 1), dilation=(2, 2), padding=(2, 2)
     ),
@@ -245,3 +246,38 @@ def test_what_was_put_in_place_and_does_something_else_is_left_alone(name: str):
     assert site.reason == "Conv2d computes its output in its own way"
     small = convert(model, plan(model, batches, Budget(macs=0.9)), batches)
     assert type(small.layer) is nn.Conv2d
+
+
+class OneSided(nn.Conv3d):
+    """Sees no later frames."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (1, 1, 1, 1, 2, 0)))
+
+
+class Shortcuts(nn.Module):
+    """The addend of one sum is last read inside another layer; that is called by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.padded = nn.Conv2d(3, 16, 1), StaticPadding(16, 16, 3)
+        self.padded.static_padding = nn.ZeroPad2d(1)
+        self.last = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return x + self.last(self.padded(x=x))
+
+
+def test_a_map_that_is_too_small_but_for_its_own_padding_is_no_error():
+    assert bake(OneSided(4, 8, 3), Size((1, 8, 8), (1, 8, 8))) is None
+
+
+def test_what_lies_inside_a_layer_is_not_looked_for_once_that_is_plain():
+    model = Shortcuts().eval()
+    [site] = [site for site in find_sites(model, (3, 8, 8))[0] if site.path == "last"]
+    assert site.sum.other.path == "padded"
+    batches = image_batches((3, 8, 8))
+    made = plan(model, batches, Budget(macs=0.6))
+    small = distill(convert(model, made, batches), model, batches, epochs=1)
+    assert small.padded.weight.shape == model.padded.weight.shape

@@ -137,10 +137,18 @@ class MappingsOfImages(OneInput):
         return super().forward(torch.stack([one["image"] for one in batched_inputs]))
 
 
+class Pyramid(OneInput):
+    """Takes maps of several sizes, and does not say so."""
+
+    def forward(self, x):
+        return torch.stack([OneInput.forward(self, level).mean((2, 3)) for level in x]).sum(0)
+
+
 Pair = namedtuple("Pair", "image label")
 TOKENS = torch.randint(11, (6, 9), generator=torch.Generator().manual_seed(0))
 AUDIO = torch.randn(6, 80, generator=torch.Generator().manual_seed(0))
 VIDEO = torch.randn(6, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+MAPS = [X, X[..., ::2, ::2], X[..., ::4, ::4]]
 CASES = {
     "a tensor": (OneInput, X, False),
     "a tuple of one": (OneInput, (X,), False),
@@ -172,6 +180,10 @@ CASES = {
     "an image of another name, and more": (Guided, {"image": X, "y": X.flip(0)}, False),
     "one for all first": (Camera, (torch.eye(3), X), False),
     "the whole mapping": (WholeBatch, {"image": X, "label": LABELS}, True),
+    "maps of a pyramid": (Pyramid, MAPS, False),
+    "maps of a pyramid with labels": (Pyramid, (MAPS[:2], LABELS), True),
+    "two views": (OneInput, ((X, X.flip(0)), LABELS), True),
+    "an image and targets of two sizes": (OneInput, (X, *MAPS[:2]), False),
     "a mapping for each": (MappingsOfImages, [{"image": x, "height": 8} for x in X], False),
 }
 PASSED = {
@@ -180,6 +192,7 @@ PASSED = {
     "more by name": lambda m: m(X, mask=X.flip(0)),
     "an image of another name, and more": lambda m: m(X, X.flip(0)),
     "one for all first": lambda m: m(torch.eye(3), X),
+    "maps of a pyramid": lambda m: m(MAPS),
 }
 
 
@@ -195,6 +208,7 @@ def test_all_that_is_input_reaches_the_network(case: str):
     ("make", "batch", "name"),
     [
         (OneInput, (X, X.flip(0)), "mask"),
+        (OneInput, (X, *MAPS[:2]), "mask"),
         (lambda: WithMore(), {"image": X, "depth": X}, "depth"),
     ],
 )
@@ -626,3 +640,19 @@ def test_outputs_whose_number_varies_with_the_image_are_judged_by_parts():
     found = read_batches(Found().eval(), [x])[0].match
     assert found.parts == ("first", "second")
     assert read_batches(Found().eval(), [X[:2]])[0].match.parts == ()
+
+
+class DrawsItsLength(OneInput):
+    """Puts out so many columns as it draws, and goes another way for every length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        for _ in range(int(torch.randint(1, 9, ()))):
+            x = torch.cat([x, x.mean(3, keepdim=True)], 3)
+        return x
+
+
+def test_a_network_that_draws_at_random_is_looked_at_alike_every_time():
+    model = DrawsItsLength().eval()
+    sites = [find_sites(model, (3, 8, 8))[0] for _ in range(4)]
+    assert [[site.reason for site in each] for each in sites] == [[None, None]] * 4

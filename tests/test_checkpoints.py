@@ -55,6 +55,9 @@ WRAPPED = {
         "took": datetime.timedelta(hours=3), "random": np.random.get_state()},
     "any prefix": lambda s: prefixed("net.backbone.", s),
     "nested": lambda s: {"model": {"state_dict": prefixed("module.", s)}},
+    "in a list": lambda s: [s, 3],
+    "under a name of its own": lambda s: {"generator": {"net": s}, "step": 4},
+    "beside plain numbers": lambda s: {**s, "epoch": 3},
     "half precision": lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
     "before batches were counted": lambda s: {
         k: v for k, v in s.items() if "num_batches" not in k},
@@ -69,7 +72,9 @@ def test_a_state_dict_is_found_in_its_wrapping(wrap, user, state, tmp_path):
     torch.testing.assert_close(found, state, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["state_dict_ema", "model_ema", "ema", "params_ema"])
+@pytest.mark.parametrize(
+    "name", ["state_dict_ema", "model_ema", "ema", "params_ema", "swa_state_dict"]
+)
 def test_averaged_weights_are_taken_unless_told_otherwise_and_it_is_said(
     name, user, state, tmp_path
 ):
@@ -216,3 +221,16 @@ def test_opening_a_network_leaves_the_callers_random_state_alone(user):
     torch.manual_seed(5)
     open_model(f"{user / 'model.py'}:build", seed=1)
     assert torch.equal(torch.randn(3), expected)
+
+
+def test_averages_kept_as_shadows_are_taken(user, state, tmp_path):
+    averaged = {key: value + 1 for key, value in state.items()}
+    torch.save({"model": state, "ema": {"decay": 0.9, "shadow": averaged}}, tmp_path / "w.pth")
+    found = opened(user, tmp_path / "w.pth")
+    assert torch.equal(found["body.weight"], averaged["body.weight"])
+
+
+def test_several_weights_under_unknown_names_are_not_chosen_from(user, state, tmp_path):
+    torch.save({"teacher": prefixed("module.", state), "student": state}, tmp_path / "w.pth")
+    with pytest.raises(ConvswapError, match="holds several that fit: teacher, student - save one"):
+        opened(user, tmp_path / "w.pth")

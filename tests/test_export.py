@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -342,3 +343,23 @@ def test_the_network_goes_on_working(network, images, tmp_path):
         export_program(network, images, Path(tmp_path) / "net.pt2")
         assert torch.equal(network(images), before)
     assert not network.training
+
+
+@dataclass
+class Halves:
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+class PutsOutHalves(nn.Conv2d):
+    def forward(self, x):
+        y = super().forward(x)
+        return Halves(*y.chunk(2, dim=1))
+
+
+def test_outputs_of_a_class_of_the_users_own_are_written_in_order(tmp_path):
+    model, images = PutsOutHalves(3, 4, 3).eval(), torch.randn(3, 3, 8, 8)
+    export_onnx(model, images, tmp_path / "net.onnx")
+    left, right = OnnxNetwork(tmp_path / "net.onnx")(images)
+    torch.testing.assert_close(left, model(images).left)
+    torch.testing.assert_close(right, model(images).right)

@@ -76,6 +76,22 @@ TREES = {  # files; those that are taken, in order; classes; labels; words of wh
         ["gas mask/0.png", "photo frame/0.png", "with_mask/0.png"],
         ["gas mask/0.png", "photo frame/0.png", "with_mask/0.png"],
         ["gas mask", "photo frame", "with_mask"], [0, 1, 2], ()),
+    "small and large": (
+        ["HR/1.png", "LR/1x2.png"], ["LR/1x2.png"], None, [0],
+        ("left out 1 files of", "in HR/, for they are what those in LR/ should become")),
+    "blurred and sharp in every part": (
+        [f"{part}/{kind}/{i}.png" for part in ("test", "train") for kind in ("blur", "sharp")
+         for i in (0, 1)],
+        ["train/blur/0.png", "train/blur/1.png"], None, [0, 0], ("sharp/", "train/ is used")),
+    "two domains of a style": (
+        ["trainA/0.png", "trainB/7.png"], ["trainA/0.png"], None, [0], ("in trainB/",)),
+    "pairs of one letter": (["A/0.png", "B/0.png"], ["A/0.png"], None, [0], ("in B/",)),
+    "letters that are classes": (
+        ["A/0.png", "B/0.png", "C/0.png"], ["A/0.png", "B/0.png", "C/0.png"], ["A", "B", "C"],
+        [0, 1, 2], ()),
+    "weather that is classes": (
+        ["clear/0.png", "hazy/7.png"], ["clear/0.png", "hazy/7.png"], ["clear", "hazy"],
+        [0, 1], ()),
     "trains that are classes": (
         ["test_tube/0.png", "train_station/0.png", "trains/0.png"],
         ["test_tube/0.png", "train_station/0.png", "trains/0.png"],
@@ -139,7 +155,7 @@ def test_folders_to_train_on_and_to_judge_by_are_noticed(
     taken = judge if held_out else train
     assert found.files == [f"{taken}/ant/0.png", f"{taken}/bee/0.png"]
     assert found.classes == ["ant", "bee"]
-    (note,) = found.notes
+    *_, note = found.notes
     assert note.endswith(f"{taken.rpartition('/')[2]}/ is used")
 
 
@@ -195,6 +211,14 @@ def test_what_a_tar_holds_beside_files_is_passed_over(tmp_path):
             member.type, member.linkname = kind, "/etc/passwd"
             archive.addfile(member, io.BytesIO())
     assert open_source(str(tmp_path / "d.tar")).files == ["a.png"]
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_packed_tar_is_said_to_be_packed_whatever_its_name(mode, tmp_path):
+    with tarfile.open(tmp_path / "d.tar", mode) as archive:
+        archive.add(__file__, "a.png")
+    with pytest.raises(ConvswapError, match=r"d\.tar is packed with \w+ - unpack it"):
+        open_source(str(tmp_path / "d.tar"))
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".tar.gz", ".zip"])

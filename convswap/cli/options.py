@@ -18,8 +18,8 @@ from ..support.files import user_cache
 from ..support.plain import read_yaml
 
 
-def _numbers(number: type, count: int | None = None) -> Parameter:
-    """A parameter of numbers separated by commas: so many, or any."""
+def _numbers(number: type) -> Parameter:
+    """A parameter of numbers separated by commas."""
 
     def parse(kind: object, tokens: Sequence[Token]) -> tuple:
         text = tokens[0].value
@@ -27,9 +27,8 @@ def _numbers(number: type, count: int | None = None) -> Parameter:
             numbers = tuple(number(part) for part in text.split(","))
         except ValueError:
             numbers = ()
-        if len(numbers) != (count or len(numbers)) or not numbers:
-            many = f"{count} numbers" if count else "numbers"
-            raise ValueError(f"takes {many} separated by commas, not {text!r}")
+        if not numbers:
+            raise ValueError(f"takes numbers separated by commas, not {text!r}")
         return numbers
 
     return Parameter(converter=parse, n_tokens=1, accepts_keys=False)
@@ -59,9 +58,12 @@ Data = Annotated[
     ),
 ]
 InputSize = Annotated[
-    tuple[int, int, int] | None,
-    _numbers(int, 3),
-    Parameter(metavar="C,H,W", help="default: the model's own; of arrays theirs"),
+    tuple[int, ...] | None,
+    _numbers(int),
+    Parameter(
+        metavar="C,H,W",
+        help="or any other shape of one input; default: the model's own; of arrays theirs",
+    ),
 ]
 _PerChannel = Annotated[tuple[float, ...] | None, _numbers(float), Parameter(metavar="NUMBERS")]
 Output = Annotated[

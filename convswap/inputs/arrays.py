@@ -108,14 +108,14 @@ def is_array_file(source: str) -> bool:
     return Path(source).is_file() and Path(source).suffix.lower() in SUFFIXES
 
 
-def as_it_is(array: np.ndarray) -> Preprocess:
-    """How arrays like this one are read unless more is said: of their shape, without mean and std.
+def plain(shape: tuple[int, ...]) -> Preprocess:
+    """How inputs of a shape that are no images are read unless more is said: without mean and std.
 
     Raises:
         ValidationError: no input can have such a shape.
     """
-    channels = array.shape[0] if array.ndim > 1 else 1
-    return Preprocess(input_size=array.shape, mean=(0,) * channels, std=(1,) * channels)
+    channels = shape[0] if len(shape) > 1 else 1
+    return Preprocess(input_size=shape, mean=(0,) * channels, std=(1,) * channels)
 
 
 def by(shape: tuple[int, ...]) -> str:

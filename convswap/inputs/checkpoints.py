@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import accumulate, takewhile
 from pathlib import Path
 
@@ -13,9 +13,18 @@ from ..errors import ModelError
 from ..support.progress import Note, unheard
 from .weight_files import read_weights, weight_files
 
-AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "ema")
+AVERAGED = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "ema",
+    "swa_state_dict",
+)  # fmt: skip
 TRAINED = ("state_dict", "model_state_dict", "model", "params", "network", "net", "weights")
-WRAPPERS = ("module", "model", "state_dict", "shadow_params")  # in what is found under those names
+WRAPPERS = (
+    "module",
+    "model",
+    "state_dict",
+    "shadow_params",
+    "shadow",
+)  # in what is found under those names
 COUNTERS = ("n_averaged", "steps")  # beside averaged weights, of PyTorch and of mmengine
 INSIDE = (  # names, of any submodule: what torch.compile, checkpointing and FSDP add
     "_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."
@@ -43,7 +52,7 @@ def load_weights_(
     for file in weight_files(path, note):
         content |= read_weights(file)
     wanted = model.state_dict()
-    state = _fitted(_state_dict(content, path, averaged, note), wanted, path)
+    state = _fitted(_state_dict(content, wanted, path, averaged, note), wanted, path)
     for name, tensor in wanted.items():  # written by PyTorch before 0.4.1
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, tensor)
@@ -70,7 +79,9 @@ def load_weights_(
     model.load_state_dict(state)
 
 
-def _state_dict(content: Mapping, path: Path, averaged: bool, note: Note) -> Mapping[str, Tensor]:
+def _state_dict(
+    content: Mapping, wanted: Mapping[str, Tensor], path: Path, averaged: bool, note: Note
+) -> Mapping[str, Tensor]:
     """The state dict in a checkpoint."""
     averages, trained = (
         {name: state for name in names if (state := _unwrapped(content.get(name))) is not None}
@@ -86,6 +97,16 @@ def _state_dict(content: Mapping, path: Path, averaged: bool, note: Note) -> Map
         note(f"{path}: averaged weights are taken ({name}; --no-ema takes the others)")
     elif averaged and (nameless := [n for n in AVERAGED if _has_no_names(content.get(n))]):
         note(f"{path}: averaged weights are passed over, for they have no names ({nameless[0]})")
+    if name is None and not all(isinstance(value, Tensor) for value in content.values()):
+        fitting = dict(_fitting(content, wanted, path))
+        if len(fitting) > 1:
+            raise ModelError(
+                f"{path} holds several that fit: {', '.join(fitting)}",
+                do="save one of them as safetensors",
+            )
+        if fitting:
+            [(place, state)] = fitting.items()
+            note(f"{path}: the weights in {place} are taken")
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"no state_dict in {path}")
     for key, tensor in state.items():
@@ -106,11 +127,30 @@ def _unwrapped(content: object, deepest: int = 100) -> Mapping | None:
     return content if any(isinstance(value, Tensor) for value in content.values()) else None
 
 
+def _fitting(
+    content: object, wanted: Mapping[str, Tensor], path: Path, within: str = "", deepest: int = 4
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """What is in a checkpoint under names that nobody knows, if it has all that a network wants;
+    numbers kept among it are left out."""
+    if isinstance(content, (list, tuple)):
+        content = dict(enumerate(content[:9]))
+    if not isinstance(content, Mapping) or not deepest:
+        return
+    state = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    needed = {name for name in wanted if not name.endswith("num_batches_tracked")}
+    if state and needed <= _fitted(state, wanted, path).keys():
+        yield within or "its first level", state
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            name = f"{within}.{key}" if within else str(key)
+            yield from _fitting(value, wanted, path, name, deepest - 1)
+
+
 def _has_no_names(content: object, deepest: int = 2) -> bool:
     """Whether it is a list of tensors, or holds one, as torch_ema writes it."""
     if isinstance(content, Mapping):
         return deepest > 0 and any(_has_no_names(v, deepest - 1) for v in content.values())
-    return bool(content) and isinstance(content, list) and isinstance(content[0], Tensor)
+    return isinstance(content, list) and bool(content) and isinstance(content[0], Tensor)
 
 
 def _odd(tensor: Tensor) -> str | None:

@@ -1,11 +1,12 @@
-"""What folders are there for that are no classes: parts of a data set, and masks of its images."""
+"""What folders are there for that are no classes: parts of a data set, masks of its images, and
+what those should become."""
 
 from __future__ import annotations
 
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 TRAIN = ("train", "training")  # each in order: where there are several, the first is taken
@@ -16,6 +17,15 @@ _IMAGES = re.compile("jpegimages|leftimgbit|images?|imgs?|photos?|pictures?|inpu
 _MASKS = re.compile(
     "segmentation(class|object)?(raw|aug)?|segs?|masks?|labels?|annotations?|annots?"
     "|gt(fine|coarse)?|groundtruths?|trimaps?|targets?|depths?"
+)
+
+
+_GIVEN = re.compile(
+    "lr(bicubic|unknown|mild|difficult|wild)?|lq|low|blur(red|ry)?|nois[ye]|hazy|haze|rainy?"
+    "|degraded|(?:(?<=^train)|(?<=^test)|(?<=^val)|^)a$"
+)
+_WANTED = re.compile(
+    "hr|hq|gt|high|normal|sharp|clean|clear|norain|(?:(?<=^train)|(?<=^test)|(?<=^val)|^)b$"
 )
 
 
@@ -58,26 +68,74 @@ def without_masks(source: str, files: list[str]) -> tuple[list[str], str]:
     The names of the two folders are alike but for the words and for numbers, as train_images and
     train_masks: classes of which one is a mask stay.
     """
-    holding = {posixpath.dirname(name) for name in files}
-    above = {folder: [*accumulate(parts_of(folder), posixpath.join)] for folder in holding}
-    named = {path: _letters(posixpath.basename(path)) for paths in above.values() for path in paths}
-    images = {
-        (posixpath.dirname(path), _IMAGES.sub("", name))
-        for path, name in named.items()
-        if _IMAGES.search(name)
-    }
-    masks = {
-        path
-        for path, name in named.items()
-        if _MASKS.search(name)
-        and (posixpath.dirname(path), _IMAGES.sub("", _MASKS.sub("", name))) in images
-    }
-    kept = [name for name in files if masks.isdisjoint(above[posixpath.dirname(name)])]
-    if not masks:
+    above = _folders_above(files)
+    masks = {mask for mask, _ in _beside(above, _MASKS, _IMAGES)}
+    return _left_out(source, files, above, masks, "they lie beside images")
+
+
+def one_of_pairs(source: str, files: list[str]) -> tuple[list[str], str]:
+    """The files but for those that others should become, as of LR/ and HR/, blur/ and sharp/,
+    trainA/ and trainB/; what was left out.
+
+    They are pairs if the two folders hold files of the same names, and no others lie beside them:
+    noisy/ and clean/ may be classes as well.
+    """
+    above = _folders_above(files)
+    names: dict[str, set[str]] = defaultdict(set)
+    for name in files:
+        for folder in above[posixpath.dirname(name)]:
+            below = name[len(folder) :].rpartition(".")[0]
+            names[folder].add(re.sub(r"x\d+$", "", posixpath.basename(below)))
+    pairs = [
+        (wanted, given)
+        for wanted, given in _beside(above, _WANTED, _GIVEN)
+        if names[wanted] == names[given] or _PART.match(posixpath.basename(wanted))
+    ]
+    paired = {folder for pair in pairs for folder in pair}
+    parents = {posixpath.dirname(folder) for folder in paired}
+    if any(posixpath.dirname(folder) in parents and folder not in paired for folder in names):
         return files, ""
-    names = ", ".join(sorted({f"{posixpath.basename(path)}/" for path in masks}))
-    left = len(files) - len(kept)
-    return kept, f"left out {left} files of {source} in {names}, for they lie beside images"
+    given = ", ".join(sorted({f"{posixpath.basename(given)}/" for _, given in pairs}))
+    return _left_out(
+        source, files, above, {wanted for wanted, _ in pairs},
+        f"they are what those in {given} should become",
+    )  # fmt: skip
+
+
+def _folders_above(files: Sequence[str]) -> dict[str, list[str]]:
+    """By folder that holds files, the paths of all folders above it, and its own."""
+    holding = {posixpath.dirname(name) for name in files}
+    return {folder: [*accumulate(parts_of(folder), posixpath.join)] for folder in holding}
+
+
+def _beside(
+    above: Mapping[str, Sequence[str]], some: re.Pattern, others: re.Pattern
+) -> list[tuple[str, str]]:
+    """Folders named like `some`, each with one beside it that is named like `others`: their names
+    are alike but for those words and for numbers."""
+    named = {path: _letters(posixpath.basename(path)) for paths in above.values() for path in paths}
+    rests = {
+        (posixpath.dirname(path), others.sub("", name)): path
+        for path, name in named.items()
+        if others.search(name)
+    }
+    found = []
+    for path, name in named.items():
+        rest = posixpath.dirname(path), others.sub("", some.sub("", name))
+        if some.search(name) and rest in rests and rests[rest] != path:
+            found.append((path, rests[rest]))
+    return found
+
+
+def _left_out(
+    source: str, files: list[str], above: Mapping[str, Sequence[str]], folders: set[str], why: str
+) -> tuple[list[str], str]:
+    """The files that do not lie in some folders, and a line on those that do."""
+    if not folders:
+        return files, ""
+    kept = [name for name in files if folders.isdisjoint(above[posixpath.dirname(name)])]
+    names = ", ".join(sorted({f"{posixpath.basename(path)}/" for path in folders}))
+    return kept, f"left out {len(files) - len(kept)} files of {source} in {names}, for {why}"
 
 
 def _letters(folder: str) -> str:

@@ -10,7 +10,7 @@ from ..network.calls import example_of
 from ..network.copies import dry_run
 from ..record import Preprocess, record_of, remember
 from ..support.progress import Note, unheard
-from .arrays import LARGEST, ArrayTransform, as_it_is, by
+from .arrays import LARGEST, ArrayTransform, by, plain
 from .images import first_array, native_size
 from .networks import input_channels
 
@@ -30,7 +30,7 @@ def settle_preprocess(
         source: the images that will be read, whose own size is taken where nothing is known.
             Arrays are taken as they are, unless the network is a converted one, which goes on
             reading them as it did.
-        input_size: `(channels, height, width)`.
+        input_size: `(channels, height, width)` of images, or the shape of any other input.
         mean, std: one number, or one per channel.
         note: told what had to be assumed.
 
@@ -80,7 +80,7 @@ def _of_arrays(
             f"arrays of {by(array.shape)} are taken without {' and '.join(missing)}: say otherwise "
             "with --mean, --std"
         )
-    preprocess = as_it_is(array)
+    preprocess = plain(array.shape)
     example = example_of(model, ArrayTransform(preprocess)(array)[None])
     dry_run(model, example, lambda network, batch: batch.run(network))
     return preprocess
@@ -94,9 +94,12 @@ def _assumed(
     planned = plans[-1].input_size if plans else None
     sure = said["input_size"] or planned
     native = native_size(source, channels) if source and not sure else None
-    size = planned or native or (channels, 224, 224)
-    middle = {} if size[0] == 3 else {"mean": (0.5,) * size[0], "std": (0.5,) * size[0]}
-    assumed = Preprocess(input_size=size, **middle)
+    size = said["input_size"] or planned or native or (channels, 224, 224)
+    if len(size) != 3:
+        assumed = plain(size)
+    else:
+        middle = {} if size[0] == 3 else {"mean": (0.5,) * size[0], "std": (0.5,) * size[0]}
+        assumed = Preprocess(input_size=size, **middle)
     parts = [] if sure else [f"input size {'x'.join(map(str, size))}"]
     if source:
         parts += [f"{name} {getattr(assumed, name)}" for name in ("mean", "std") if not said[name]]

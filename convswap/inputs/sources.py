@@ -14,10 +14,14 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ..errors import DataError, one_line
-from .folders import below_the_shared, one_split, parts_of, without_masks
+from .folders import below_the_shared, one_of_pairs, one_split, parts_of, without_masks
 from .formats import SUFFIXES as IMAGES
 
 ARRAYS = frozenset({".npy"})
+PACKED = {
+    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd",
+    b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR",
+}  # fmt: skip
 FILE_BYTES = 1 << 30  # the largest file that is read
 
 
@@ -52,18 +56,20 @@ def open_source(source: str, held_out: bool = False) -> Source:
     is a class, with all that is below it; where there are several, files beside the class
     folders are left out. The top is where paths part: what all of them begin with does not
     count. Of a source with `train/` and `val/` (or `test/`), only one of the two is taken, and of
-    one with `images/` and `masks/` the images.
+    one with `images/` and `masks/` the images, and of pairs such as `LR/` and `HR/` what goes in.
 
     Args:
         source: a folder, or a `.tar`.
         held_out: take what is there to judge by, not to train on.
 
     Raises:
-        DataError: there is no such folder or `.tar`, or nothing in it to read.
+        DataError: there is no such folder or `.tar`, it is packed, or nothing in it to read.
     """
     root = Path(source)
     if not root.exists():
         raise DataError(f"no such folder or .tar file: {source}")
+    if root.is_file() and (packed := _packing(root)):
+        raise DataError(f"{source} is packed with {packed}", do="unpack it, and give the folder")
     if not root.is_dir() and (not root.is_file() or root.suffix.lower() != ".tar"):
         raise DataError(f"{source} is neither a folder nor a .tar, .npy or .npz file")
     opener = _Folder(root) if root.is_dir() else _Tar(root)
@@ -74,8 +80,9 @@ def open_source(source: str, held_out: bool = False) -> Source:
         raise DataError(f"no images in {source}", do="put .jpg, .png or .npy files there")
     notes = [_passed_over(source, {k: n for k, n in kinds.items() if k not in kind})]
     files, left_out = without_masks(source, files)
+    files, answers = one_of_pairs(source, files)
     files, taken = one_split(source, files, held_out)
-    notes += [left_out, taken]
+    notes += [left_out, answers, taken]
     below = below_the_shared(files)
     classes = sorted({parts[0] for parts in below if len(parts) > 1}, key=natural)
     if len(classes) < 2:
@@ -154,6 +161,16 @@ class _Tar:
         with self.path.open("rb") as archive:
             archive.seek(offset)
             return io.BytesIO(archive.read(size))
+
+
+def _packing(path: Path) -> str | None:
+    """What a file was packed with, by how it begins and not by its name."""
+    try:
+        with path.open("rb") as stream:
+            begin = stream.read(8)
+    except OSError:  # it is opened later, and said so
+        return None
+    return next((name for magic, name in PACKED.items() if begin.startswith(magic)), None)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

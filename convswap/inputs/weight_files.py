@@ -101,6 +101,8 @@ def read_weights(path: Path) -> Mapping:
             f"not a checkpoint of plain tensors: {path}{f' holds {code[1]}' if code else ''}",
             do="save its state_dict as safetensors",
         ) from None
+    if isinstance(content, (list, tuple)):
+        return {str(index): value for index, value in enumerate(content)}
     return content if isinstance(content, Mapping) else {}
 
 

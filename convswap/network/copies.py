@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
+from ..support.randomness import seeded
 from .calls import Batch
 from .functions import rebind_
 from .state import state_of
@@ -195,7 +196,7 @@ def dry_run(
         in_eval_mode(duplicate).requires_grad_(False)
         try:
             placed = example.to(device)  # subtle: an array cannot be without values
-            with preserved(), torch.no_grad():
+            with preserved(), torch.no_grad(), seeded(0):
                 return DryRun(duplicate, placed, look(duplicate, placed))
         except Exception as error:
             problem = error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ def guessed(model: nn.Module, batch: object) -> Batch:
         return Batch((batch,))
     if len(_required(model)) <= 1 and is_list_of_samples(batch):
         return Batch((list(batch[0]),), labels=_labels(batch[1:]))
+    if len(_required(model)) <= 1 and (maps := _maps_of_falling_size(batch)) is not None:
+        return Batch((maps,), labels=None if maps is batch else _labels(batch[1:]))
     if isinstance(batch[0], (Mapping, tuple, list)):
         return replace(guessed(model, batch[0]), labels=_labels(batch[1:]))
     wanted = max(1, len(_required(model)))
@@ -37,6 +40,19 @@ def guessed(model: nn.Module, batch: object) -> Batch:
     more = more[max(wanted - len(_required(model)), 0) :]  # subtle: the first may be optional too
     unused = [name for name, value in zip(more, rest, strict=False) if _is_no_label(value)]
     return Batch(tuple(batch[:wanted]), labels=_labels(rest), unused=tuple(unused))
+
+
+def _maps_of_falling_size(batch: Sequence[object]) -> Sequence[Tensor] | None:
+    """The maps `[n, channels, ...]` of a pyramid, each smaller than the one before, that a batch is
+    (three at least: an image and a map may be input and target) or begins with."""
+    for maps, least in ((batch, 3), (batch[0], 2)):
+        if not isinstance(maps, (tuple, list)) or len(maps) < least:
+            continue
+        if all(isinstance(each, Tensor) and each.dim() >= 4 for each in maps):
+            sizes = [each.shape[2:].numel() for each in maps]
+            if all(large > small for large, small in pairwise(sizes)):
+                return maps
+    return None
 
 
 def _from_mapping(model: nn.Module, batch: Mapping[str, Any]) -> Batch:

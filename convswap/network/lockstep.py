@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from greenlet import GreenletExit, greenlet
 from torch import Tensor, nn
@@ -199,18 +200,18 @@ class _Run(greenlet):
     def _keep(
         self, path: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None
     ) -> None:
-        self.kept[path] = _read(args, kwargs) if output is None else output
+        self.kept[path] = first_given(args, kwargs) if output is None else output
 
     def _suspend(
         self, path: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None
     ) -> None:
         self._state = ThreadState.taken()
-        self.parent.switch(_Halt(path, _read(args, kwargs), output))
+        self.parent.switch(_Halt(path, first_given(args, kwargs), output))
 
 
-def _read(args: tuple, kwargs: dict) -> Tensor:
-    """The first argument of a module's call."""
-    return args[0] if args else next(iter(kwargs.values()))
+def first_given(args: tuple, kwargs: dict) -> Any:
+    """The first argument of a module's call: what it reads."""
+    return args[0] if args else next(iter(kwargs.values()), None)
 
 
 def _kill(rows: list[list[_Run]]) -> None:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ..support.randomness import seeded
 from .calls import Batch
 from .cost import Size
-from .lockstep import Tap
+from .lockstep import Tap, first_given
 from .sums import Sum
 
 _ADDITIONS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
@@ -23,6 +24,8 @@ _ADDITIONS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 
 def watch(network: nn.Module, example: Batch, paths: Sequence[str]) -> Watcher:
     """Run a network once and return what was seen of the modules at `paths`.
+
+    What it draws at random is the same every time.
 
     Args:
         network: in eval mode. Tensors may be on the meta device.
@@ -37,7 +40,7 @@ def watch(network: nn.Module, example: Batch, paths: Sequence[str]) -> Watcher:
             module.register_forward_hook(leave, with_kwargs=True),
         ]
     try:
-        with torch.no_grad(), watcher:
+        with torch.no_grad(), seeded(0), watcher:
             example.run(network)
     finally:
         for handle in handles:
@@ -174,6 +177,8 @@ class Watcher(TorchFunctionMode):
             )
 
     def _tap(self, tensor: Tensor, tap: Tap) -> None:
+        if self._inside and tap.path not in self.paths:  # such parts go when a site is baked
+            return
         self._alive.append(tensor)
         self._taps.append((id(tensor), tap))
 
@@ -200,7 +205,7 @@ class _Added(NamedTuple):
 
 def _first(args: tuple, kwargs: dict) -> Tensor | None:
     """The first argument of a module's call, if it is a tensor."""
-    value = args[0] if args else next(iter(kwargs.values()), None)
+    value = first_given(args, kwargs)
     return value if isinstance(value, Tensor) else None
 
 

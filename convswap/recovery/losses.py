@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..network.calls import Batch
-from ..network.lockstep import Tap
+from ..network.lockstep import Tap, first_given
 from ..network.observe import observe
 from ..network.outputs import divergence, tensors
 from ..network.running import output_of
@@ -120,8 +120,10 @@ def _kept(network: nn.Module, taps: Iterable[Tap]) -> Iterator[dict[Tap, Tensor]
     values: dict[Tap, Tensor] = {}
 
     def keeper(tap: Tap):
-        def keep(module: nn.Module, args: tuple, output: Tensor | None = None) -> None:
-            value = output if tap.written else args[0]
+        def keep(
+            module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None
+        ) -> None:
+            value = output if tap.written else first_given(args, kwargs)
             if isinstance(value, Tensor):
                 values[tap] = value.clone()  # subtle: an in-place activation may follow
 
@@ -133,7 +135,7 @@ def _kept(network: nn.Module, taps: Iterable[Tap]) -> Iterator[dict[Tap, Tensor]
             listen = (
                 module.register_forward_hook if tap.written else module.register_forward_pre_hook
             )
-            stack.callback(listen(keeper(tap)).remove)
+            stack.callback(listen(keeper(tap), with_kwargs=True).remove)
         yield values
 
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import ConvswapError, one_line
 from ..network.copies import deep_copy, first_line, in_eval_mode
+from ..network.trees import tensors_in
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_streams
 
@@ -87,8 +88,16 @@ def free_axes(batch: int | None, free_size: bool) -> tuple[int, ...]:
 
 
 def on_cpu(model: nn.Module) -> nn.Module:
-    """A copy of a network on the CPU in eval mode."""
-    return in_eval_mode(deep_copy(model)).cpu()
+    """A copy of a network on the CPU in eval mode, that puts out what exporters know."""
+    model = in_eval_mode(deep_copy(model)).cpu()
+    model.register_forward_hook(_in_a_tuple)
+    return model
+
+
+def _in_a_tuple(model: nn.Module, args: tuple, output: object) -> tuple[Tensor, ...] | None:
+    """All tensors of an output in order, where it holds some in classes of the user's own."""
+    leaves = [leaf for leaf in tree_leaves(output) if not isinstance(leaf, Tensor)]
+    return tuple(tensors_in(output)) if any(map(tensors_in, leaves)) else None
 
 
 class OnnxNetwork(nn.Module):

@@ -134,8 +134,10 @@ def run_steps(
     check_same_shape(batch, model, small)
     yield "outputs", True
     counted = convswap.count(small, given[0])
-    assert counted == plan.planned, f"{counted.macs} counted, {plan.planned.macs} planned"
-    yield "counted", True
+    # how much a network does may depend on what it finds, which differs once it is converted
+    depends = convswap.count(model, given[0]) != convswap.count(model, given[1])
+    assert counted == plan.planned or depends, f"{counted} counted, {plan.planned} planned"
+    yield "counted", "depends" if depends else True
     check_loaded(batch, small, make())
     yield "loaded", True
     better = convswap.distill(small, model, given, epochs=1)
