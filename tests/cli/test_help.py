@@ -142,14 +142,18 @@ def test_a_pipe_gets_one_json_document_and_nothing_else(shared):
     assert "\x1b" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_command_whose_output_is_closed_does_its_work(stream, here):
-    number = {"stdout": 1, "stderr": 2}[stream]
-    command = [sys.executable, "-m", "convswap", "plan", *USER, "--fit", "weight", "--macs", "0.6",
-               "--input-size", "3,16,16", "--out", "p.json"]  # fmt: skip
-    done = subprocess.run(["sh", "-c", f'exec "$@" {number}>&-', "sh", *command], timeout=600)
+PLANS = ["plan", *USER, "--fit", "weight", "--macs", "0.6", "--input-size", "3,16,16", "--out"]
+
+
+@pytest.mark.parametrize(("closed", "arguments"), [
+    ("1>&-", ["recipes", "copy", "digits"]), ("2>&-", ["recipes", "copy", "digits"]),
+    ("1>&- 2>&-", PLANS),
+])  # fmt: skip
+def test_a_command_whose_output_is_closed_does_its_work(closed, arguments, here):
+    command = [sys.executable, "-m", "convswap", *arguments, "written"]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], timeout=600)
     assert done.returncode == 0
-    assert json.loads(Path("p.json").read_text())["choices"]
+    assert ("choices" if arguments is PLANS else "budget") in Path("written").read_text()
 
 
 def test_a_terminal_of_few_characters_is_told_names_of_any(here):
