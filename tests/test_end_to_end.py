@@ -12,10 +12,11 @@ from convswap.recipe import recipe
 
 
 def test_the_demo(tmp_path):
-    """In a hurry: few images, part of an epoch, multiply-adds in place of time."""
-    rows = run_demo(tmp_path, "data.images=64", "budget={macs: 0.5}", "distill.epochs=0.4")
+    """In a hurry: few images and layers, part of an epoch, multiply-adds in place of time."""
+    rows = run_demo(tmp_path, "data.images=64", "layers={only: [layer1.0*]}", "budget={macs: 0.8}",
+                    "distill.epochs=0.2")  # fmt: skip
     dense, _, recovered = rows.values()
-    assert recovered["macs"] <= 0.5 * dense["macs"]
+    assert recovered["macs"] <= 0.8 * dense["macs"]
     assert recovered["top1"] >= dense["top1"] - 2
 
 
@@ -23,6 +24,7 @@ def test_the_demo(tmp_path):
 def test_the_demo_as_it_is(tmp_path):
     rows = run_demo(tmp_path)
     dense, _, recovered = rows.values()
+    assert recovered["macs"] < 0.7 * dense["macs"]
     assert recovered["top1"] >= dense["top1"] - 0.5
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert plan["latency"]["ms"] <= 0.55 * plan["latency"]["ms_dense"]
@@ -39,7 +41,6 @@ def run_demo(tmp_path, *changes):
         assert row["images"] == 597
     dense, converted, recovered = rows.values()
     assert dense["top1"] > 99
-    assert converted["macs"] < 0.7 * dense["macs"]
     assert recovered["macs"] == converted["macs"]
     assert names(tmp_path) == ["out"]
     assert names(folder) == ["converted", "plan.json", "recovered", "report.html", "report.json"]
