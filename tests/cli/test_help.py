@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from outer import RECIPE, USER, commands, convswap, parsed, squeezed, succeed
+from outer import RECIPE, USER, commands, convswap, fail, parsed, squeezed, succeed
 
 from convswap import __version__, cli
 
@@ -191,6 +191,20 @@ def test_an_unexpected_error_is_not_hidden(shared, monkeypatch):
     monkeypatch.setattr("convswap.observe", fall_over)
     with pytest.raises(ZeroDivisionError):
         convswap("inspect", "model.py:build")
+
+
+def fail_for_memory():
+    raise MemoryError
+
+
+def fail_on_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("lack", [fail_for_memory, fail_on_a_gpu, lambda: torch.empty(1 << 50)])
+def test_memory_that_does_not_suffice_is_one_line(lack, shared, monkeypatch):
+    monkeypatch.setattr("convswap.observe", lambda *args, **kwargs: lack())
+    assert "out of memory - use fewer images" in fail("inspect", "model.py:build")
 
 
 def test_threads_are_set(shared):
