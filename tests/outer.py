@@ -29,7 +29,8 @@ REPOSITORY = Path(__file__).parents[1]
 BENCH = REPOSITORY.parent / "shared" / "bench"
 CLASSES = ("ant", "bee", "cat", "dog")
 SIZE = 16  # pixels of the images below
-NARROW = {"channels": [8, 8, 16, 16], "stem_width": 8, "num_classes": 4}  # for timm:resnet18
+NARROW = {"channels": [8, 8, 16, 16], "layers": [1] * 4, "stem_width": 8, "num_classes": 4}
+"""For timm:resnet18."""
 
 USER = ("model.py:build", "--weights", "weights.safetensors")
 RECIPE = """# A tiny job.

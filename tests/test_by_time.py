@@ -20,7 +20,7 @@ from convswap.network.replace import blank
 from convswap.planning.by_time import meet_latency
 
 SIZE = (3, 8, 8)
-SITES = 6
+SITES = 4
 
 Costs = Callable[[nn.Module], float]
 """Module -> seconds."""
@@ -174,11 +174,11 @@ def test_budgets_of_time_and_of_counts_are_met_together(meet):
 
 def test_replacements_that_take_no_less_time_are_not_chosen(meet):
     slow = {"separable", "blueprint", "bottleneck"}
-    usual = meet(Budget(latency=0.3), weights, weights)
-    made = meet(Budget(latency=0.3), no_depthwise, no_depthwise)
+    usual = meet(Budget(latency=0.4), weights, weights)
+    made = meet(Budget(latency=0.4), no_depthwise, no_depthwise)
     assert {choice.form for choice in usual.choices} & slow
     assert not {choice.form for choice in made.choices} & slow
-    assert ratio(made) <= 0.3
+    assert ratio(made) <= 0.4
 
 
 def test_the_slowness_of_all_but_one_layer_leaves_that_one(meet, surveyed):

@@ -260,7 +260,7 @@ def test_any_call_is_planned_converted_and_distilled(case: str, tmp_path):
     small = convert(model, made, [given, given])
     assert count(small, given) == made.planned
     assert made.planned.macs <= 0.6 * made.dense.macs
-    small = distill(small, model, [given, given])
+    small = distill(small, model, [given, given], 1)
     batch = read_batch(model, given)
     save(small, tmp_path / "out")
     again = load(tmp_path / "out", make())
@@ -386,7 +386,7 @@ def test_any_tree_of_outputs_is_converted(kind: str):
 
     model = Out().eval()
     made = plan(model, [X, X], Budget(macs=0.6))
-    small = distill(convert(model, made, [X, X]), model, [X, X], tell=lambda line: None)
+    small = distill(convert(model, made, [X, X]), model, [X, X], 1, tell=lambda line: None)
     assert count(small, X) == made.planned
     assert made.output == "values"
 

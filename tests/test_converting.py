@@ -95,8 +95,9 @@ def test_conversion_leaves_the_original_as_it_was(name: str, fit: str):
 @pytest.mark.parametrize("name", TINY)
 def test_class_and_the_names_of_other_parameters_stay(name: str):
     model, input_size = tiny(name)
-    made = plan(model, image_batches(input_size), Budget(macs=0.7))
-    small = convert(model, made, image_batches(input_size))
+    choices = every_site(model, input_size, None, full=False)
+    made = plan_for(model, input_size, choices, "weight")
+    small = convert(model, made)
     assert type(small) is type(model)
     replaced = {
         path for site in find_sites(model, input_size)[0] for path in site.paths

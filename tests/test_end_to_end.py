@@ -12,17 +12,35 @@ from convswap.recipe import recipe
 
 
 def test_the_demo(tmp_path):
-    """One test, for the demo is run once."""
+    """In a hurry: few images and layers, part of an epoch, multiply-adds in place of time."""
+    rows = run_demo(tmp_path, "data.images=64", "layers={only: [layer1.0*]}", "budget={macs: 0.8}",
+                    "distill.epochs=0.2")  # fmt: skip
+    dense, _, recovered = rows.values()
+    assert recovered["macs"] <= 0.8 * dense["macs"]
+    assert recovered["top1"] >= dense["top1"] - 2
+
+
+@pytest.mark.slow
+def test_the_demo_as_it_is(tmp_path):
+    rows = run_demo(tmp_path)
+    dense, _, recovered = rows.values()
+    assert recovered["macs"] < 0.7 * dense["macs"]
+    assert recovered["top1"] >= dense["top1"] - 0.5
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert plan["latency"]["ms"] <= 0.55 * plan["latency"]["ms_dense"]
+
+
+def run_demo(tmp_path, *changes):
+    """The report of the demo, with some settings changed; all that is true however it is run."""
     folder = tmp_path / "out"
-    rows = succeed("run", "digits", "--out", folder, "--json").document
+    settings = [word for change in changes for word in ("--set", change)]
+    rows = succeed("run", "digits", "--out", folder, "--json", *settings).document
     assert list(rows) == ["dense", "converted", "recovered"]
     for row in rows.values():
         assert {"top1", "macs", "params", "bytes", "ms"} <= row.keys()
         assert row["images"] == 597
     dense, converted, recovered = rows.values()
     assert dense["top1"] > 99
-    assert recovered["top1"] >= dense["top1"] - 0.5
-    assert converted["macs"] < 0.7 * dense["macs"]
     assert recovered["macs"] == converted["macs"]
     assert names(tmp_path) == ["out"]
     assert names(folder) == ["converted", "plan.json", "recovered", "report.html", "report.json"]
@@ -31,7 +49,6 @@ def test_the_demo(tmp_path):
     assert plan["planned"]["macs"] == converted["macs"]
     assert plan["planned"]["params"] == converted["params"]
     assert plan["dense"]["macs"] == dense["macs"]
-    assert plan["latency"]["ms"] <= 0.55 * plan["latency"]["ms_dense"]
     held_out = open_images("digits", Preprocess(input_size=(1, 64, 64), mean=(0.5,), std=(0.5,)),
                            held_out=True)  # fmt: skip
     for stage in ("converted", "recovered"):
@@ -40,6 +57,7 @@ def test_the_demo(tmp_path):
         assert top1 == pytest.approx(rows[stage]["top1"])
         assert count(network, (1, 64, 64)).macs == rows[stage]["macs"]
         assert (folder / stage / "model.safetensors").stat().st_size == rows[stage]["bytes"]
+    return rows
 
 
 def test_the_weights_of_the_demo_are_small():

@@ -130,7 +130,7 @@ def test_zero_kernel_stays_zero(form: str):
 # better with rank
 
 
-@pytest.mark.parametrize("seed", [None, 0, 1, 2], ids=["weight only", "0", "1", "2"])
+@pytest.mark.parametrize("seed", [None, 0], ids=["weight only", "moments"])
 @pytest.mark.parametrize("form", RANKED)
 def test_error_never_rises_with_rank(form: str, seed: int | None):
     problem = random_problem(KERNEL, seed)

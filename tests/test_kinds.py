@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import product
+
 import pytest
 import timm
 import torch
@@ -10,7 +13,7 @@ from helpers import relative
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from convswap import Budget, convert, count, find_sites, load, open_target, plan, save
+from convswap import Budget, Plan, convert, count, find_sites, load, open_target, plan, save
 from convswap.forms import FORMS, PLAIN, Factorized, build, in_groups, kernel_of, unit_of, write_
 from convswap.forms.group_fits import GroupFits, joined
 from convswap.runtimes.int8 import equalised
@@ -315,11 +318,19 @@ def test_the_layers_that_can_be_replaced_are_found(name: str):
     assert sum(site.cost.macs for site in sites) == count(model, batches[0]).macs
 
 
-@pytest.mark.parametrize("fit", ["weight", "moments", "corrected"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_it_is_planned_converted_saved_and_loaded(name: str, fit: str, tmp_path):
+@cache
+def planned(name: str, fit: str) -> tuple[nn.Module, list[Tensor], Plan]:
+    """A network of the table, images for it, and a plan that several tests use."""
     model, batches = network(name)
-    made = plan(model, batches, Budget(macs=0.6), fit=fit)
+    return model, batches, plan(model, batches, Budget(macs=0.6), fit=fit)
+
+
+@pytest.mark.parametrize(("name", "fit"), [
+    *((name, "corrected") for name in NETWORKS),
+    *product([*NETWORKS][::4], ("weight", "moments")),
+])  # fmt: skip
+def test_it_is_planned_converted_saved_and_loaded(name: str, fit: str, tmp_path):
+    model, batches, made = planned(name, fit)
     small = convert(model, made, batches)
     assert count(small, batches[0]) == made.planned
     assert made.planned.macs <= 0.6 * made.dense.macs
@@ -332,8 +343,7 @@ def test_it_is_planned_converted_saved_and_loaded(name: str, fit: str, tmp_path)
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_corrected_fit_loses_less_than_one_to_the_weights(name: str):
-    model, batches = network(name)
-    made, lost = plan(model, batches, Budget(macs=0.6)), {}
+    (model, batches, made), lost = planned(name, "corrected"), {}
     with torch.no_grad():
         wanted = [model(batch) for batch in batches]
         for fit in ("weight", "corrected"):

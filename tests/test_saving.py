@@ -24,7 +24,7 @@ def small_of(model: nn.Module, site: str, size: tuple = SIZE) -> nn.Module:
 
 
 def timms() -> nn.Module:
-    return timm.create_model("resnet10t", num_classes=5).eval()
+    return timm.create_model("test_resnet", num_classes=5).eval()
 
 
 def opened(name: str, **kwargs: object) -> nn.Module:
@@ -34,8 +34,12 @@ def opened(name: str, **kwargs: object) -> nn.Module:
 def local_folder(folder: Path) -> nn.Module:
     """A timm network that was opened from a folder as the hub has them."""
     folder.mkdir()
-    made = timm.create_model("resnet10t", num_classes=4)
-    config = {"architecture": "resnet10t", "num_classes": 4, "pretrained_cfg": made.pretrained_cfg}
+    made = timm.create_model("test_resnet", num_classes=4)
+    config = {
+        "architecture": "test_resnet",
+        "num_classes": 4,
+        "pretrained_cfg": made.pretrained_cfg,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     torch.save(made.state_dict(), folder / "pytorch_model.bin")
     return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
@@ -43,7 +47,9 @@ def local_folder(folder: Path) -> nn.Module:
 
 NETWORKS: dict[str, Callable[[Path], nn.Module]] = {
     "data parallel": lambda path: nn.DataParallel(small_of(timms(), "layer1.0.conv1")),
-    "torch.compile": lambda path: torch.compile(small_of(timms(), "layer1.0.conv1")),
+    "torch.compile": lambda path: torch.compile(
+        small_of(timms(), "layer1.0.conv1"), backend="eager"
+    ),
     "arguments in a mapping": lambda path: small_of(
         opened("timm:resnet18", block_args={"attn_layer": "se"}, channels=[8, 8, 8, 8]),
         "layer1.0.conv1",

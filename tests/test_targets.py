@@ -327,6 +327,8 @@ def test_a_missing_compiler_is_named(monkeypatch):
 
 @pytest.mark.parametrize(("settings", "words"), [
     ({"name": "tensorflow"}, "tensorflow.*eager, compile, onnxruntime, onnxruntime-int8, openvino"),
+    *(({"name": "eager", "threads": threads}, "threads must be a whole number from 1 to")
+      for threads in (0, -1, 1 << 20, 1.5)),
     ({"name": "eager", "dtype": "int8"}, "int8 is not a floating-point type"),
     ({"name": "eager", "dtype": "nonsense"}, "nonsense is not a floating-point type"),
     ({"name": "eager", "device": "nonsense"}, "device nonsense"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -56,8 +58,9 @@ def trained(folder: Path, **settings: object) -> nn.Module:
     return distill(student, teacher, data(), 3, checkpoint=folder / "c.pt", **settings)
 
 
-def run_slowly(folder: str, hold: int) -> None:
-    """In a process of its own: writes its state after every step, and its result at the end."""
+def run_slowly(folder: str, hold: int = -1) -> None:
+    """In a process of its own: writes its state after every step, and its result at the end;
+    waits at a step until there is a file `go`."""
     torch.set_num_threads(1)
     from convswap.recovery import checkpoint
 
@@ -72,28 +75,65 @@ def run_slowly(folder: str, hold: int) -> None:
     torch.save(small.state_dict(), Path(folder) / "done.pt")
 
 
-def started(folder: Path, hold: int = -1) -> subprocess.Popen:
-    """A run that waits at a step, until there is a file `go`."""
-    for name in ("step", "go"):
-        (folder / name).unlink(missing_ok=True)
-    code = "import test_unbreakable_recovery as t, sys; t.run_slowly(sys.argv[1], int(sys.argv[2]))"
-    command = [sys.executable, "-c", code, str(folder), str(hold)]
+NURSERY = """
+import json, os, sys
+import test_unbreakable_recovery as tests
+import torch._dynamo  # training would import it
+for line in sys.stdin:
+    name, *arguments = json.loads(line)
+    if name == "wait":
+        print(os.waitstatus_to_exitcode(os.waitpid(*arguments, 0)[1]), flush=True)
+    elif child := os.fork():
+        print(child, flush=True)
+    else:
+        getattr(tests, name)(*arguments)
+        os._exit(0)
+"""
+
+
+class Nursery:
+    """A process that has imported all that takes long, and forks a process for each run."""
+
+    def __init__(self, process: subprocess.Popen):
+        self.process = process
+
+    def start(self, name: str, *arguments: object) -> int:
+        """Start a function of this file in a process of its own; the process."""
+        self.process.stdin.write(json.dumps([name, *arguments]) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def wait(self, run: int) -> int:
+        """How a process ends."""
+        return self.start("wait", run)
+
+    def stop_at(self, folder: Path, step: int, how: int) -> int:
+        """Start a run, and send it a signal once so many steps are made; how it ended."""
+        for name in ("step", "go"):
+            (folder / name).unlink(missing_ok=True)
+        run, until = self.start("run_slowly", str(folder), step), time.monotonic() + 600
+        while not (seen := folder / "step").exists() or int(seen.read_text() or 0) < step:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        os.kill(run, how)
+        (folder / "go").touch()
+        return self.wait(run)
+
+    def ends_as(self, folder: Path, wanted: dict[str, Tensor]) -> bool:
+        """Whether a run that nobody disturbs ends with these weights."""
+        assert self.wait(self.start("run_slowly", str(folder))) == 0
+        found = torch.load(folder / "done.pt", weights_only=True)
+        return all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.fixture(scope="module")
+def nursery():
+    command, here = [sys.executable, "-c", NURSERY], Path(__file__).parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    here = Path(__file__).parent
-    return subprocess.Popen(command, cwd=here, env=environment, stderr=subprocess.DEVNULL)
-
-
-def stopped_at(folder: Path, step: int, how: int) -> int:
-    """Start a run, and send it a signal once so many steps are made; how it ended."""
-    process, until = started(folder, hold=step), time.monotonic() + 600
-    while time.monotonic() < until and process.poll() is None:
-        seen = folder / "step"
-        if seen.exists() and int(seen.read_text() or 0) >= step:
-            break
-        time.sleep(0.01)
-    process.send_signal(how)
-    (folder / "go").touch()
-    return process.wait(600)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=here, env=environment, text=True, **pipes) as process:
+        yield Nursery(process)
+        process.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -107,27 +147,21 @@ def wanted(tmp_path_factory) -> dict[str, Tensor]:
         torch.set_num_threads(threads)
 
 
-def ends_as(folder: Path, wanted: dict[str, Tensor]) -> bool:
-    assert started(folder).wait(600) == 0
-    found = torch.load(folder / "done.pt", weights_only=True)
-    return all(torch.equal(found[name], wanted[name]) for name in wanted)
-
-
 @pytest.mark.parametrize("seed", range(2))
-def test_a_killed_run_ends_with_the_same_weights(seed: int, wanted, tmp_path):
+def test_a_killed_run_ends_with_the_same_weights(seed: int, nursery, wanted, tmp_path):
     """Twice killed, at random moments; dropout draws as if it had not been."""
-    for _ in range(2):
-        step = random.Random(seed).randrange(1, STEPS - 2)
-        assert stopped_at(tmp_path, step, signal.SIGKILL) == -signal.SIGKILL
-    assert ends_as(tmp_path, wanted)
+    first, second = sorted(random.Random(seed).sample(range(1, STEPS - 2), 2))
+    for step in (first, second):
+        assert nursery.stop_at(tmp_path, step, signal.SIGKILL) == -signal.SIGKILL
+    assert nursery.ends_as(tmp_path, wanted)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_ends_between_two_steps_and_goes_on(how: int, wanted, tmp_path):
-    assert stopped_at(tmp_path, 5, how) != 0
+def test_a_stopped_run_ends_between_two_steps_and_goes_on(how: int, nursery, wanted, tmp_path):
+    assert nursery.stop_at(tmp_path, 5, how) != 0
     assert (tmp_path / "c.pt").exists()
     assert not (tmp_path / "done.pt").exists()
-    assert ends_as(tmp_path, wanted)
+    assert nursery.ends_as(tmp_path, wanted)
 
 
 def test_the_random_state_of_the_caller_is_not_touched():
@@ -222,19 +256,22 @@ def test_a_loss_and_a_judge_of_the_callers_own_are_used():
 def test_it_trains_for_about_as_long_as_asked():
     teacher, student = pair()
     steps = []
-    distill(student, teacher, data(), minutes=0.02, progress=lambda *p: steps.append(p))
+    distill(student, teacher, data(), minutes=0.01, progress=lambda *p: steps.append(p))
     more = []
-    distill(student, teacher, data(), minutes=0.1, progress=lambda *p: more.append(p))
+    distill(student, teacher, data(), minutes=0.05, progress=lambda *p: more.append(p))
     assert 1 <= len(steps) < len(more)
 
 
 # --- several processes ----------------------------------------------------------------------
 
 
-def run_together(folder: str) -> None:
+def run_together(folder: str, rank: int, port: int) -> None:
+    """One of two processes, told so as `torchrun` tells."""
     from convswap.recovery import ranks
 
     torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
     with ranks.joined("cpu"):
         rank, size = ranks.place()
         teacher, student = pair()
@@ -243,18 +280,11 @@ def run_together(folder: str) -> None:
         torch.save(small.state_dict(), Path(folder) / f"{rank}.pt")
 
 
-def test_processes_that_train_together_end_with_one_network(tmp_path):
-    code = tmp_path / "together.py"
-    code.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        f"import test_unbreakable_recovery as t; t.run_together({str(tmp_path)!r})\n"
-    )
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-        "--master-addr", "127.0.0.1", "--master-port", "29517", str(code),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_processes_that_train_together_end_with_one_network(nursery, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # free
+    runs = [nursery.start("run_together", str(tmp_path), rank, port) for rank in range(2)]
+    assert [nursery.wait(run) for run in runs] == [0, 0]
     first, second = (torch.load(tmp_path / f"{i}.pt", weights_only=True) for i in range(2))
     _, student = pair()
     assert all(torch.equal(first[name], second[name]) for name in first)

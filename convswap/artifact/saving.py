@@ -149,8 +149,8 @@ def _rebuilding(model: nn.Module, record: Record) -> Base:
     by, or else `code`."""
     known, tried = record.base, [record.base]
     config, name = getattr(model, "pretrained_cfg", None) or {}, known.name
-    if not is_library(name):
-        name = f"timm:{config.get('architecture')}"
+    if not is_library(name) and "architecture" in config:
+        name = f"timm:{config['architecture']}"
     tried.append(known.model_copy(update={"folded": True}))  # by a call of timm's own
     for arguments in ((), ("num_classes",), ("in_chans",), ("num_classes", "in_chans")):
         kwargs = {name: getattr(model, name) for name in arguments if hasattr(model, name)}

@@ -36,7 +36,9 @@ def ending() -> Iterator[None]:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}", 2)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
         _fail("out of memory - use fewer images, or a smaller --batch-size", 2)
     except (KeyboardInterrupt, SystemExit):  # libraries turn the first into the second
         if not stopped:
@@ -49,6 +51,12 @@ def ending() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """PyTorch has a class of its own for a GPU's memory, and none for the processor's."""
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(each in str(error).lower() for each in words)
 
 
 def _fail(line: str, code: int) -> None:

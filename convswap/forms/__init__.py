@@ -14,6 +14,7 @@ start, and which layers spell it. To add one, write its file and list it in `FOR
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Protocol
 
 from torch import Tensor
@@ -130,12 +131,16 @@ def ranks(form: str, kernel: Kernel, count: int) -> list[Rank]:
 
 def _largest(form: str, kernel: Kernel, full: tuple[int, ...], weights: float) -> list[int]:
     """The largest rank, in fixed proportion to `full`, within a number of weights."""
+
+    @cache  # most of the steps below come to a rank that was looked at
+    def fits(*rank: int) -> bool:
+        layers = FORMS[form].layers(kernel, rank if len(rank) > 1 else rank[0])
+        return sum(layer.weights for layer in layers) <= weights
+
     low, high = 0.0, 1.0
     for _ in range(24):
         middle = (low + high) / 2
-        rank = [max(1, round(middle * f)) for f in full]
-        layers = FORMS[form].layers(kernel, tuple(rank) if len(rank) > 1 else rank[0])
-        if sum(layer.weights for layer in layers) <= weights:
+        if fits(*(max(1, round(middle * f)) for f in full)):
             low = middle
         else:
             high = middle

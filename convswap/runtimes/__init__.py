@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import ConvswapError, TargetError
+from ..plans import THREADS
 from .compiled import Compiled
 from .eager import Eager
 from .litert import LiteRt
@@ -35,11 +36,12 @@ def open_target(
     """A target by name, ready to use.
 
     Args:
-        threads: CPU threads; default: as many as PyTorch uses.
+        threads: CPU threads, 1 to `plans.THREADS`; default: as many as PyTorch uses.
         dtype: name of a floating-point type; networks are cast to it in a copy.
 
     Raises:
-        ConvswapError: unknown or not installed, or it has no such device or type.
+        ConvswapError: unknown or not installed, or it has no such device, type or number of
+            threads.
     """
     if name not in TARGETS:
         raise ConvswapError(f"unknown target {name}", do=f"choose one of {', '.join(TARGETS)}")
@@ -47,7 +49,10 @@ def open_target(
         raise ConvswapError(
             f"{dtype} is not a floating-point type", do="say float32, float16 or bfloat16"
         )
-    return TARGETS[name](threads or torch.get_num_threads(), device, dtype)
+    threads = torch.get_num_threads() if threads is None else threads
+    if not isinstance(threads, int) or not 1 <= threads <= THREADS:
+        raise ConvswapError(f"threads must be a whole number from 1 to {THREADS}, not {threads!r}")
+    return TARGETS[name](threads, device, dtype)
 
 
 def device_for(name: str, device: str) -> str:

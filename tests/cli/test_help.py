@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from outer import RECIPE, USER, commands, convswap, parsed, squeezed, succeed
+from outer import RECIPE, USER, commands, convswap, fail, parsed, squeezed, succeed
 
 from convswap import __version__, cli
 
@@ -142,14 +142,18 @@ def test_a_pipe_gets_one_json_document_and_nothing_else(shared):
     assert "\x1b" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_command_whose_output_is_closed_does_its_work(stream, here):
-    number = {"stdout": 1, "stderr": 2}[stream]
-    command = [sys.executable, "-m", "convswap", "plan", *USER, "--fit", "weight", "--macs", "0.6",
-               "--input-size", "3,16,16", "--out", "p.json"]  # fmt: skip
-    done = subprocess.run(["sh", "-c", f'exec "$@" {number}>&-', "sh", *command], timeout=600)
+PLANS = ["plan", *USER, "--fit", "weight", "--macs", "0.6", "--input-size", "3,16,16", "--out"]
+
+
+@pytest.mark.parametrize(("closed", "arguments"), [
+    ("1>&-", ["recipes", "copy", "digits"]), ("2>&-", ["recipes", "copy", "digits"]),
+    ("1>&- 2>&-", PLANS),
+])  # fmt: skip
+def test_a_command_whose_output_is_closed_does_its_work(closed, arguments, here):
+    command = [sys.executable, "-m", "convswap", *arguments, "written"]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], timeout=600)
     assert done.returncode == 0
-    assert json.loads(Path("p.json").read_text())["choices"]
+    assert ("choices" if arguments is PLANS else "budget") in Path("written").read_text()
 
 
 def test_a_terminal_of_few_characters_is_told_names_of_any(here):
@@ -187,6 +191,20 @@ def test_an_unexpected_error_is_not_hidden(shared, monkeypatch):
     monkeypatch.setattr("convswap.observe", fall_over)
     with pytest.raises(ZeroDivisionError):
         convswap("inspect", "model.py:build")
+
+
+def fail_for_memory():
+    raise MemoryError
+
+
+def fail_on_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("lack", [fail_for_memory, fail_on_a_gpu, lambda: torch.empty(1 << 50)])
+def test_memory_that_does_not_suffice_is_one_line(lack, shared, monkeypatch):
+    monkeypatch.setattr("convswap.observe", lambda *args, **kwargs: lack())
+    assert "out of memory - use fewer images" in fail("inspect", "model.py:build")
 
 
 def test_threads_are_set(shared):

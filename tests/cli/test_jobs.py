@@ -39,7 +39,7 @@ def larger():
                          nn.PReLU(12), nn.Conv2d(12, 12, 3, 1, 1), nn.PixelShuffle(2))
 '''
 NAMED = {"model.name": "timm:resnet18", "model.random_weights": True, "data.batch_size": 8}
-NARROW_TEXT = "channels: [8, 8, 16, 16], stem_width: 8"
+NARROW_TEXT = "channels: [8, 8, 16, 16], layers: [1, 1, 1, 1], stem_width: 8"
 JOBS = {
     "timm-classifier": {"model.kwargs": f"{{{NARROW_TEXT}, num_classes: 4}}"},
     "segmentation": "maps",
