@@ -25,7 +25,6 @@ GROWS = True
 LEAST_LEFT = 0.1
 TRIAL_OUTPUTS = None
 RIDGE = 3e-3  # as a fraction of the mean input power; 1e-4 lets norms grow to 10-16 times
-FIRST_RIDGE = 0.1  # for half of the steps
 MOST_NORM = 2.75  # squared norms of all terms, over the kernel's; beyond it the ridge grows
 
 
@@ -52,8 +51,7 @@ def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
         factors, mix, left = problem.refine(factors, _basis, 0)
     else:
         ridge, most = RIDGE, MOST_NORM * problem.norm
-        factors = problem.refine(factors, _basis, steps // 2, ridge=FIRST_RIDGE).factors
-        factors, mix, left = problem.refine(factors, _basis, steps - steps // 2, ridge=ridge)
+        factors, mix, left = problem.refine(factors, _basis, steps, ridge=ridge)
         while steps and mix.square().sum() > most and ridge < 1:
             ridge = 2 * ridge
             factors, mix, left = problem.refine(factors, _basis, steps, ridge=ridge)
