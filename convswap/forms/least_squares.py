@@ -236,12 +236,13 @@ def cholesky(gram: Tensor) -> Tensor:
     """Cholesky factor of a positive semi-definite matrix, with the least jitter that works."""
     jitter = 0.0
     scale = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
-    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    regular = gram
     while True:
-        factor, info = torch.linalg.cholesky_ex(gram + jitter * scale * eye if jitter else gram)
-        if info.item() == 0 and torch.isfinite(factor).all():
+        factor, info = torch.linalg.cholesky_ex(regular)
+        if info.item() == 0 and factor.diagonal().isfinite().all():  # so are the rows, then
             return factor
         jitter = max(jitter * 10, 10 * torch.finfo(gram.dtype).eps)
+        regular = gram + (jitter * scale).expand(len(gram)).diag()
         if jitter > 1:
             raise FloatingPointError("moments are not finite or not positive semi-definite")
 

@@ -197,9 +197,12 @@ class Moments:
         target = weight
         if corrected:
             least = ROUNDING * self.mean_x[group].square().mean()
-            ridge = self._ridge(weight, moment.diagonal().mean().clamp_min(least), group)
+            scale = moment.diagonal().mean().clamp_min(least)
+            taps = self._by_taps(weight)
+            ridge = self._ridge(taps, scale, group)
             if math.isfinite(ridge):
-                target = weight + _ridged(cross - weight @ moment, moment, ridge)
+                target = weight + self._in_order(_ridged(cross - taps @ moment, moment, ridge))
+        moment = self._in_order(self._in_order(moment).mT)
         share = min(max(len(moment) / self.count, SHRINK), 1.0)
         moment.diagonal().add_(share * moment.diagonal().mean().clamp_min(1e-12))
         return LeastSquares(target, moment, weight)
@@ -224,14 +227,21 @@ class Moments:
         return best
 
     def _centred(self, halves: list[int], group: int) -> tuple[Tensor, Tensor]:
-        """E[xx'] `[D, D]` and E[yx'] `[out, D]` about the means, of some of the images."""
+        """E[xx'] `[D, D]` and E[yx'] `[out, D]` about the means, of some of the images, with
+        patches tap by tap."""
         count = sum(self._count[half] for half in halves)
-        x, y = (each[halves, group].sum(0) / count for each in (self._x, self._y))
-        moment = self._xx[halves, group].sum(0) / count - torch.outer(x, x)
-        cross = self._yx[halves, group].sum(0) / count - torch.outer(y, x)
-        dtype = working_dtype(len(moment))
-        moment, cross = self._in_order(moment.to(dtype)), self._in_order(cross.to(dtype))
-        return self._in_order(moment.mT), cross
+        x, y = (sum(each[half, group] for half in halves) / count for each in (self._x, self._y))
+        dtype = working_dtype(len(x))
+
+        def about(sums: Tensor, mean: Tensor) -> Tensor:
+            first, *others = (sums[half, group] for half in halves)
+            return torch.addr(sum(others, first), mean, x, beta=1 / count, alpha=-1).to(dtype)
+
+        return about(self._xx, x), about(self._yx, y)
+
+    def _by_taps(self, columns: Tensor) -> Tensor:
+        """`[..., D]` from the order of `weight.flatten(1)`, channel by channel, to tap by tap."""
+        return columns.unflatten(-1, (-1, unit_of(self.layer).area)).mT.flatten(-2)
 
     def _in_order(self, columns: Tensor) -> Tensor:
         """`[..., D]` from tap by tap to the order of `weight.flatten(1)`, channel by channel."""

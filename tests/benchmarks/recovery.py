@@ -2,6 +2,7 @@
 
     python tests/benchmarks/recovery.py resnet20 --macs 0.5 0.3 0.2 0.1 --epochs 2
     python tests/benchmarks/recovery.py resnet20 --macs 0.2 --epochs 16 --images 1000
+    python tests/benchmarks/recovery.py resnet20 --macs 0.2 --epochs 1 2 4 --start weight
     python tests/benchmarks/recovery.py srvgg --macs 0.3 --epochs 0.5
     python tests/benchmarks/recovery.py face --macs 0.5 --epochs 32
 
@@ -63,6 +64,9 @@ def main() -> None:
     parser.add_argument("--epochs", nargs="+", type=float, default=[2])
     parser.add_argument("--images", type=int, help="to train on; default: all")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--start", choices=["weight", "moments", "corrected"], default="corrected", help="the fit"
+    )
     parser.add_argument("--lr", type=float, help="default: as `distill` chooses")
     parser.add_argument("--bench", type=Path, default=Path(__file__).parents[3] / "shared/bench")
     args = parser.parse_args()
@@ -81,7 +85,8 @@ def main() -> None:
 
     for macs in args.macs:
         plan = convswap.plan(dense, calibration, convswap.Budget(macs=macs))
-        start = convswap.convert(dense, plan, calibration)
+        fitted = plan.model_copy(update={"fit": args.start})
+        start = convswap.convert(dense, fitted, calibration)
         before = quality(start)
         for epochs in args.epochs:
             for seed in range(args.seeds):
@@ -90,7 +95,8 @@ def main() -> None:
                 small = convswap.distill(
                     start, dense, training, epochs, lr=args.lr, judges=judges, seed=seed
                 )
-                row = {"subject": args.subject, "macs": macs, "images": len(training.order)}
+                row = {"subject": args.subject, "macs": macs, "start": args.start}
+                row |= {"images": len(training.order)}
                 row |= {"epochs": epochs, "seed": seed, "before": before, "after": quality(small)}
                 row |= {"processor_s": round(time.process_time() - began)}
                 print(json.dumps(row | {"threads": torch.get_num_threads()}), flush=True)
