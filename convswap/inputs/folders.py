@@ -21,12 +21,10 @@ _MASKS = re.compile(
 
 
 _GIVEN = re.compile(
-    "lr(bicubic|unknown|mild|difficult|wild)?|lq|low|blur(red|ry)?|nois[ye]|hazy|haze|rainy?"
+    "lr(bicubic|unknown|mild|difficult|wild)?|lq|blur(red|ry)?|nois[ye]|hazy|haze|rainy?"
     "|degraded|(?:(?<=^train)|(?<=^test)|(?<=^val)|^)a$"
 )
-_WANTED = re.compile(
-    "hr|hq|gt|high|normal|sharp|clean|clear|norain|(?:(?<=^train)|(?<=^test)|(?<=^val)|^)b$"
-)
+_WANTED = re.compile("hr|hq|gt|sharp|clean|clear|norain|(?:(?<=^train)|(?<=^test)|(?<=^val)|^)b$")
 
 
 def below_the_shared(files: Sequence[str]) -> list[list[str]]:

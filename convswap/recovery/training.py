@@ -79,11 +79,11 @@ class Training:
     @property
     def in_vain(self) -> bool:
         """Whether the last judgement was the first of which one would expect that it is better
-        than the start, and none was."""
+        than the start, and none was, and there are steps left to be spared."""
         if self.gained or len(self.history) < 2:
             return False
         before, last = (judgement.step for judgement in self.history[-2:])
-        return before < self.steps * EARLY <= last
+        return before < self.steps * EARLY <= last < self.steps
 
     def learn(self, step: int, batch: Batch) -> bool:
         """Make a step; False, and nothing is learned, where the loss is NaN or infinite. An empty

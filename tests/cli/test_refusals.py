@@ -133,7 +133,7 @@ BAD = {
     "gray digits for a network that wants colour": (
         None, "evaluate art --model model.py:build --data digits", ["digits", "3"]),
     "an input size of two numbers": (
-        None, "inspect model.py:build --input-size 16,16", ["--input-size", "16,16"]),
+        None, "inspect model.py:build --input-size 16,16", ["16x16", "3 channels"]),
     "an input size of words": (
         None, "inspect model.py:build --input-size a,b,c", ["--input-size", "a,b,c"]),
     "an input size of nothing": (
