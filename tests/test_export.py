@@ -411,7 +411,7 @@ class Cached(Takes):
 
 class Bounded(Takes):
     def forward(self, x, y):
-        return self.conv(x.contiguous() if len(x) >= 64 else x) + y
+        return self.conv(x.contiguous() if x.shape[0] >= 64 else x) + y
 
 
 def given(*size: int) -> torch.Tensor:
