@@ -409,6 +409,16 @@ class Cached(Takes):
         return {"map": self.conv(x), "cache": object()}
 
 
+class LeavesOut(Takes):
+    def forward(self, x, mask, y):
+        return self.conv(x) + y
+
+
+class Doubles(Takes):
+    def forward(self, x):
+        return self.conv(x.mul_(2))
+
+
 class Bounded(Takes):
     def forward(self, x, y):
         return self.conv(x.contiguous() if x.shape[0] >= 64 else x) + y
@@ -443,6 +453,12 @@ INPUTS = {
         (given(5, 3, 8, 8), given(5, 4, 6, 6)),
         {"x": MAP, "y": ["batch", 4, 6, 6]},
     ),
+    "one that it does not use": (
+        LeavesOut,
+        (given(5, 3, 8, 8), given(5, 3), given(5, 4, 6, 6)),
+        {"x": MAP, "mask": ["batch", 3], "y": ["batch", 4, 6, 6]},
+    ),
+    "one that it changes": (Doubles, given(5, 3, 8, 8), {"images": MAP}),
     "labels beside": (Cached, (given(5, 3, 8, 8), torch.arange(5)), {"images": MAP}),
 }
 
@@ -471,6 +487,12 @@ def test_a_program_of_several_inputs_is_called_as_the_network_is(tmp_path):
     export_program(model, {"x": x, "step": step}, tmp_path / "n.pt2")
     program = torch.export.load(tmp_path / "n.pt2").module()
     torch.testing.assert_close(program(x=x[:1], step=step[:1]), model(x[:1], step[:1]))
+
+
+def test_old_operators_lack_inputs_that_are_not_used(tmp_path):
+    batch = given(3, 3, 8, 8), given(3, 3), given(3, 4, 6, 6)
+    assert export_onnx(LeavesOut().eval(), batch, tmp_path / "n.onnx", opset=13) < 1e-4
+    assert list(inputs_of_the_file(tmp_path / "n.onnx")) == ["x", "y"]
 
 
 @pytest.mark.parametrize("settings", [{"batch": 3, "opset": 13}, {"free_size": True}])

@@ -63,12 +63,12 @@ def export_onnx(
     """
     model = on_cpu(model)
     alike, others = shown(read_batch(model, inputs), batch, free_size)
-    tried = [*alike, *others]
+    tried, names = [*alike, *others], input_names(model, alike[0])
     with new_file(path) as temporary:
         graph = onnx_graph(model, alike[0], others=others, opset=opset)
         temporary.write_bytes(tidy(graph).SerializeToString())
         try:
-            network = OnnxNetwork(temporary)
+            network = OnnxNetwork(temporary, names)
             return max(largest_gap(model, each, network(*each.tensors)) for each in tried)
         except ConvswapError:
             raise
@@ -101,20 +101,25 @@ class OnnxNetwork(nn.Module):
     """An ONNX file, or its content, as a network that ONNX Runtime runs on the CPU. It puts out a
     tuple.
 
+    Args:
+        names: of the inputs it is given, in order; default: those of the file, which may lack some
+            that are not used.
+
     Attributes:
         bytes: of the file.
     """
 
-    def __init__(self, file: Path | bytes):
+    def __init__(self, file: Path | bytes, names: Sequence[str] = ()):
         super().__init__()
         self.bytes = len(file) if isinstance(file, bytes) else file.stat().st_size
         self._session = session(file, torch.get_num_threads())
-        self._names = [each.name for each in self._session.get_inputs()]
+        self._read = [each.name for each in self._session.get_inputs()]
+        self._names = names or self._read
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The file's inputs in order: of images, `[n, channels, height, width]`, float32."""
-        arrays = [each.cpu().numpy() for each in inputs]
-        outputs = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
+        """The inputs in order; images are `[n, channels, height, width]`, float32."""
+        given = dict(zip(self._names, inputs, strict=True))
+        outputs = self._session.run(None, {name: given[name].cpu().numpy() for name in self._read})
         return tuple(torch.from_numpy(np.asarray(each)).to(inputs[0].device) for each in outputs)
 
 

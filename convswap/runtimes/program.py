@@ -52,7 +52,7 @@ def export_program(
         temporary.write_bytes(content.getvalue())
         try:
             written = torch.export.load(temporary).module()
-            outputs = [written(*each.args, **each.kwargs) for each in (*alike, *others)]
+            outputs = [each.forward(written) for each in (*alike, *others)]
         except Exception as error:  # such as a size that it does not take
             raise ConvswapError(
                 f"what was written does not run: {why_not(error)}", do=ONE if others else ""
