@@ -15,6 +15,7 @@ from outer import converted, narrow_resnet
 from torch import nn
 
 from convswap import ConvswapError, export_onnx, export_program
+from convswap.network.batch import Batch
 from convswap.runtimes.export import OnnxNetwork, largest_gap
 
 SEPARATE = """
@@ -295,7 +296,7 @@ def test_outputs_that_differ_are_told(change, says, images):
     torch.manual_seed(0)
     model = Puts(lambda y: (y, y.argmax(1))).eval()
     with pytest.raises(ConvswapError, match=says):
-        largest_gap(model, images, change(model(images)[0]))
+        largest_gap(model, Batch((images,)), change(model(images)[0]))
 
 
 def test_a_few_whole_numbers_may_fall_the_other_way_by_rounding(images):
@@ -303,7 +304,7 @@ def test_a_few_whole_numbers_may_fall_the_other_way_by_rounding(images):
     model = Puts(lambda y: y.argmax(1)).eval()
     found = model(images)
     found[0, 0, 0] += 1
-    assert largest_gap(model, images, found) == 0
+    assert largest_gap(model, Batch((images,)), found) == 0
 
 
 def test_a_wrong_file_is_not_written(network, images, tmp_path, monkeypatch):
@@ -362,3 +363,169 @@ def test_outputs_of_a_class_of_the_users_own_are_written_in_order(tmp_path):
     left, right = OnnxNetwork(tmp_path / "net.onnx")(images)
     torch.testing.assert_close(left, model(images).left)
     torch.testing.assert_close(right, model(images).right)
+
+
+class Takes(nn.Module):
+    """A convolution of one input, and what is computed of others."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.words = nn.Conv2d(3, 4, 3), nn.Embedding(9, 4)
+
+
+class Pair(Takes):
+    def forward(self, a, b):
+        return self.conv(a) - 2 * self.conv(b)
+
+
+class Whole(Takes):
+    def forward(self, batch: dict):
+        return {"map": self.conv(batch["image"]) * batch["mask"]}
+
+
+class Named(Takes):
+    def forward(self, x, *, scale, flag=True):
+        return self.conv(x) * scale
+
+
+class Counted(Takes):
+    def forward(self, x, step):
+        return self.conv(x) + self.words(step)[..., None, None]
+
+
+class Once(Takes):
+    def forward(self, x, shift):
+        return self.conv(x) + shift.sum(0)[:, None, None]
+
+
+class Pieces(Takes):
+    def forward(self, x: list[torch.Tensor]):
+        return [self.conv(each[None]) for each in x]
+
+
+class Cached(Takes):
+    def forward(self, x):
+        return {"map": self.conv(x), "cache": object()}
+
+
+class LeavesOut(Takes):
+    def forward(self, x, mask, y):
+        return self.conv(x) + y
+
+
+class Doubles(Takes):
+    def forward(self, x):
+        return self.conv(x.mul_(2))
+
+
+class Bounded(Takes):
+    def forward(self, x, y):
+        return self.conv(x.contiguous() if x.shape[0] >= 64 else x) + y
+
+
+def given(*size: int) -> torch.Tensor:
+    return torch.rand(size, generator=torch.Generator().manual_seed(1))
+
+
+MAP = ["batch", 3, 8, 8]
+INPUTS = {
+    "a tuple": (Pair, (given(5, 3, 8, 8), given(5, 3, 8, 8) - 1), {"a": MAP, "b": MAP}),
+    "a dict that is passed whole": (
+        Whole,
+        {"image": given(5, 3, 8, 8), "mask": given(5, 4, 6, 6)},
+        {"batch.image": MAP, "batch.mask": ["batch", 4, 6, 6]},
+    ),
+    "keyword-only": (
+        Named,
+        {"scale": given(5, 1, 1, 1), "x": given(5, 3, 8, 8), "flag": False},
+        {"scale": ["batch", 1, 1, 1], "x": MAP},
+    ),
+    "integers": (
+        Counted,
+        {"x": given(5, 3, 8, 8), "step": torch.arange(5)},
+        {"x": MAP, "step": ["batch"]},
+    ),
+    "a number": (Counted, (given(5, 3, 8, 8), torch.tensor(3)), {"x": MAP, "step": []}),
+    "there once for all": (Once, (given(5, 3, 8, 8), given(2, 4)), {"x": MAP, "shift": [2, 4]}),
+    "a limit of its own": (
+        Bounded,
+        (given(5, 3, 8, 8), given(5, 4, 6, 6)),
+        {"x": MAP, "y": ["batch", 4, 6, 6]},
+    ),
+    "one that it does not use": (
+        LeavesOut,
+        (given(5, 3, 8, 8), given(5, 3), given(5, 4, 6, 6)),
+        {"x": MAP, "mask": ["batch", 3], "y": ["batch", 4, 6, 6]},
+    ),
+    "one that it changes": (Doubles, given(5, 3, 8, 8), {"images": MAP}),
+    "labels beside": (Cached, (given(5, 3, 8, 8), torch.arange(5)), {"images": MAP}),
+}
+
+
+def inputs_of_the_file(path: Path) -> dict[str, list]:
+    import onnx
+
+    return {
+        value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in onnx.load(path).graph.input
+    }
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_inputs_of_any_kind_have_names_and_a_free_batch_size(kind, tmp_path):
+    network, batch, named = INPUTS[kind]
+    torch.manual_seed(0)
+    model = network().eval()
+    assert export_onnx(model, batch, tmp_path / "n.onnx") < 1e-4
+    assert inputs_of_the_file(tmp_path / "n.onnx") == named
+    assert export_program(model, batch, tmp_path / "n.pt2") < 1e-4
+
+
+def test_a_program_of_several_inputs_is_called_as_the_network_is(tmp_path):
+    model, x, step = Counted().eval(), given(4, 3, 8, 8), torch.arange(4)
+    export_program(model, {"x": x, "step": step}, tmp_path / "n.pt2")
+    program = torch.export.load(tmp_path / "n.pt2").module()
+    torch.testing.assert_close(program(x=x[:1], step=step[:1]), model(x[:1], step[:1]))
+
+
+def test_old_operators_lack_inputs_that_are_not_used(tmp_path):
+    batch = given(3, 3, 8, 8), given(3, 3), given(3, 4, 6, 6)
+    assert export_onnx(LeavesOut().eval(), batch, tmp_path / "n.onnx", opset=13) < 1e-4
+    assert list(inputs_of_the_file(tmp_path / "n.onnx")) == ["x", "y"]
+
+
+@pytest.mark.parametrize("settings", [{"batch": 3, "opset": 13}, {"free_size": True}])
+def test_several_inputs_are_fixed_or_free_alike(settings, tmp_path):
+    pair = given(5, 3, 8, 8), given(5, 3, 8, 8) - 1
+    assert export_onnx(Pair().eval(), pair, tmp_path / "n.onnx", **settings) < 1e-4
+    shape = [3, 3, 8, 8] if "batch" in settings else ["batch", 3, "height", "width"]
+    assert inputs_of_the_file(tmp_path / "n.onnx") == {"a": shape, "b": shape}
+
+
+def test_a_list_of_images_is_written_for_so_many(tmp_path):
+    model, images = Pieces().eval(), [*given(3, 3, 8, 8)]
+    assert export_onnx(model, images, tmp_path / "n.onnx", batch=2) < 1e-4
+    assert inputs_of_the_file(tmp_path / "n.onnx") == {"x.0": MAP[1:], "x.1": MAP[1:]}
+    assert export_program(model, images, tmp_path / "n.pt2", batch=2) < 1e-4
+
+
+@pytest.mark.parametrize("write", [export_onnx, export_program])
+@pytest.mark.parametrize(
+    ("model", "inputs", "says"),
+    [
+        (Pieces(), [*given(3, 3, 8, 8)], "cannot be free: samples come in a list - say batch=1"),
+        (Cached(), given(1, 3, 8, 8), "cannot be free: one sample does not show how"),
+        (Cached(), given(2, 3, 8, 8) / 0, "holds NaN or infinite"),
+        (Cached(), "a path", "no tensor in a batch"),
+    ],
+)
+def test_inputs_that_nothing_can_be_written_for(model, inputs, says, write, tmp_path):
+    with pytest.raises(ConvswapError, match=says):
+        write(model.eval(), inputs, tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_maps_of_several_sizes_are_not_free(tmp_path):
+    pair = given(2, 3, 8, 8), given(2, 3, 9, 9)
+    with pytest.raises(ConvswapError, match="inputs are not of one size"):
+        export_onnx(Pair().eval(), pair, tmp_path / "n.onnx", free_size=True)

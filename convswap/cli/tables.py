@@ -16,7 +16,7 @@ from ..runtimes import Target
 from ..support.figures import FIGURES, quantity, score
 from ..timing.layer_times import LayerTime
 
-SEPARABLE = 0.1  # of the multiply-adds: from there on it is worth a line
+SEPARABLE, OUTSIDE = 0.1, 0.01  # of the multiply-adds: from there on it is worth a line
 
 
 def sites_table(sites: Sequence[Site], total: Cost) -> Table:
@@ -61,6 +61,12 @@ def sites_summary(sites: Sequence[Site], total: Cost, size: tuple[int, int, int]
         text += (
             f"\n{done:.1%} of the MACs are in depthwise separable layers already: of these "
             "`channel` can make the 1x1 ones low-rank, and nothing more"
+        )
+    outside = 1 - sum(site.cost.macs for site in sites) / max(total.macs, 1)
+    if outside >= OUTSIDE and total.macs:
+        text += (
+            f"\n{outside:.1%} of the MACs are in none of these layers: modules of other classes, "
+            "or the network's own code, multiply without calling one"
         )
     return text
 

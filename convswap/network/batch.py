@@ -61,12 +61,14 @@ class Batch:
         counts = Counter(size for size, _ in rows)
         return max(rows, key=lambda row: (counts[row[0]], row[1]), default=(1, 0))[0]
 
-    def take(self, some: slice) -> Batch:
+    def take(self, some: slice | list[int]) -> Batch:
         """A batch of some of the samples."""
         size = len(self)
         labels = self.labels if self.labels is None else self.labels[some]
         if is_list_of_samples(self.args[:1]):
-            return replace(self, args=(self.args[0][some], *self.args[1:]), labels=labels)
+            rows = range(size)[some] if isinstance(some, slice) else some
+            samples = [self.args[0][row] for row in rows]
+            return replace(self, args=(samples, *self.args[1:]), labels=labels)
         taken = self.mapped(lambda t: t[some] if t.dim() and len(t) == size else t)
         return replace(taken, labels=labels)
 

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ConvswapError, one_line
+from ..network.calls import Batch, read_batch
 from ..network.copies import deep_copy, first_line, in_eval_mode
 from ..network.trees import tensors_in
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_streams
+from .inputs import TakesTensors, free_lengths, input_names, shown
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-3  # of the largest output; float32 runtimes differ by 1e-5 or so
 FLIPPED = 0.01  # share of whole numbers, such as the best class, that rounding may change
-AXES = {0: "batch", 2: "height", 3: "width"}
 EARLIEST = 18  # opset that PyTorch's exporter writes
+ONE = "say how many samples it is to take, batch=1"
 
 
 def export_onnx(
     model: nn.Module,
-    images: Tensor,
+    inputs: object,
     path: str | Path,
     *,
     batch: int | None = None,
@@ -42,7 +43,10 @@ def export_onnx(
     """Write ONNX, checked by ONNX Runtime against PyTorch.
 
     Args:
-        images: real inputs `[n, channels, height, width]`, n >= 2, that both are run on.
+        inputs: a batch of real inputs, of two samples at least where the batch size is free, that
+            both are run on: images `[n, channels, height, width]`, or a batch as `plan` takes it
+            (a tuple, a mapping, with labels or without). Of inputs other than images, the file has
+            those that are tensors, by the names of the arguments of `forward`.
         batch: the only batch size it takes; default: any.
         free_size: whether height and width are free as well; then both are run on a larger size
             too.
@@ -55,36 +59,27 @@ def export_onnx(
     Raises:
         ConvswapError: a package is missing, the network cannot be written like that, or the
             outputs differ; then nothing is written.
+        DataError: the inputs hold no tensor, or values that are not finite.
     """
-    model, images = on_cpu(model), images.cpu()
-    free = free_axes(batch, free_size)
-    if batch is None:
-        tried = [images[:2], images[:1], images]
-    else:
-        rounds = -(-len(images) // batch)
-        tried = [*images[torch.arange(rounds * batch) % len(images)].split(batch)]
-    if free_size:
-        height, width = images.shape[2:]
-        tried.append(F.interpolate(tried[0], (2 * height, 3 * width)))
+    model = on_cpu(model)
+    alike, others = shown(read_batch(model, inputs), batch, free_size)
+    tried, names = [*alike, *others], input_names(model, alike[0])
     with new_file(path) as temporary:
-        graph = onnx_graph(model, tried[0], free=free, opset=opset)
+        graph = onnx_graph(model, alike[0], others=others, opset=opset)
         temporary.write_bytes(tidy(graph).SerializeToString())
         try:
-            network = OnnxNetwork(temporary)
-            return max(largest_gap(model, each, network(each)) for each in tried)
+            network = OnnxNetwork(temporary, names)
+            return max(largest_gap(model, each, network(*each.tensors)) for each in tried)
         except ConvswapError:
             raise
         except Exception as error:  # such as a size that the network, or the file, does not take
-            sizes = dict.fromkeys("x".join(map(str, each.shape)) for each in tried)
+            sizes = dict.fromkeys(
+                "x".join(map(str, t.shape)) for each in tried for t in each.tensors
+            )
             raise ConvswapError(
                 f"what was written does not run on {' and '.join(sizes)}: {why_not(error)}",
-                do="say how many images it is to take, batch=1" if batch is None else "",
+                do=ONE if batch is None else "",
             ) from error
-
-
-def free_axes(batch: int | None, free_size: bool) -> tuple[int, ...]:
-    """Axes of the input that may have any length."""
-    return (*((0,) if batch is None else ()), *((2, 3) if free_size else ()))
 
 
 def on_cpu(model: nn.Module) -> nn.Module:
@@ -95,29 +90,37 @@ def on_cpu(model: nn.Module) -> nn.Module:
 
 
 def _in_a_tuple(model: nn.Module, args: tuple, output: object) -> tuple[Tensor, ...] | None:
-    """All tensors of an output in order, where it holds some in classes of the user's own."""
-    leaves = [leaf for leaf in tree_leaves(output) if not isinstance(leaf, Tensor)]
-    return tuple(tensors_in(output)) if any(map(tensors_in, leaves)) else None
+    """All tensors of an output in order, where it holds something that exporters do not know:
+    tensors in a class of the user's own, or what no tensors are found in, such as caches."""
+    plain = (Tensor, bool, int, float, str, type(None))
+    known = all(isinstance(leaf, plain) for leaf in tree_leaves(output))
+    return None if known else tuple(tensors_in(output))
 
 
 class OnnxNetwork(nn.Module):
     """An ONNX file, or its content, as a network that ONNX Runtime runs on the CPU. It puts out a
     tuple.
 
+    Args:
+        names: of the inputs it is given, in order; default: those of the file, which may lack some
+            that are not used.
+
     Attributes:
         bytes: of the file.
     """
 
-    def __init__(self, file: Path | bytes):
+    def __init__(self, file: Path | bytes, names: Sequence[str] = ()):
         super().__init__()
         self.bytes = len(file) if isinstance(file, bytes) else file.stat().st_size
         self._session = session(file, torch.get_num_threads())
-        self._input = self._session.get_inputs()[0].name
+        self._read = [each.name for each in self._session.get_inputs()]
+        self._names = names or self._read
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """`[n, channels, height, width]`, float32."""
-        outputs = self._session.run(None, {self._input: images.cpu().numpy()})
-        return tuple(torch.from_numpy(np.asarray(each)).to(images.device) for each in outputs)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The inputs in order; images are `[n, channels, height, width]`, float32."""
+        given = dict(zip(self._names, inputs, strict=True))
+        outputs = self._session.run(None, {name: given[name].cpu().numpy() for name in self._read})
+        return tuple(torch.from_numpy(np.asarray(each)).to(inputs[0].device) for each in outputs)
 
 
 def session(file: Path | bytes, threads: int) -> InferenceSession:
@@ -139,15 +142,15 @@ def session(file: Path | bytes, threads: int) -> InferenceSession:
 
 
 def onnx_graph(
-    model: nn.Module, images: Tensor, *, free: Sequence[int] = (), opset: int | None = None
+    model: nn.Module, batch: Batch, *, others: Sequence[Batch] = (), opset: int | None = None
 ) -> ModelProto:
     """A network on the CPU as PyTorch's exporter writes it, before anything is simplified; where
     that cannot (what a detector does next depends on what it has found), the older one does for a
     batch size that is not free.
 
     Args:
-        images: an input of the shape it is written for; n >= 2 where the batch size is free.
-        free: axes of the input that may have any length, of 0 (batch), 2 and 3.
+        batch: what it is written for.
+        others: batches that differ from it in the lengths that are free; see `shown`.
         opset: version of the operators; one before 18 is written by PyTorch's older exporter.
 
     Raises:
@@ -158,26 +161,30 @@ def onnx_graph(
         import onnxscript  # noqa: F401 - torch.onnx needs them
     except ImportError as error:
         raise _missing(error.name) from None
-    named = {axis: AXES[axis] for axis in free}
-    settings = {"input_names": ["images"], "verbose": False}
+    names, tensors = input_names(model, batch), tuple(batch.tensors)
+    free = free_lengths(batch, others)
+    lengths = dict.fromkeys(name for axes in free for name in axes.values())
+    settings = {"input_names": names, "verbose": False}
+    model = TakesTensors(model, batch)
 
     def newer() -> ModelProto:
-        lengths = {axis: torch.export.Dim(name) for axis, name in named.items()}
+        known = {name: torch.export.Dim(name) for name in lengths}
+        shapes = tuple({axis: known[name] for axis, name in axes.items()} for axes in free)
         return torch.onnx.export(
-            model, (images,), dynamo=True, optimize=False, opset_version=opset,
-            dynamic_shapes=(lengths,) if free else None, **settings,
+            model, tensors, dynamo=True, optimize=False, opset_version=opset,
+            dynamic_shapes=(shapes,) if lengths else None, **settings,
         ).model_proto  # fmt: skip
 
     def older() -> ModelProto:
         written = io.BytesIO()
         torch.onnx.export(
-            model, (images,), written, dynamo=False, opset_version=opset or EARLIEST - 1,
-            dynamic_axes={"images": named}, **settings,
+            model, tensors, written, dynamo=False, opset_version=opset or EARLIEST - 1,
+            dynamic_axes=dict(zip(names, free, strict=True)), **settings,
         )  # fmt: skip
         return onnx.load_from_string(written.getvalue())
 
     ways = [older] if opset and opset < EARLIEST else [newer]
-    if opset is None and 0 not in free:  # subtle: it follows the way one batch takes
+    if opset is None and "batch" not in lengths:  # subtle: it follows the way one batch takes
         ways.append(older)
     problems = []
     for write in ways:
@@ -189,10 +196,11 @@ def onnx_graph(
             return graph
         except Exception as error:  # exporters raise whatever they like
             problems.append(error)
-    asked = [f"opset {opset}"] * bool(opset) + [f"free {name}" for name in named.values()]
+    asked = [f"opset {opset}"] * bool(opset) + [f"free {name}" for name in lengths]
     raise ConvswapError(
         f"PyTorch cannot write the network as ONNX with {', '.join(asked) or 'a fixed size'}: "
-        f"{why_not(problems[0])}"
+        f"{why_not(problems[0])}",
+        do=ONE if "batch" in lengths else "",
     ) from problems[0]
 
 
@@ -226,7 +234,7 @@ def _missing(package: str | None) -> ConvswapError:
 
 
 @torch.no_grad()
-def largest_gap(model: nn.Module, images: Tensor, outputs: object) -> float:
+def largest_gap(model: nn.Module, batch: Batch, outputs: object) -> float:
     """The largest absolute difference of a network's outputs from those that a file gave, in order.
 
     Integers and truth values are to be equal, but for a small share: where two classes are level
@@ -237,7 +245,7 @@ def largest_gap(model: nn.Module, images: Tensor, outputs: object) -> float:
     """
     expected, found = (
         [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-        for tree in (model(images), outputs)
+        for tree in (batch.forward(model), outputs)
     )
     if [each.shape for each in expected] != [each.shape for each in found]:
         raise ConvswapError(

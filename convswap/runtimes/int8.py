@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from ..errors import ConvswapError, DataError, one_line
 from ..forms import Factorized, kernel_of, write_kernel_
-from ..network.calls import read_batch
+from ..network.calls import Batch, read_batch
 from ..network.copies import first_line
 from ..network.running import output_of
 from ..support.files import new_file
 from ..support.quiet import quiet
-from .export import OnnxNetwork, free_axes, on_cpu, onnx_graph, tidy
+from .export import OnnxNetwork, on_cpu, onnx_graph, tidy
+from .inputs import shown
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -60,9 +61,8 @@ def export_int8(
             inputs.pop()
         if not inputs:
             raise ConvswapError(f"too few images for a batch of {batch}")
-    example = inputs[0] if batch else torch.cat([inputs[0]] * 2)[:2]
-    free = free_axes(batch, free_size)
-    graph = tidy(onnx_graph(equalised(model, inputs), example, free=free, opset=opset))
+    (example, *_), others = shown(Batch((torch.cat([inputs[0]] * 2),)), batch, free_size)
+    graph = tidy(onnx_graph(equalised(model, inputs), example, others=others, opset=opset))
     plain = OnnxNetwork(graph.SerializeToString())
     with new_file(path) as temporary:
         temporary.write_bytes(quantised(graph, inputs))

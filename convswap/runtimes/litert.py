@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..errors import ConvswapError, one_line
+from ..network.batch import Batch
 from ..network.copies import first_line
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_streams
@@ -90,7 +91,7 @@ def export_tflite(
     with new_file(path) as temporary:
         temporary.write_bytes(_content(model, images[:1], channels_last))
         network = LiteRtNetwork(temporary, torch.get_num_threads(), channels_last)
-        return largest_gap(model, images, network(images))
+        return largest_gap(model, Batch((images,)), network(images))
 
 
 def export_tflite_int8(

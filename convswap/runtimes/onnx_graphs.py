@@ -10,6 +10,7 @@ from timm.layers import Conv2dSame, get_same_padding
 from torch import Tensor, nn
 
 from ..forms import Factorized
+from ..network.batch import Batch
 from .export import on_cpu, onnx_graph, tidy
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class OnnxGraphs:
         graph = self._from_the_last(module) if x.shape == self._shape else None
         if graph is None:
             self._network, self._shape = on_cpu(module).float(), x.shape
-            graph = self._graph = onnx_graph(self._network, x.cpu().float())
+            graph = self._graph = onnx_graph(self._network, Batch((x.cpu().float(),)))
         return tidy(graph).SerializeToString()
 
     def _from_the_last(self, module: nn.Module) -> ModelProto | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from ..errors import ConvswapError
+from ..network.calls import Batch, read_batch
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_streams
-from .export import largest_gap, on_cpu, why_not
+from .export import ONE, largest_gap, on_cpu, why_not
+from .inputs import free_lengths, shown
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -22,36 +25,62 @@ aten = torch.ops.aten
 _CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d)
 
 
-def export_program(model: nn.Module, images: Tensor, path: str | Path) -> float:
-    """Write a `torch.export` program (.pt2) with a free batch size, checked against PyTorch. Batch
-    norms are folded into the convolutions before them.
+def export_program(
+    model: nn.Module, inputs: object, path: str | Path, *, batch: int | None = None
+) -> float:
+    """Write a `torch.export` program (.pt2), checked against PyTorch, that is called as the network
+    is. Batch norms are folded into the convolutions before them.
 
     Args:
-        images: real inputs `[n, channels, height, width]`, n >= 2, that both are run on.
+        inputs, batch: as for `export_onnx`.
 
     Returns:
         The largest absolute difference of the outputs.
 
     Raises:
         ConvswapError: PyTorch cannot write one, or the outputs differ; then nothing is written.
+        DataError: the inputs hold no tensor, or values that are not finite.
     """
-    model, images = on_cpu(model), images.cpu()
-    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    model = on_cpu(model)
+    alike, others = shown(read_batch(model, inputs), batch)
     with new_file(path) as temporary, quiet():
-        try:
-            with silent_streams():
-                program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
-        except Exception as error:  # it raises whatever it likes
-            raise ConvswapError(
-                f"PyTorch cannot write a program of the network: {why_not(error)}"
-            ) from error
+        program = _program(model, alike[0], others)
         _fold_batch_norms_(program)
         _forget_source_(program)
         content = io.BytesIO()  # subtle: on a full disk PyTorch's own writer ends the process
         torch.export.save(program, content)
         temporary.write_bytes(content.getvalue())
-        outputs = torch.export.load(temporary).module()(images)
-        return largest_gap(model, images, outputs)
+        try:
+            written = torch.export.load(temporary).module()
+            outputs = [each.forward(written) for each in (*alike, *others)]
+        except Exception as error:  # such as a size that it does not take
+            raise ConvswapError(
+                f"what was written does not run: {why_not(error)}", do=ONE if others else ""
+            ) from error
+        tried = zip((*alike, *others), outputs, strict=True)
+        return max(largest_gap(model, each, output) for each, output in tried)
+
+
+def _program(model: nn.Module, batch: Batch, others: Sequence[Batch]) -> ExportedProgram:
+    """A program for a batch, of which the lengths are free in which others differ."""
+    free = free_lengths(batch, others)
+    problems = []
+    # subtle: the second finds the limits that a network itself sets, such as below 64 samples
+    for length in (torch.export.Dim("batch", min=1), torch.export.Dim.DYNAMIC):
+        shapes = torch.export.ShapesCollection()
+        for tensor, axes in zip(batch.tensors, free, strict=True):
+            shapes[tensor] = dict.fromkeys(axes, length)
+        try:
+            with silent_streams():
+                return torch.export.export(
+                    model, batch.args, dict(batch.kwargs), dynamic_shapes=shapes
+                )
+        except Exception as error:  # it raises whatever it likes
+            problems.append(error)
+    raise ConvswapError(
+        f"PyTorch cannot write a program of the network: {why_not(problems[0])}",
+        do=ONE if others else "",
+    ) from problems[0]
 
 
 def _fold_batch_norms_(program: ExportedProgram) -> None:

@@ -204,11 +204,11 @@ def export(small: nn.Module, batch: Batch) -> float:
     """The largest difference of ONNX Runtime's outputs."""
     from convswap.runtimes.export import export_onnx
 
-    images, count = batch.tensors[0], None
-    if is_list_of_samples(batch.args[:1]):  # each may be of another size
-        images, count = images[None], 1
+    count = None
+    if is_list_of_samples(batch.args[:1]) or len(batch) == 1:  # each may be of another size
+        batch, count = batch.take(slice(1)), 1
     with tempfile.TemporaryDirectory() as folder:
-        return export_onnx(small, images, f"{folder}/out.onnx", batch=count)
+        return export_onnx(small, batch, f"{folder}/out.onnx", batch=count)
 
 
 def line(row: str, result: dict) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from helpers import plan_for, priced, tiny
 from rich.console import Console
 from torch import nn
 
-from convswap import count, find_sites
+from convswap import count, find_sites, observe
 from convswap.cli import console, tables
 from convswap.plans import Latency
 
@@ -152,3 +153,25 @@ def test_strides_are_shown_along_both_axes_where_they_differ(stride, shown):
     model = nn.Sequential(nn.Conv2d(3, 8, 3, stride, padding=1)).eval()
     sites, _ = find_sites(model, (3, 8, 8))
     assert shown in text_of(tables.sites_table(sites, count(model, (3, 8, 8))))
+
+
+class Transposed(nn.Module):
+    """A linear layer in a class of its own, as GPT-2's."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.weight = nn.Conv2d(3, 4, 1), nn.Parameter(torch.rand(4, 12))
+
+    def forward(self, x):
+        return self.conv(x).flatten(2).mT @ self.weight
+
+
+@pytest.mark.parametrize(("network", "says"), [
+    (Transposed(), "80.0% of the MACs are in none of these layers"),
+    (nn.Sequential(nn.Conv2d(3, 4, 1)), ""),
+])  # fmt: skip
+def test_work_outside_of_all_layers_is_told(network, says):
+    seen = observe(network, (3, 8, 8))
+    text = tables.sites_summary(seen.sites, seen.dense, (3, 8, 8))
+    assert says in text
+    assert bool(says) == ("none of these" in text)
