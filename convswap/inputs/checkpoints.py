@@ -18,13 +18,8 @@ AVERAGED = (
     "swa_state_dict",
 )  # fmt: skip
 TRAINED = ("state_dict", "model_state_dict", "model", "params", "network", "net", "weights")
-WRAPPERS = (
-    "module",
-    "model",
-    "state_dict",
-    "shadow_params",
-    "shadow",
-)  # in what is found under those names
+# in what is found under those names
+WRAPPERS = ("module", "model", "state_dict", "shadow_params", "shadow")
 COUNTERS = ("n_averaged", "steps")  # beside averaged weights, of PyTorch and of mmengine
 INSIDE = (  # names, of any submodule: what torch.compile, checkpointing and FSDP add
     "_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."

@@ -18,8 +18,7 @@ _MASKS = re.compile(
     "segmentation(class|object)?(raw|aug)?|segs?|masks?|labels?|annotations?|annots?"
     "|gt(fine|coarse)?|groundtruths?|trimaps?|targets?|depths?"
 )
-
-
+# Of pairs: what goes into a network, and what should come out of it.
 _GIVEN = re.compile(
     "lr(bicubic|unknown|mild|difficult|wild)?|lq|blur(red|ry)?|nois[ye]|hazy|haze|rainy?"
     "|degraded|(?:(?<=^train)|(?<=^test)|(?<=^val)|^)a$"
