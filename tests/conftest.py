@@ -15,6 +15,8 @@ from convswap.support.files import user_cache
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of shells
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored by what `nohup` starts
 settings.register_profile("convswap", deadline=None, derandomize=True, database=None)
 settings.load_profile("convswap")
 

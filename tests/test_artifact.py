@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from convswap import ConvswapError, convert, distill, load, record_of, save
+from convswap.inputs.checkpoints import load_weights_
 
 FRESH = """
 import sys
@@ -222,6 +223,28 @@ def test_a_convolution_under_two_names_comes_back_as_one(tmp_path):
     assert again.alias is again.block[0]
     images = torch.randn(2, *size)
     assert torch.equal(again(images), small(images))
+
+
+class Versioned(nn.Sequential):
+    """Reads what does not say its version as an old one's (torchvision's mnasnet)."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version") != 2:
+            raise ValueError("version should be 2")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_weights_are_of_the_version_of_the_network_that_reads_them(tmp_path):
+    model = nn.Sequential(Versioned(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3)))
+    small = converted(model, (3, 8, 8), **{"0__1": ("channel", 2)})
+    save(small, tmp_path / "art")
+    restored = load(tmp_path / "art", model)
+    images = image_batches((3, 8, 8), count=1, size=2)[0]
+    assert torch.equal(restored(images), small(images))
+    load_weights_(small, tmp_path / "art" / "model.safetensors")
+    assert torch.equal(restored(images), small(images))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -615,7 +615,7 @@ with mock.patch("convswap.inputs.networks._run_factory", wait):
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_command_that_is_stopped_cleans_up_and_says_how_to_go_on(number, tmp_path):
     command = [sys.executable, "-c", STOPPED]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -628,3 +628,16 @@ def test_a_command_that_is_stopped_cleans_up_and_says_how_to_go_on(number, tmp_p
     assert "Traceback" not in err
     assert f"stopped by {number.name}" in err
     assert names(tmp_path) == []
+
+
+@posix
+def test_what_was_started_to_outlive_its_terminal_does(tmp_path):
+    ignoring = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"  # as `nohup` does
+    command = [sys.executable, "-c", ignoring + STOPPED]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:  # fmt: skip
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.kill()

@@ -195,6 +195,26 @@ def test_a_link_to_a_folder_is_followed(tmp_path: Path):
     assert check_new(tmp_path / "link", force=True, folder=True) == tmp_path / "link"
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda lock: os.mkfifo(lock),
+        lambda lock: lock.symlink_to("nowhere/at/all"),
+    ],
+)
+def test_a_lock_that_is_none_is_not_waited_for(tmp_path: Path, make):
+    (tmp_path / ".a.convswap").mkdir()
+    make(tmp_path / ".a.convswap" / "lock")
+    with pytest.raises(OSError, match="lock"), claimed(tmp_path / "a"):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux")
+def test_where_nothing_can_be_made_nothing_is_waited_for():
+    with pytest.raises(OSError, match="/proc/"), claimed("/proc/a"):
+        pass
+
+
 def test_a_pipe_is_neither_written_nor_read(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConvswapError, match="device or pipe"):

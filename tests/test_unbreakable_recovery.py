@@ -156,7 +156,7 @@ def test_a_killed_run_ends_with_the_same_weights(seed: int, nursery, wanted, tmp
     assert nursery.ends_as(tmp_path, wanted)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_run_ends_between_two_steps_and_goes_on(how: int, nursery, wanted, tmp_path):
     assert nursery.stop_at(tmp_path, 5, how) != 0
     assert (tmp_path / "c.pt").exists()

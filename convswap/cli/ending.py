@@ -9,14 +9,15 @@ from contextlib import contextmanager
 
 from ..errors import ConvswapError
 from ..support.files import one_writer
+from ..support.signals import asking
 from .console import note
 
 
 @contextmanager
 def ending() -> Iterator[None]:
     """Expected failures inside are one line and their exit code: ours, the disk's, and being
-    stopped from outside (SIGINT, SIGTERM), which cleans up as any other failure does. What a
-    command says it will write is its alone meanwhile."""
+    stopped from outside (SIGINT, SIGTERM, SIGHUP), which cleans up as any other failure does. What
+    a command says it will write is its alone meanwhile."""
     stopped: list[signal.Signals] = []
 
     def stop(number: int, frame: object) -> None:
@@ -27,7 +28,7 @@ def ending() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names that the terminal's characters cannot write
             stream.reconfigure(errors="backslashreplace")
-    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.signal(each, stop) for each in asking()}
     try:
         with one_writer():
             yield

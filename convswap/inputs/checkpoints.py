@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from ..network.copies import first_line
+from ..network.state import of_today
 from ..support.progress import Note, unheard
 from .weight_files import read_weights, weight_files
 
@@ -71,7 +73,13 @@ def load_weights_(
             where=str(path),
             do="check the model's name and arguments (--model-arg num_classes=10)",
         )
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(of_today(state, model))
+    except Exception as error:  # networks may read weights with code of their own
+        raise ModelError(
+            f"{type(model).__name__} does not take the weights: {first_line(error)}",
+            where=str(path),
+        ) from error
 
 
 def _state_dict(

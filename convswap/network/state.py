@@ -3,6 +3,7 @@ their `load_state_dict` takes no more than they need."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -22,4 +23,13 @@ def set_state_(model: nn.Module, state: Mapping[str, Tensor], assign: bool = Fal
     Args:
         assign: put these tensors in, in place of copying their values.
     """
-    nn.Module.load_state_dict(model, state, assign=assign)
+    nn.Module.load_state_dict(model, of_today(state, model), assign=assign)
+
+
+def of_today(state: Mapping[str, Tensor], model: nn.Module) -> OrderedDict[str, Tensor]:
+    """A state dict that has a network's names and shapes, and says so: some modules read one that
+    says nothing as an older version's (torchvision's mnasnet, PyTorch's batch norm)."""
+    state = OrderedDict(state)
+    modules = model.named_modules(remove_duplicate=False)
+    state._metadata = {path: {"version": module._version} for path, module in modules}
+    return state

@@ -27,6 +27,7 @@ from ..plans import Kind
 from ..record import planned_output, record_of
 from ..support.progress import Progress, silent
 from ..support.randomness import seeded
+from ..support.signals import collected
 from . import ranks
 from .checkpoint import Checkpoint, digest
 from .judging import Judge, Judgement, with_labels
@@ -38,7 +39,6 @@ from .rates import passes_for, rate_for
 from .reach import reach_, thaw_
 from .reading import Reader, countable
 from .settings import check_settings
-from .signals import collected
 from .soap import Soap
 from .training import NOISE, Training, fresh
 from .trials import Trials

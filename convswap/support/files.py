@@ -21,6 +21,8 @@ except ImportError:  # Windows: two writers are not told apart there
     fcntl = None
 
 TEXT_BYTES = 4 << 20  # most that a description, a plan or a recipe may have
+_LOCK = os.O_WRONLY | os.O_CREAT
+_LOCK |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link, no pipe
 _rooms: dict[Path, Path] = {}  # what this process is writing -> the room it is written in
 _command: ContextVar[ExitStack | None] = ContextVar("command", default=None)
 
@@ -196,15 +198,19 @@ def _enter(room: Path, wait: bool, path: Path) -> TextIO:
     while True:
         try:
             room.mkdir(exist_ok=True)
-            lock = (room / "lock").open("a", encoding="utf-8")
-        except (FileNotFoundError, FileExistsError):  # the last owner is just leaving
-            if not room.parent.is_dir():
-                raise FileNotFoundError(
-                    errno.ENOENT, "folder does not exist", str(room.parent)
-                ) from None
+            lock = os.fdopen(os.open(room / "lock", _LOCK, 0o666), "w")
+        except FileExistsError:
             if room.exists() and not room.is_dir():
                 raise
             continue
+        except FileNotFoundError as error:
+            if error.filename == str(room / "lock"):  # the last owner has just left
+                continue
+            if room.parent.is_dir():  # where nothing can be made, such as /proc
+                raise
+            raise FileNotFoundError(
+                errno.ENOENT, "folder does not exist", str(room.parent)
+            ) from None
         try:
             if fcntl:
                 fcntl.lockf(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

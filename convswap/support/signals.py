@@ -8,7 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_ASKING = (signal.SIGINT, signal.SIGTERM)
+_ASKING = ("SIGINT", "SIGTERM", "SIGHUP")  # of a system without hangups the first two
+
+
+def asking() -> list[signal.Signals]:
+    """The signals that ask this process to stop, but for those that it was told to ignore
+    (`nohup`)."""
+    known = [getattr(signal, name) for name in _ASKING if hasattr(signal, name)]
+    return [each for each in known if signal.getsignal(each) != signal.SIG_IGN]
 
 
 @contextmanager
@@ -28,7 +35,7 @@ def collected() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         arrived.append(number)
 
-    before = {number: signal.signal(number, note) for number in _ASKING}
+    before = {number: signal.signal(number, note) for number in asking()}
     try:
         yield arrived
     finally:
