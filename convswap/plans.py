@@ -58,6 +58,8 @@ InputSize = Annotated[
     tuple[_Side, ...], Field(min_length=1, max_length=7), AfterValidator(_one_input)
 ]
 """The shape of one input: `(channels, height, width)` of an image."""
+Mean = tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...]
+Std = tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...]
 
 
 class _OneLine(type(BaseModel)):

@@ -12,9 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from .plans import SEEDS, InputSize, Kind, Plan
-
-_Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+from .plans import SEEDS, InputSize, Kind, Mean, Plan, Std
 
 
 class Preprocess(BaseModel):
@@ -24,8 +22,8 @@ class Preprocess(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input_size: InputSize
-    mean: tuple[_Number, ...] = (0.485, 0.456, 0.406)
-    std: tuple[Annotated[_Number, Field(ge=1e-6)], ...] = (0.229, 0.224, 0.225)
+    mean: Mean = (0.485, 0.456, 0.406)
+    std: Std = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bicubic"
     crop_pct: Annotated[float, Field(ge=0.01, le=2)] = 1.0  # above 1 with a border (timm: volo)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,11 @@ def test_of_many_arrays_in_one_file_the_bad_one_is_named_by_its_number(tmp_path)
     assert "number 17: it holds NaN or infinite values" in said[0]
 
 
+def _text_in_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", "text")
+
+
 REFUSED = {  # what writes the file; words of the reason
     "Python objects": (
         lambda path: np.save(path, np.full((2, 2), None), allow_pickle=True), "Python objects"),
@@ -149,11 +155,13 @@ REFUSED = {  # what writes the file; words of the reason
         lambda path: np.savez(path, x=np.zeros((2, 2)), y=np.zeros(1, int)),
         "class number"),
     "no arrays": (lambda path: np.savez(path), "holds 0 arrays"),
+    "no arrays, but text": (_text_in_zip, "holds 0 arrays"),
     "a class of a billion": (
         lambda path: np.savez(path, x=np.zeros((2, 2)), y=np.full(2, 10**9)), "holds 1000000000"),
 }  # fmt: skip
 PACKED = (
     "several arrays", "labels that are fractions", "labels of some", "no arrays",
+    "no arrays, but text",
     "a class of a billion",
 )  # fmt: skip
 

@@ -253,7 +253,7 @@ def test_the_name_of_the_weights_before_can_be_anything(name, artifact, tmp_path
 
 @posix
 @pytest.mark.parametrize("name", ["convswap.json", "model.safetensors", "staged"])
-@pytest.mark.parametrize("kind", ["pipe", "device", "sparse"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "system", "sparse"])
 def test_only_regular_files_of_a_sane_size_are_read(kind, name, artifact, tmp_path):
     shutil.copytree(artifact[0], tmp_path / "art")
     staged = staged_as(read_description(artifact[0]).digest)
@@ -264,6 +264,8 @@ def test_only_regular_files_of_a_sane_size_are_read(kind, name, artifact, tmp_pa
         os.mkfifo(path)
     elif kind == "device":
         path.symlink_to("/dev/zero")
+    elif kind == "system":  # it says that it is a regular file of no bytes
+        path.symlink_to("/proc/self/pagemap")
     else:
         with path.open("wb") as file:
             file.truncate(8 << 30)

@@ -59,6 +59,12 @@ def test_force_does_not_turn_a_folder_into_a_file_nor_a_file_into_a_folder(tmp_p
         check_new(tmp_path / "file", force=True, folder=True)
 
 
+def test_a_folder_that_may_not_be_written_to_is_refused_at_once(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root always may
+    with pytest.raises(ConvswapError, match="may not be written to"):
+        check_new(tmp_path, force=True, folder=True)
+
+
 @pytest.mark.parametrize("name", ["/", ".", "", "..", "a/.."])
 def test_an_output_without_a_name_is_refused(tmp_path: Path, monkeypatch, name: str):
     monkeypatch.chdir(tmp_path)
@@ -306,3 +312,9 @@ def test_what_is_kept_lies_where_the_user_wants_it(monkeypatch, tmp_path: Path):
     assert user_cache("latency") == tmp_path / "convswap" / "latency"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert user_cache("latency").parts[-3:] == (".cache", "convswap", "latency")
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "~nobody-of-this-name/cache")
+    with pytest.raises(OSError, match=os.devnull):
+        user_cache("latency").mkdir(parents=True)

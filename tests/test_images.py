@@ -251,7 +251,9 @@ def sparse(folder: Path) -> None:
 
 
 UNREADABLE = {  # what writes the file, and a word of the reason that is given
-    "empty": (written("a.png", b""), "no image"),
+    "empty": (written("a.png", b""), "empty"),
+    "of the system, without end": (
+        lambda folder: (folder / "a.jpg").symlink_to("/proc/self/pagemap"), "a.jpg"),
     "text": (written("a.jpg", b"hello"), "no image"),
     "a header alone": (written("a.png", b"\x89PNG\r\n\x1a\n"), ""),
     "a program for a printer": (written("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n"), "no image"),

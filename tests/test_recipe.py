@@ -142,6 +142,9 @@ def test_an_override_that_makes_no_sense_is_refused(override, minimal):
     (("net.safetensors", "[1]"), "model.weights"),
     (("net.safetensors", '"w\\0"'), "model.weights: no path holds a nul"),
     (("images", '"i\\0"'), "data.calibration: no path holds a nul"),
+    (("images", '""'), "data.calibration: names nothing"),
+    (("calibration", "mean: [.nan, 0, 0], calibration"), "data.mean.0"),
+    (("calibration", "std: [1, 1, 0], calibration"), "data.std.2"),
     (("version: 1", "target: {threads: 1000000}\nversion: 1"), "target.threads"),
     (("version: 1", "target: {batch: 99999999999}\nversion: 1"), "target.batch"),
     (("calibration", "batch_size: 99999999999999999999, calibration"), "data.batch_size"),
@@ -209,7 +212,7 @@ def test_yaml_that_would_make_objects_is_refused(tag, minimal, monkeypatch):
     assert not (minimal.parent / "pwned").exists()
 
 
-@pytest.mark.parametrize("content", ["", "- a\n", "hello", "3"])
+@pytest.mark.parametrize("content", ["# nothing\n", "- a\n", "hello", "3"])
 def test_a_recipe_is_a_mapping(content, minimal):
     minimal.write_text(content)
     with pytest.raises(ConvswapError, match="mapping"):
@@ -218,7 +221,8 @@ def test_a_recipe_is_a_mapping(content, minimal):
 
 @pytest.mark.parametrize("content", [
     b"a: [1", b"a: b: c", b"\xff\xfe\x00", b"\ta: 1", b"a: \x00", b"a: " + b"[" * 5000,
-    b"a: " + b"[ {" * 5000, b"a: " + b"{b: " * 5000, b"- " * 5000, b"#" * (1 << 17),
+    b"a: " + b"[ {" * 5000, b"a: " + b"{b: " * 5000, b"- " * 5000, b"#" * (1 << 17), b"",
+    b"a: 1\nb: 2\na: 3", b"a: {b: 1, 'b': 2}",
 ])  # fmt: skip
 def test_a_file_that_is_no_yaml_is_refused_at_once(content, minimal):
     minimal.write_bytes(content)

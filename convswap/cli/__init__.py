@@ -6,6 +6,8 @@ A verb imports what it runs when it runs: help, versions and recipes come withou
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -63,7 +65,16 @@ app.command(recipes.app)
 def main() -> None:
     """The console script: expected failures are one line on stderr and an exit code."""
     with ending():
+        _check_given(sys.argv[1:])
         try:
             app(sys.argv[1:], exit_on_error=False, print_error=False)
         except CycloptsError as error:
             raise ConvswapError(" ".join(str(error).split())) from None
+
+
+def _check_given(words: Sequence[str]) -> None:
+    """Raise `ConvswapError` for a word that says nothing, as a variable of the shell does that is
+    not set: it would be read as this folder, or as an option that was not given."""
+    for before, word in pairwise(("convswap", *words)):
+        if not word or (word.startswith("--") and word.find("=") == len(word) - 1):
+            raise ConvswapError(f"{word or before} is followed by nothing", do="say what it is")

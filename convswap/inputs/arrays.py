@@ -131,4 +131,4 @@ def _unpack(path: Path) -> dict[str, np.ndarray]:
             f"{path} unpacks to more than {UNPACKED_BYTES >> 30} GiB", do="save its arrays as .npy"
         )
     with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+        return {name: each for name, each in arrays.items() if isinstance(each, np.ndarray)}

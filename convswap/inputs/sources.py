@@ -179,6 +179,8 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _check_size(size: int) -> None:
+    if not size:  # of /proc, too, whose files may never end
+        raise DataError("the file is empty")
     if size > FILE_BYTES:
         raise DataError(f"the file has more than {FILE_BYTES >> 20} MiB")
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from .. import plans
 from ..errors import RecipeError, problem
-from ..plans import Budget, Fit, InputSize, Kind, Layers, Seed, TargetName
+from ..plans import Budget, Fit, InputSize, Kind, Layers, Mean, Seed, Std, TargetName
 from ..support.files import new_file, read_text
 from ..support.plain import numbers_in, read_yaml
 
@@ -29,13 +29,15 @@ _PATHS = (
 _MADE = ("digits", "synthetic")  # in place of a path
 
 
-def _without_nul(path: str) -> str:
+def _named(path: str) -> str:
+    if not path:
+        raise ValueError("names nothing")
     if "\0" in path:
         raise ValueError("no path holds a NUL")
     return path
 
 
-_Path = Annotated[str, AfterValidator(_without_nul)]
+_Path = Annotated[str, AfterValidator(_named)]
 _BatchSize = Annotated[int, Field(gt=0, le=plans.TOGETHER)]
 
 
@@ -71,8 +73,8 @@ class DataSection(_Section):
     images: Annotated[int, Field(gt=0, le=plans.IMAGES)] = 1000
     batch_size: _BatchSize = 64
     input_size: InputSize | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: Mean | None = None
+    std: Std | None = None
 
     @model_validator(mode="after")
     def _judges(self) -> DataSection:
@@ -212,7 +214,7 @@ def dump(recipe: Recipe, path: str | Path) -> None:
 
 def _resolve(content: dict, section: str, key: str, base: Path) -> None:
     part = content.get(section)
-    if isinstance(part, dict) and isinstance(part.get(key), str) and part[key] not in _MADE:
+    if isinstance(part, dict) and isinstance(part.get(key), str) and part[key] not in ("", *_MADE):
         part[key] = str(base / part[key])
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import ConvswapError
 from ..network.calls import Batch
-from ..support.files import check_parent, new_file
+from ..support.files import check_parent, check_regular, new_file
 
 SECONDS = 30.0  # between two writings
 
@@ -75,6 +75,7 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return None
         try:
+            check_regular(self.path)
             content = torch.load(self.path, weights_only=True, map_location="cpu")
             job, state = content["job"], content["state"]
         except Exception as error:  # whatever a damaged or foreign file leads to

@@ -39,10 +39,13 @@ def read_text(path: str | Path, most: int = TEXT_BYTES) -> str:
 
 
 def check_regular(path: str | Path, most: int | None = None) -> None:
-    """Raise `OSError` unless there is a regular file of at most so many bytes."""
+    """Raise `OSError` unless there is a regular file of at most so many bytes, and some: those of
+    /proc say none, and reading them may never end."""
     found = Path(path).stat()
     if not stat.S_ISREG(found.st_mode):
         raise OSError(None, "not a regular file", str(path))
+    if not found.st_size:
+        raise OSError(None, "an empty file", str(path))
     if most is not None and found.st_size > most:
         raise OSError(None, f"larger than {most >> 10} KiB", str(path))
 
@@ -77,6 +80,8 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
     if path.exists() and not (path.is_dir() if folder else path.is_file()):
         kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "a device or pipe"
         raise ConvswapError(f"{path} is {kind}", do="choose another name")
+    if path.is_dir() and not os.access(path, os.W_OK):
+        raise ConvswapError(f"{path} may not be written to", do="choose another name")
     check_parent(path)
     if command := _command.get():
         command.enter_context(claimed(path))
@@ -99,8 +104,12 @@ def check_ours(folder: Path, *signs: str) -> None:
 
 
 def user_cache(what: str) -> Path:
-    """The user's folder for what was found out once and is kept."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    """The user's folder for what was found out once and is kept; a place where nothing can be
+    where a user has no home, as in containers."""
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:
+        root = Path(os.devnull)
     return root / "convswap" / what
 
 

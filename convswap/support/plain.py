@@ -14,6 +14,21 @@ _NESTED = re.compile(r"(?:[\[{]\s*){100}")
 _FOLDERS = re.compile(r"""(?<![\w./:])(?:/[^\s/'":]+)+/""")
 
 
+class _EachOnce(yaml.SafeLoader):
+    """PyYAML's, which of a name that is given twice would take the last."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    said = f"{key.value} is given twice"
+                    raise yaml.MarkedYAMLError(problem=said, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
+
+
 def read_yaml(text: str) -> Any:
     """What YAML text says; no object of any other kind than YAML's own is made.
 
@@ -23,7 +38,7 @@ def read_yaml(text: str) -> Any:
     try:
         if _NESTED.search(text):  # which PyYAML would take seconds over
             raise RecursionError
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_EachOnce)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (yaml.YAMLError, ArithmeticError, ValueError, TypeError, AttributeError,

@@ -266,6 +266,15 @@ def test_bad_input_is_one_line_that_says_why_and_leaves_nothing(prepare, command
     assert tree(folder) == before
 
 
+@pytest.mark.parametrize("words", [
+    ("inspect", ""), ("inspect", "model.py:build", "--weights", ""),
+    ("inspect", "model.py:build", "--weights="),
+    ("plan", "model.py:build", "--out", "o", "--data", ""),
+])  # fmt: skip
+def test_a_word_that_says_nothing_is_not_passed_over(words, shared):
+    assert f"{words[-1] or words[-2]} is followed by nothing" in fail(*words)
+
+
 @pytest.mark.parametrize("command", [
     "convert model.py:build --data data --macs 0.01 --out o",
     "plan model.py:build --data data --macs 0.01 --out o",
