@@ -75,6 +75,15 @@ def test_every_layer_is_shown_with_what_became_of_it(folder):
     assert all(site.reason in page for site in seen.sites if site.reason)
 
 
+def test_a_network_that_runs_with_values_alone_is_not_looked_into(folder):
+    content = json.loads((folder / "convswap.json").read_text())
+    del content["digest"]
+    name = "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn"
+    content["record"]["base"].update(name=name, kwargs={})
+    (folder / "convswap.json").write_text(json.dumps(content))
+    assert look(folder) is None
+
+
 def test_a_later_plan_changes_what_an_earlier_put_in(small):
     (plan,) = record_of(small).plans
     inner = Choice(site=f"{plan.choices[0].site}.reduce", form="spatial", rank=2,

@@ -191,6 +191,8 @@ def dry_run(
     Raises:
         ModelError: the network cannot run on the example.
     """
+    if any(tensor.is_meta for tensor in (*parameters_of(model), *model.buffers())):
+        devices = ("meta",)  # it has no values to compute with
     for device in devices:
         duplicate = meta_copy(model) if device == "meta" else deep_copy(model).to(device)
         in_eval_mode(duplicate).requires_grad_(False)

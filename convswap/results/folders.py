@@ -11,7 +11,7 @@ from torch import nn
 
 from ..artifact import DESCRIPTION, read_description
 from ..artifact.description import Description, header_of, weights_of
-from ..errors import ArtifactError, one_line, problems
+from ..errors import ArtifactError, ModelError, one_line, problems
 from ..inputs.bases import build_base
 from ..inputs.networks import open_model
 from ..network.observe import Observation, observe
@@ -91,7 +91,7 @@ def look(
 ) -> Observation | None:
     """What is in the network before conversion; no weights are read. None where that is not
     known: for a network of the user's own code without its architecture, `file.py:factory`, and
-    where it takes something else than one image."""
+    where it takes something else than one image, or runs with values alone."""
     *_, artifact = stages(folder).values()
     description = read_description(artifact)
     record, size = description.record, description.record.plans[0].input_size
@@ -99,7 +99,11 @@ def look(
         return None
     if architecture:
         return observe(open_model(architecture, random_weights=True, kwargs=kwargs), size)
-    return observe(build_base(record.base, len(header_of(weights_of(artifact, description)))), size)
+    base = build_base(record.base, len(header_of(weights_of(artifact, description))))
+    try:
+        return observe(base, size)
+    except ModelError:
+        return None
 
 
 def judge(
