@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from convswap.errors import ConvswapError
+from convswap.support import files
 from convswap.support.files import (
     check_new,
     check_ours,
@@ -281,6 +283,25 @@ def test_one_process_may_claim_an_output_again_and_nothing_is_left(tmp_path: Pat
         check_new(tmp_path / "a", force=False)
         with new_file(tmp_path / "a") as temporary:
             temporary.write_text("whole")
+    assert names(tmp_path) == ["a"]
+
+
+def test_being_stopped_while_it_clears_away_leaves_nothing(tmp_path: Path, monkeypatch):
+    clear, seen = files._clear, []
+
+    def stopped(room: Path) -> None:
+        seen.append(room)
+        if len(seen) == 2:  # the first time is before anything is written
+            signal.raise_signal(signal.SIGINT)
+        clear(room)
+
+    def write() -> None:
+        with new_file(tmp_path / "a") as temporary:
+            temporary.write_text("whole")
+
+    monkeypatch.setattr(files, "_clear", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert names(tmp_path) == ["a"]
 
 

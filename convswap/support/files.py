@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..errors import ConvswapError
+from .signals import collected
 
 try:
     import fcntl
@@ -182,10 +183,11 @@ def claimed(path: str | Path, *, wait: bool = False) -> Iterator[Path]:
             yield room
         finally:
             del _rooms[path]
-            _clear(room)
-            (room / "lock").unlink(missing_ok=True)
-            with suppress(OSError):  # the next owner may have come in already
-                room.rmdir()
+            with collected():  # whoever is asked to stop here clears all of it
+                _clear(room)
+                (room / "lock").unlink(missing_ok=True)
+                with suppress(OSError):  # the next owner may have come in already
+                    room.rmdir()
 
 
 def settle(path: Path) -> None:

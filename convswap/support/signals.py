@@ -13,9 +13,9 @@ _ASKING = ("SIGINT", "SIGTERM", "SIGHUP")  # of a system without hangups the fir
 
 def asking() -> list[signal.Signals]:
     """The signals that ask this process to stop, but for those that it was told to ignore
-    (`nohup`)."""
+    (`nohup`), or that are handled outside of Python."""
     known = [getattr(signal, name) for name in _ASKING if hasattr(signal, name)]
-    return [each for each in known if signal.getsignal(each) != signal.SIG_IGN]
+    return [each for each in known if signal.getsignal(each) not in (signal.SIG_IGN, None)]
 
 
 @contextmanager
