@@ -24,7 +24,9 @@ from .support.files import new_file, read_text
 
 Fit = Literal["weight", "moments", "corrected"]
 Kind = Literal["logits", "values"]
-TargetName = Literal["eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino", "litert"]
+TargetName = Literal[
+    "eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino", "litert", "litert-int8"
+]
 Rank = int | tuple[int, int]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]

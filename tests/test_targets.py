@@ -25,8 +25,10 @@ from convswap.runtimes.export import onnx_graph
 from convswap.runtimes.onnx_graphs import OnnxGraphs
 
 TOLERANCE = 1e-4
-ROUGH = {"onnxruntime-int8": 0.1}  # of the largest output
-PACKAGES = {"litert": "litert_torch", "onnxruntime-int8": "onnxruntime"}
+ROUGH = {"onnxruntime-int8": 0.1, "litert-int8": 0.1}  # of the largest output
+PACKAGES = {
+    "litert": "litert_torch", "litert-int8": "litert_torch", "onnxruntime-int8": "onnxruntime",
+}  # fmt: skip
 
 
 def row_of_layers() -> nn.Sequential:
