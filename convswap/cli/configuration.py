@@ -25,6 +25,7 @@ def writer(
     images: o.Fitting,
     layers: o.Layers,
     output: o.Output,
+    fold_norms: bool,
     run: o.Run,
 ) -> Callable[[], None]:
     """What writes the recipe that asks for what a command's options ask for, if it is asked for:
@@ -43,6 +44,7 @@ def writer(
         "version": 1, "model": _model(model, network), "data": _data(images), "budget": goal,
         "target": {"name": time.target, "batch": time.batch, "threads": run.threads},
         "fit": images.settled(goal), "output": output, "layers": layers.allowed, "seed": run.seed,
+        "fold_norms": fold_norms,
     }  # fmt: skip
     try:
         made = recipe.Recipe.model_validate(content)

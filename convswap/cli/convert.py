@@ -35,17 +35,19 @@ def convert(
     layers: o.Layers = o.Layers(),
     output: o.Output = None,
     run: o.Run = o.Run(),
+    fold_norms: o.FoldNorms = False,
     save_config: SaveConfig = None,
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
     """Replace convolutions by separable ones, fitted to the images; no training."""
     from ..results.goals import reach
+    from ..surgery.batch_norm import folded_if
     from . import configuration, opening, tables
 
     opening.check_output(out, force)
     fit = images.settled(goal := wanted.goal)
-    asked = (model, wanted, network, images, layers, output, run)
+    asked = (model, wanted, network, images, layers, output, fold_norms, run)
     write_recipe = configuration.writer(save_config, force, *asked)
     target = opening.timing_target(goal, wanted.timing, run)
     dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
@@ -55,6 +57,7 @@ def convert(
             dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
             batch=wanted.timing.batch, quality=judge, progress=progress, **run.planning,
         )  # fmt: skip
+    small = folded_if(fold_norms, small, console.note)
     convswap.save(small, out, provenance=_made(images.data, batches, run, target), force=force)
     applied = convswap.record_of(small).plans[-1]
     document = {"out": out, **vars(applied.planned), "plan": applied.model_dump(mode="json")}

@@ -78,6 +78,13 @@ Settings = Annotated[
     tuple[str, ...],
     Parameter(name="--set", metavar="KEY=VALUE", help="change an entry: budget.macs=0.3"),
 ]
+FoldNorms = Annotated[
+    bool,
+    Parameter(
+        help="fold batch norms into the layers before them in what is written: the same outputs, "
+        "faster in PyTorch"
+    ),
+]
 Force = Annotated[bool, Parameter(help="overwrite the output")]
 Json = Annotated[bool, Parameter(name="--json", help="print one JSON document on stdout")]
 
