@@ -36,15 +36,14 @@ def writer(
     """
     if path is None:
         return lambda: None
-    path, goal = check_new(path, force), wanted.goal
+    path, goal, time = check_new(path, force), wanted.goal, wanted.timing
     if not isinstance(goal, Budget) or images.data is None:
         raise ConvswapError("--save-config needs a budget and --data: a recipe has both")
-    time = wanted.timing
     content = {
         "version": 1, "model": _model(model, network), "data": _data(images), "budget": goal,
         "target": {"name": time.target, "batch": time.batch, "threads": run.threads},
-        "fit": images.settled(goal), "output": output, "layers": layers.allowed, "seed": run.seed,
-        "fold_norms": fold_norms,
+        "fit": images.settled(goal), "output": output, "layers": layers.allowed,
+        "fold_norms": fold_norms, "seed": run.seed,
     }  # fmt: skip
     try:
         made = recipe.Recipe.model_validate(content)

@@ -15,6 +15,8 @@ from . import goal_options as g
 from . import options as o
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..runtimes import Target
 
 SaveConfig = Annotated[
@@ -59,13 +61,19 @@ def convert(
         )  # fmt: skip
     small = folded_if(fold_norms, small, console.note)
     convswap.save(small, out, provenance=_made(images.data, batches, run, target), force=force)
-    applied = convswap.record_of(small).plans[-1]
-    document = {"out": out, **vars(applied.planned), "plan": applied.model_dump(mode="json")}
-    parts = [tables.plan_table(applied), tables.plan_summary(applied)]
-    parts += [tables.quality_summary(judge(dense), judge(small), goal.judge)] if judge else []
-    console.answer(as_json, document, *parts)
+    judged = [tables.quality_summary(judge(dense), judge(small), goal.judge)] if judge else []
+    _answer(as_json, out, small, judged)
     console.wrote(out)
     write_recipe()
+
+
+def _answer(as_json: bool, out: str, small: nn.Module, judged: Sequence[str]) -> None:
+    from . import tables
+
+    applied = convswap.record_of(small).plans[-1]
+    document = {"out": out, **vars(applied.planned), "plan": applied.model_dump(mode="json")}
+    table, summary = tables.plan_table(applied), tables.plan_summary(applied)
+    console.answer(as_json, document, table, summary, *judged)
 
 
 def _made(
