@@ -145,10 +145,10 @@ def test_choices_say_what_their_layers_take(meet, surveyed):
 
 def test_an_edited_plan_no_longer_says_times(meet, surveyed):
     made = meet(Budget(latency=0.5), weights, weights)
-    again = price(made, surveyed.sites, surveyed.dense)
+    again = price(made, surveyed.seen)
     assert again == made
     edited = made.model_copy(update={"choices": made.choices[1:]})
-    edited = price(edited, surveyed.sites, surveyed.dense)
+    edited = price(edited, surveyed.seen)
     assert edited.latency is None
     assert all(choice.ms is None for choice in edited.choices)
 

@@ -25,7 +25,6 @@ def writer(
     images: o.Fitting,
     layers: o.Layers,
     output: o.Output,
-    fold_norms: bool,
     run: o.Run,
 ) -> Callable[[], None]:
     """What writes the recipe that asks for what a command's options ask for, if it is asked for:
@@ -36,14 +35,14 @@ def writer(
     """
     if path is None:
         return lambda: None
-    path, goal, time = check_new(path, force), wanted.goal, wanted.timing
+    path, goal = check_new(path, force), wanted.goal
     if not isinstance(goal, Budget) or images.data is None:
         raise ConvswapError("--save-config needs a budget and --data: a recipe has both")
+    time = wanted.timing
     content = {
         "version": 1, "model": _model(model, network), "data": _data(images), "budget": goal,
         "target": {"name": time.target, "batch": time.batch, "threads": run.threads},
-        "fit": images.settled(goal), "output": output, "layers": layers.allowed,
-        "fold_norms": fold_norms, "seed": run.seed,
+        "fit": images.settled(goal), "output": output, "layers": layers.allowed, "seed": run.seed,
     }  # fmt: skip
     try:
         made = recipe.Recipe.model_validate(content)

@@ -15,8 +15,6 @@ from . import goal_options as g
 from . import options as o
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..runtimes import Target
 
 SaveConfig = Annotated[
@@ -37,19 +35,17 @@ def convert(
     layers: o.Layers = o.Layers(),
     output: o.Output = None,
     run: o.Run = o.Run(),
-    fold_norms: o.FoldNorms = False,
     save_config: SaveConfig = None,
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
     """Replace convolutions by separable ones, fitted to the images; no training."""
     from ..results.goals import reach
-    from ..surgery.batch_norm import folded_if
     from . import configuration, opening, tables
 
     opening.check_output(out, force)
     fit = images.settled(goal := wanted.goal)
-    asked = (model, wanted, network, images, layers, output, fold_norms, run)
+    asked = (model, wanted, network, images, layers, output, run)
     write_recipe = configuration.writer(save_config, force, *asked)
     target = opening.timing_target(goal, wanted.timing, run)
     dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
@@ -59,21 +55,14 @@ def convert(
             dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
             batch=wanted.timing.batch, quality=judge, progress=progress, **run.planning,
         )  # fmt: skip
-    small = folded_if(fold_norms, small, console.note)
     convswap.save(small, out, provenance=_made(images.data, batches, run, target), force=force)
-    judged = [tables.quality_summary(judge(dense), judge(small), goal.judge)] if judge else []
-    _answer(as_json, out, small, judged)
-    console.wrote(out)
-    write_recipe()
-
-
-def _answer(as_json: bool, out: str, small: nn.Module, judged: Sequence[str]) -> None:
-    from . import tables
-
     applied = convswap.record_of(small).plans[-1]
     document = {"out": out, **vars(applied.planned), "plan": applied.model_dump(mode="json")}
-    table, summary = tables.plan_table(applied), tables.plan_summary(applied)
-    console.answer(as_json, document, table, summary, *judged)
+    parts = [tables.plan_table(applied), tables.plan_summary(applied)]
+    parts += [tables.quality_summary(judge(dense), judge(small), goal.judge)] if judge else []
+    console.answer(as_json, document, *parts)
+    console.wrote(out)
+    write_recipe()
 
 
 def _made(

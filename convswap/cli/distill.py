@@ -59,7 +59,6 @@ def distill(
     output: o.Output = None,
     original: o.Original = o.Original(),
     run: o.Run = o.Run(),
-    fold_norms: o.FoldNorms = False,
     force: o.Force = False,
 ) -> None:
     """Train a converted network briefly to put out what the original does; no labels needed.
@@ -68,7 +67,6 @@ def distill(
     `torchrun --nproc-per-node N -m convswap distill ...`.
     """
     from ..recovery import ranks
-    from ..surgery.batch_norm import folded_if
     from . import opening
 
     with ranks.joined(run.device) as device:
@@ -79,7 +77,6 @@ def distill(
         teacher = opening.open_original(student, original, device)
         small, provenance = _recovered(student, teacher, data, Path(out), training, output, run)
         if ranks.leads():
-            small = folded_if(fold_norms, small, console.note)
             _write(small, artifact_dir, Path(out), provenance, force)
 
 

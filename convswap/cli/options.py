@@ -78,13 +78,6 @@ Settings = Annotated[
     tuple[str, ...],
     Parameter(name="--set", metavar="KEY=VALUE", help="change an entry: budget.macs=0.3"),
 ]
-FoldNorms = Annotated[
-    bool,
-    Parameter(
-        help="fold batch norms into the layers before them in what is written: the same outputs, "
-        "faster in PyTorch"
-    ),
-]
 Force = Annotated[bool, Parameter(help="overwrite the output")]
 Json = Annotated[bool, Parameter(name="--json", help="print one JSON document on stdout")]
 
@@ -181,17 +174,19 @@ class Fitting(Calibration):
 @Parameter(name="*", group="Layers")
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Which layers may be replaced, by patterns such as 'layer3.*'."""
+    """Which layers may be replaced, by patterns such as 'layer3.*', and what of batch norms."""
 
     only: tuple[str, ...] = ()
     """nothing but the layers whose path matches; may be repeated"""
     exclude: tuple[str, ...] = ()
     """no layer whose path matches; may be repeated"""
+    fold_norms: bool = False
+    """fold batch norms into the layers before them: the same outputs, faster in PyTorch"""
 
     @property
     def allowed(self) -> plans.Layers:
         """The same as the library has it."""
-        return plans.Layers(only=self.only, exclude=self.exclude)
+        return plans.Layers(only=self.only, exclude=self.exclude, fold_norms=self.fold_norms)
 
 
 @Parameter(name="*", group="Time")

@@ -28,7 +28,6 @@ from ..results.report import write_report
 from ..runtimes import device_for, open_target
 from ..support.files import new_file, new_folder, read_text, user_cache
 from ..support.progress import Note, Progress, once, silent, unheard
-from ..surgery.batch_norm import folded_if
 from ..surgery.convert import convert
 from ..timing import measure
 from .recipe import Recipe
@@ -99,8 +98,7 @@ def run(
         dense, batches, recipe.budget, fit=recipe.fit, output=recipe.output, layers=recipe.layers,
         target=target, batch=recipe.target.batch, seed=seed, cache=cache, progress=progress,
     )  # fmt: skip
-    small = convert(dense, chosen, batches, progress=progress)
-    networks["converted"] = folded_if(recipe.fold_norms, small, note)
+    networks["converted"] = convert(dense, chosen, batches, progress=progress)
     checkpoint, history = folder / "checkpoint.pt", History(heard)
     before = _weights_in(folder) if unfinished(recipe, folder) else {}
     with new_folder(folder) as new:
@@ -112,12 +110,11 @@ def run(
     if _weights_in(folder) != before:
         checkpoint.unlink(missing_ok=True)  # of another network
     if recipe.distill:
-        small = distill(
-            small, dense, training, **settings, judges=judges,
+        networks["recovered"] = distill(
+            networks["converted"], dense, training, **settings, judges=judges,
             seed=seed, checkpoint=checkpoint, progress=progress, tell=note,
             judged=history,
         )  # fmt: skip
-        networks["recovered"] = folded_if(recipe.fold_norms, small, note)
         made |= {"distilled": recipe.distill.model_dump(exclude_none=True)}
         save(networks["recovered"], folder / "recovered", provenance=made, force=True)
         write_history(history.rows, folder / "recovered")

@@ -105,7 +105,6 @@ class Recipe(_Section):
 
     Attributes:
         output: what the network puts out, `logits` or `values`; default: found out from it.
-        fold_norms: whether batch norms of what comes out are folded into the layers before them.
     """
 
     version: Literal[1]
@@ -116,7 +115,6 @@ class Recipe(_Section):
     fit: Fit = "corrected"
     output: Kind | None = None
     layers: Layers = Layers()
-    fold_norms: bool = False
     distill: DistillSection | None = None
     seed: Seed = 0
 

@@ -236,17 +236,3 @@ def test_a_command_that_fails_leaves_no_recipe(shared):
 def test_what_no_recipe_can_say_is_refused_first(model, goal, words, shared):
     call = ("convert", *model, *goal.split(), "--out", "o", "--save-config", "r.yaml")
     assert words in fail(*call)
-
-
-def test_batch_norms_are_folded_where_asked(here):
-    job = ("convert", *USER, "--data", "data", "--images", "16", "--macs", "0.7", "--fold-norms")
-    done = succeed(*job, "--out", "o", "--save-config", "r.yaml")
-    assert "batch norms folded into the layers before them: 1" in done.err
-    assert read_yaml(Path("r.yaml").read_text())["fold_norms"] is True
-    small = load("o", open_model("model.py:build"))
-    assert record_of(small).norms == {"norm": "stem"}
-    assert not record_of(open_model("model.py:build")).norms
-    job = ("distill", "o", "--model", "model.py:build", "--data", "data", "--epochs", "1")
-    done = succeed(*job, "--fold-norms", "--out", "p")  # it has none any more
-    assert "not folded: " in done.err
-    assert record_of(load("p", open_model("model.py:build"))).norms == {"norm": "stem"}
