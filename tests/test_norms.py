@@ -11,15 +11,20 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from convswap import (
+    Budget,
+    Layers,
     Preprocess,
     convert,
+    count,
     distill,
     export_program,
     fold_norms,
     load,
     open_model,
+    plan,
     record_of,
     save,
+    survey,
 )
 from convswap.errors import ConversionError, PlanError
 from convswap.forms import Factorized
@@ -232,6 +237,39 @@ def test_the_original_may_be_folded_first(dense, tmp_path):
         with torch.no_grad():
             assert torch.equal(load(tmp_path / fit)(x), made(x))
         assert isinstance(made.get_submodule("layer2.0.conv2"), Factorized)
+
+
+@pytest.mark.parametrize("fit", ["weight", "corrected"])
+def test_a_plan_that_folds_counts_what_comes_out(dense, fit, tmp_path):
+    batches, layers = image_batches(SIZE), Layers(fold_norms=True, only=("layer2*",))
+    made = plan(dense, batches, Budget(macs=0.99), fit=fit, layers=layers)
+    assert made.fold_norms
+    assert made.planned.params < made.dense.params
+    plain = convert(dense, made.model_copy(update={"fold_norms": False}), batches)
+    small = convert(dense, made, batches)
+    assert count(small, SIZE) == made.planned == record_of(small).plans[-1].planned
+    with torch.no_grad():
+        assert relative(small(batches[0]), plain(batches[0])) < 1e-5
+    assert len(record_of(small).norms) == 21
+    save(small, tmp_path / "art")
+    assert record_of(load(tmp_path / "art")) == record_of(small)
+
+
+def test_there_must_be_something_to_fold():
+    model, size = tiny("two outputs")
+    batches, fold = image_batches(size), Layers(fold_norms=True)
+    with pytest.raises(PlanError, match="no batch norm"):
+        plan(model, batches, Budget(macs=0.9), layers=fold)
+    made = plan(model, batches, Budget(macs=0.9)).model_copy(update={"fold_norms": True})
+    with pytest.raises(PlanError, match="none that could be"):
+        convert(model, made, batches)
+
+
+def test_what_reads_a_norm_is_told_before_the_long_part():
+    model = row(*(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)))
+    model.register_forward_hook(lambda module, args, output: output * module[1].weight.mean())
+    with pytest.raises(ConversionError, match="puts out something else"):
+        survey(model, image_batches(SIZE), layers=Layers(fold_norms=True))
 
 
 def test_it_is_exported(folded, tmp_path):

@@ -76,7 +76,7 @@ def meet_latency(
         )
     search = _Search(survey, budget, table, stopwatch)
     best = _without_idle(_best_of(search, progress), search)
-    if not best.choices and _ratio(best) <= budget.latency:
+    if survey.seen.norms and not best.choices and _ratio(best) <= budget.latency:
         raise ConversionError(
             f"folding batch norms alone takes the network to {_ratio(best):.2f} of its time",
             do="call fold_norms, or ask for less time",
