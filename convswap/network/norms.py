@@ -79,7 +79,10 @@ def _is_foldable(norm: nn.Module, layer: nn.Module) -> bool:
 
 def folded(model: nn.Module, norms: Sequence[Norm], example: Batch) -> nn.Module:
     """A copy of a network with batch norms folded into the layers before them, which its record
-    tells, compared on an example.
+    tells.
+
+    Args:
+        example: on which what is compared of the output is to stay.
 
     Raises:
         ConversionError: it puts out something else.
@@ -141,7 +144,7 @@ def _alike(model: nn.Module, small: nn.Module, example: Batch) -> bool:
     for network in (model, small):
         with seeded(0):
             try:
-                outputs.append(tensors_in(example.forward(network)))
+                outputs.append(tensors_in(example.run(network)))
             except Exception:  # of the network's own code
                 return False
     return len(outputs[0]) == len(outputs[1]) and all(

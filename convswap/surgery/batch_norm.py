@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ConversionError, PlanError
-from ..network.calls import Batch, stand_in
+from ..network.calls import Batch, read_batches, stand_in
 from ..network.copies import in_eval_mode, keeps_buffers
 from ..network.norms import folded
 from ..network.observe import observe
@@ -72,4 +72,5 @@ def fold_norms(model: nn.Module, input_size: Sequence[int] | object = None) -> n
     seen = observe(model, input_size)
     if not seen.norms:
         raise ConversionError(f"{type(model).__name__} has no batch norm that could be folded")
-    return folded(model, seen.norms, seen.example)
+    [example] = read_batches(model, [seen.example])
+    return folded(model, seen.norms, example)
