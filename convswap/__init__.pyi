@@ -28,6 +28,7 @@ from .runtimes import open_target as open_target
 from .runtimes.export import export_onnx as export_onnx
 from .runtimes.litert import export_tflite as export_tflite
 from .runtimes.program import export_program as export_program
+from .surgery.batch_norm import fold_norms as fold_norms
 from .surgery.convert import convert as convert
 from .timing import LatencyTable as LatencyTable
 from .timing import Timing as Timing

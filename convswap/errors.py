@@ -67,6 +67,11 @@ class ConversionError(ConvswapError):
     exit_code = 3
 
 
+def reason(error: Exception) -> str:
+    """What an error says, without the number and the file that the system's errors come with."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def one_line(text: str, most: int = 2000) -> str:
     """Text as it may be printed: control characters are spelled out, for a name must not forge
     lines or colours, and the middle of a long text is left out."""

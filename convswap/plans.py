@@ -24,7 +24,9 @@ from .support.files import new_file, read_text
 
 Fit = Literal["weight", "moments", "corrected"]
 Kind = Literal["logits", "values"]
-TargetName = Literal["eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino", "litert"]
+TargetName = Literal[
+    "eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino", "litert", "litert-int8"
+]
 Rank = int | tuple[int, int]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
@@ -125,17 +127,22 @@ class Budget(_Data):
 
 
 class Layers(_Data):
-    """Which layers may be replaced, by patterns of their module paths (`*`, `?`, `[abc]`).
+    """Which layers may be replaced, by patterns of their module paths (`*`, `?`, `[abc]`), and
+    what becomes of batch norms.
 
     Example: `Layers(only=("layer3.*", "layer4.*"), exclude=("*.downsample.*",))`.
 
     Attributes:
         only: if there are any, nothing but what matches one of these.
         exclude: nothing that matches one of these.
+        fold_norms: whether batch norms are folded into the layers before them. In eval mode the
+            outputs are the same, and PyTorch has less to do. (Runtimes that compile a network,
+            and all files that are exported, have them folded anyhow.)
     """
 
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    fold_norms: bool = False
 
     def allow(self, path: str) -> bool:
         """Whether the layer at a module path may be replaced."""
@@ -227,6 +234,7 @@ class Plan(_Data):
         damage_measured: what it was once converted, on the last eighth of the images.
         output: what damage is of: KL divergence of `logits`, or squared error of `values`.
         notes: what a person should know of how it was made, a line each.
+        fold_norms: whether batch norms are folded into the layers before them.
         fit: how weights are fitted: to the dense weights alone, to the activations of the
             dense network, or in sequence, correcting for what was converted before.
     """
@@ -243,6 +251,7 @@ class Plan(_Data):
     damage_measured: _Damage | None = None
     latency: Latency | None = None
     notes: tuple[str, ...] = ()
+    fold_norms: bool = False
     choices: Annotated[tuple[Choice, ...], Field(max_length=10_000)]
 
     @model_validator(mode="after")

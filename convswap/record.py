@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from .plans import SEEDS, InputSize, Kind, Mean, Plan, Std
+from .plans import SEEDS, InputSize, Kind, Mean, Name, Plan, Std
 
 
 class Preprocess(BaseModel):
@@ -73,13 +73,19 @@ class Base(BaseModel):
 
 
 class Record(BaseModel):
-    """Base, preprocessing, and the plans applied so far, in order."""
+    """Base, preprocessing, and what has been done.
+
+    Attributes:
+        plans: applied so far, in order.
+        norms: batch norms folded after that: the path of each -> that of the layer before it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: Base = Base()
     preprocess: Preprocess | None = None
     plans: Annotated[tuple[Plan, ...], Field(max_length=64)] = ()
+    norms: Annotated[dict[Name, Name], Field(max_length=10_000)] = {}
 
 
 def record_of(model: nn.Module) -> Record:

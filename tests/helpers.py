@@ -13,7 +13,7 @@ from convswap.network import lockstep
 from convswap.network.calls import read_batch, read_batches
 from convswap.network.cost import count
 from convswap.network.lockstep import Stop
-from convswap.network.observe import find_sites
+from convswap.network.observe import observe
 from convswap.network.outputs import Reference
 from convswap.network.price import price
 from convswap.network.sites import Site
@@ -394,8 +394,7 @@ def plan_for(
 
 def priced(plan: Plan, model: nn.Module, input_size: tuple[int, int, int]) -> Plan:
     """A plan with its costs counted on a network."""
-    sites, _ = find_sites(model, input_size)
-    return price(plan, sites, count(model, input_size))
+    return price(plan, observe(model, input_size))
 
 
 def walk(model: nn.Module, paths: Sequence[str], batches: object, *rest: object) -> Iterator[Stop]:

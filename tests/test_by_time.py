@@ -13,7 +13,7 @@ import torch
 from stopwatch import Clock, FakeTarget
 from torch import Tensor, nn
 
-from convswap import Budget, LatencyTable, Plan, convert, plan, survey
+from convswap import Budget, LatencyTable, Layers, Plan, convert, plan, survey
 from convswap.errors import BudgetError, ConversionError, TargetError
 from convswap.network.price import price
 from convswap.network.replace import blank
@@ -36,6 +36,19 @@ class Row(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = torch.relu(layer(x))
+        return x
+
+
+class NormedRow(Row):
+    """The same with batch norms."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(SITES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = torch.relu(norm(layer(x)))
         return x
 
 
@@ -96,6 +109,11 @@ def no_depthwise(module: nn.Module) -> float:
     return weights(module) + 10_000 * slow
 
 
+def normed(module: nn.Module) -> float:
+    """Batch norms take their time."""
+    return weights(module) + 200 * sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+
+
 def idle(*sites: int) -> Costs:
     """The whole network gains nothing from replacing some sites."""
 
@@ -127,6 +145,25 @@ def test_the_whole_network_is_as_fast_as_asked(whole, share, meet, surveyed):
     assert made.latency.ms_predicted == pytest.approx(made.latency.ms, rel=0.05)
 
 
+def test_folded_batch_norms_count(meet):
+    torch.manual_seed(0)
+    model, kept = NormedRow().eval(), {}
+    for fold in (False, True):
+        layers = Layers(fold_norms=fold)
+        seen = survey(model, fit="weight", input_size=SIZE, layers=layers)
+        made = meet(Budget(latency=0.6), weights, normed, seen=seen)
+        network = blank(model, made, seen.seen.norms)
+        assert made.fold_norms == fold
+        assert made.latency.ms_dense == pytest.approx(1e3 * normed(model))
+        assert made.latency.ms == pytest.approx(1e3 * normed(network))
+        assert 0.54 <= ratio(made) <= 0.6
+        assert made.latency.ms_predicted == pytest.approx(made.latency.ms, rel=0.05)
+        kept[fold] = made.planned.macs
+    assert kept[True] > 1.2 * kept[False]
+    with pytest.raises(ConversionError, match="batch norms alone"):
+        meet(Budget(latency=0.9), weights, normed, seen=seen)
+
+
 def test_the_plan_says_where_its_times_count(meet):
     made = meet(Budget(latency=0.5), weights, weights, batch=4)
     latency = made.latency
@@ -145,10 +182,10 @@ def test_choices_say_what_their_layers_take(meet, surveyed):
 
 def test_an_edited_plan_no_longer_says_times(meet, surveyed):
     made = meet(Budget(latency=0.5), weights, weights)
-    again = price(made, surveyed.sites, surveyed.dense)
+    again = price(made, surveyed.seen)
     assert again == made
     edited = made.model_copy(update={"choices": made.choices[1:]})
-    edited = price(edited, surveyed.sites, surveyed.dense)
+    edited = price(edited, surveyed.seen)
     assert edited.latency is None
     assert all(choice.ms is None for choice in edited.choices)
 

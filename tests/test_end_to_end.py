@@ -12,9 +12,10 @@ from convswap.recipe import recipe
 
 
 def test_the_demo(tmp_path):
-    """In a hurry: few images and layers, part of an epoch, multiply-adds in place of time."""
+    """In a hurry: few images and layers, part of an epoch, multiply-adds in place of time, and
+    nothing tried or exported for it."""
     rows = run_demo(tmp_path, "data.images=64", "layers={only: [layer1.0*]}", "budget={macs: 0.8}",
-                    "distill.epochs=0.2")  # fmt: skip
+                    "distill={epochs: 0.2, lr: 1.0e-4}", "target={name: eager}")  # fmt: skip
     dense, _, recovered = rows.values()
     assert recovered["macs"] <= 0.8 * dense["macs"]
     assert recovered["top1"] >= dense["top1"] - 2

@@ -77,15 +77,18 @@ def test_scaling_channels_evens_out_their_ranges(network, batches):
     assert before > 1.2
 
 
-def test_the_target_in_integers_times_and_computes_such(network, batches):
-    target = open_target("onnxruntime-int8", threads=1)
+@pytest.mark.parametrize("name", ["onnxruntime", "litert"])
+def test_a_target_in_integers_times_and_computes_such(network, batches, name):
+    if name == "litert":
+        pytest.importorskip("litert_torch", reason="litert-torch is not installed (1 GB)")
+    target = open_target(f"{name}-int8", threads=1)
     rounded, x = target.computed(network, batches), batches[0][0]
     assert record_of(rounded) == record_of(network)
     (run,) = target.variants(network, x).values()
     for outputs in (rounded(x), run()):
         with torch.no_grad():
             assert 1e-4 < relative(torch.as_tensor(outputs[0]), network(x)) < 0.1
-    assert open_target("onnxruntime", threads=1).computed(network, batches) is network
+    assert open_target(name, threads=1).computed(network, batches) is network
 
 
 def test_one_image_is_enough_to_write(network, batches, tmp_path):

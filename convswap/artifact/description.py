@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from ..errors import ArtifactError, problems
+from ..errors import ArtifactError, problems, reason
 from ..record import Record
 from ..support.files import read_text
 from ..support.plain import levels_of
@@ -104,4 +104,4 @@ def header_of(path: Path) -> dict[str, Entry]:
     try:
         return read_header(path)
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot read {path}: {error}") from None
+        raise ArtifactError(f"cannot read {path}: {reason(error)}") from None

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import build_base, with_values
 from ..network.copies import check_finite, deep_copy
+from ..network.norms import fold_
 from ..network.replace import install_
 from ..network.state import state_of
 from ..network.wrappers import unwrapped
@@ -30,7 +31,7 @@ def architecture(
         base = deep_copy(unwrapped(model))
     for plan in record.plans:
         install_(base, plan)
-    return base
+    return fold_(base, record.norms)
 
 
 def check_fit(model: nn.Module, held: dict[str, Entry], where: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..errors import ArtifactError, ConvswapError
+from ..errors import ArtifactError, ConvswapError, reason
 from ..network.calls import example_of
 from ..network.copies import dry_run, in_eval_mode
 from ..network.state import set_state_
@@ -78,7 +78,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return read_tensors(path)
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot read {path}: {error}") from None
+        raise ArtifactError(f"cannot read {path}: {reason(error)}") from None
 
 
 def _located(base: Base, folder: Path) -> Base:

@@ -53,6 +53,7 @@ def config_of(model: nn.Module, record: Record) -> dict[str, Any] | None:
             "base_args": record.base.kwargs,
             "folded": record.base.folded,
             "plans": [plan.model_dump(mode="json") for plan in record.plans],
+            **({"norms": record.norms} if record.norms else {}),
         },
     }
 
@@ -84,6 +85,7 @@ def convswap_net(
     base_args: Mapping[str, Any] | None = None,
     folded: bool = False,
     plans: Sequence[Mapping[str, Any]] = (),
+    norms: Mapping[str, str] | None = None,
     pretrained_cfg: Any = None,
     pretrained_model_args: object = None,
     **kwargs: Any,
@@ -94,12 +96,14 @@ def convswap_net(
         base, base_args: the network of timm before, by name, and what it was made with.
         folded: whether the branches it was trained with were folded into single layers.
         plans: what was put into it, in order, each as in a plan file.
+        norms: batch norms folded then, the path of each -> that of the layer before it.
         kwargs: what timm's networks take: `num_classes`, `features_only`, ...
 
     Raises:
         ConvswapError: the name, an argument or a plan is not one that can be trusted or built.
     """
     from ..inputs.bases import check_base, fold_branches_
+    from ..network.norms import fold_
     from ..network.replace import install_
     from ..plans import Plan
     from ..record import Base, Record, remember
@@ -107,7 +111,8 @@ def convswap_net(
 
     known = Base(name=f"timm:{base}", kwargs=dict(base_args or {}), folded=folded)
     check_base(known)
-    record = Record(base=known, plans=tuple(map(Plan.model_validate, plans)))
+    applied = tuple(map(Plan.model_validate, plans))
+    record = Record(base=known, plans=applied, norms=dict(norms or {}))
     load_pretrained = _builder.load_pretrained
 
     def finish(model: nn.Module, **settings: Any) -> None:
@@ -116,6 +121,7 @@ def convswap_net(
             fold_branches_(model)
         for plan in record.plans:
             install_(model, plan)
+        fold_(model, record.norms)
         remember(model, **dict(record))
         if pretrained:
             aliases = aliases_of(model)

@@ -174,17 +174,19 @@ class Fitting(Calibration):
 @Parameter(name="*", group="Layers")
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Which layers may be replaced, by patterns such as 'layer3.*'."""
+    """Which layers may be replaced, by patterns such as 'layer3.*', and what of batch norms."""
 
     only: tuple[str, ...] = ()
     """nothing but the layers whose path matches; may be repeated"""
     exclude: tuple[str, ...] = ()
     """no layer whose path matches; may be repeated"""
+    fold_norms: bool = False
+    """fold batch norms into the layers before them: the same outputs, faster in PyTorch"""
 
     @property
     def allowed(self) -> plans.Layers:
         """The same as the library has it."""
-        return plans.Layers(only=self.only, exclude=self.exclude)
+        return plans.Layers(only=self.only, exclude=self.exclude, fold_norms=self.fold_norms)
 
 
 @Parameter(name="*", group="Time")

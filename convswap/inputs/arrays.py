@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, reason
 from ..record import Preprocess
 
 SUFFIXES = (".npy", ".npz")
@@ -38,7 +38,7 @@ class ArrayFile:
         except DataError:
             raise
         except Exception as error:  # what damaged archives make of readers has no common type
-            raise DataError(f"cannot read {path}: {error}") from None
+            raise DataError(f"cannot read {path}: {reason(error)}") from None
         if len(arrays) == 1:
             arrays = {"x": arrays.popitem()[1]}
         if "x" not in arrays or not arrays.keys() <= {"x", "y"}:

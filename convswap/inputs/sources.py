@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from ..errors import DataError, one_line
+from ..errors import DataError, one_line, reason
 from .folders import below_the_shared, one_of_pairs, one_split, parts_of, without_masks
 from .formats import SUFFIXES as IMAGES
 
@@ -153,7 +153,7 @@ class _Tar:
                     for name in ["/".join(parts_of(member.name))]
                 }
         except (OSError, tarfile.TarError, ValueError) as error:
-            raise DataError(f"cannot read {path}: {error}") from None
+            raise DataError(f"cannot read {path}: {reason(error)}") from None
 
     def __call__(self, name: str) -> BinaryIO:
         offset, size = self.names[name]

@@ -18,6 +18,7 @@ from .bake import bake, computes_weight, is_plain, padding_of
 from .calls import Batch, example_of
 from .copies import dry_run, first_line, in_eval_mode, meta_copy
 from .cost import Counter, weigh
+from .norms import Norm, find_norms
 from .sites import Site
 from .stand_ins import what_breaks
 from .watch import Watcher, watch
@@ -41,6 +42,7 @@ class Observation:
             come last.
         dense: cost of the whole network.
         plain: by path, plain layers that compute the same as those that compute their weight.
+        norms: the batch norms that can be folded into the layers before them.
         example: the one sample it was observed on.
         dry: whether it ran without computing anything.
         note: empty, or why the graph could not be traced (then what follows each convolution
@@ -50,6 +52,7 @@ class Observation:
     sites: tuple[Site, ...]
     dense: Cost
     plain: dict[str, nn.Module]
+    norms: tuple[Norm, ...]
     example: Batch
     dry: bool
     note: str
@@ -60,10 +63,11 @@ class Observation:
         return [site for site in self.sites if not site.reason]
 
     def limited(self, layers: Layers) -> Observation:
-        """The same, with reasons at the layers that may not be replaced.
+        """The same, with reasons at the layers that may not be replaced, and the batch norms that
+        are to be folded.
 
         Raises:
-            PlanError: a pattern matches no layer.
+            PlanError: a pattern matches no layer, or there is nothing to fold.
         """
         for pattern in (*layers.only, *layers.exclude):
             if not any(Layers(only=(pattern,)).allow(site.path) for site in self.sites):
@@ -75,7 +79,10 @@ class Observation:
             for site in self.sites
         ]
         left = {path: layer for path, layer in self.plain.items() if layers.allow(path)}
-        return replace(self, sites=tuple(sites), plain=left)
+        if layers.fold_norms and not self.norms:
+            raise PlanError("there is no batch norm that could be folded", do="omit fold_norms")
+        norms = self.norms if layers.fold_norms else ()
+        return replace(self, sites=tuple(sites), plain=left, norms=norms)
 
 
 def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation:
@@ -121,7 +128,8 @@ def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation
     for index, site in enumerate(sites):
         norm, act = next((followers[p] for p in site.paths if p in followers), (None, None))
         sites[index] = replace(site, norm=norm, act=act, sum=sums.get(site.path))
-    return Observation(tuple(sites), weigh(model, macs), plain, example, run.dry, note)
+    norms = find_norms(model, seen.readers)
+    return Observation(tuple(sites), weigh(model, macs), plain, norms, example, run.dry, note)
 
 
 def check_planned(small: nn.Module, plan: Plan, seen: Observation) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -18,6 +20,7 @@ from ..forms import (
 )
 from ..plans import Plan
 from .copies import deep_copy, in_eval_mode
+from .norms import Norm, fold_
 
 
 def install_(model: nn.Module, plan: Plan) -> nn.Module:
@@ -43,13 +46,19 @@ def install_(model: nn.Module, plan: Plan) -> nn.Module:
     return model
 
 
-def blank(model: nn.Module, plan: Plan) -> nn.Module:
+def blank(model: nn.Module, plan: Plan, norms: Sequence[Norm] = ()) -> nn.Module:
     """A copy of a network with the planned layers in place, their weights random: as fast as
-    the converted one will be."""
+    the converted one will be.
+
+    Args:
+        norms: that are folded where the plan says so.
+    """
     network = install_(deep_copy(model), plan)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(plan.seed)
         for choice in plan.choices:
             for layer in network.get_submodule(choice.site):
                 layer.reset_parameters()
+    if plan.fold_norms:
+        fold_(network, {norm.path: norm.layer for norm in norms})
     return in_eval_mode(network)

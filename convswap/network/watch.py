@@ -80,6 +80,7 @@ class Watcher(TorchFunctionMode):
         self._before: dict[str, int] = {}  # by site, how many taps came before it ran
         self._written: dict[int, _Written] = {}
         self._added: list[_Added] = []
+        self._readers: list[tuple[str, str, int]] = []  # module, site it reads, the tensor's id
 
     def __torch_function__(
         self, func: Callable, types: object, args: tuple = (), kwargs: Mapping | None = None
@@ -128,6 +129,8 @@ class Watcher(TorchFunctionMode):
                 return
             self._tap(output, Tap(path, written=True))
             mine = self._written.get(id(read))
+            if mine and not mine.norms and read.dim() == self._axes[mine.site] + 2:
+                self._readers.append((path, mine.site, id(read)))
             if path in self.paths:
                 self._written[id(output)] = _Written(path, (), (id(output),))
             elif mine and _is_plain_norm(module):
@@ -157,6 +160,16 @@ class Watcher(TorchFunctionMode):
             if once and taps:  # the last, by when what changes it in place has run
                 found[mine.site] = Sum(taps[-1], mine.norms)
         return found
+
+    @property
+    def readers(self) -> dict[str, str]:
+        """Modules that read what a site writes, a batch of maps or vectors, where both run once
+        and nobody else reads it -> the site."""
+        return {
+            path: site
+            for path, site, tensor in self._readers
+            if self._calls[path] == self._calls[site] == 1 and self._uses[tensor] == 1
+        }
 
     def _see(self, path: str, module: nn.Module, read: Tensor | None, written: object) -> None:
         sizes = self.sizes.setdefault(path, [])

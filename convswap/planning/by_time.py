@@ -62,10 +62,9 @@ def meet_latency(
         TargetError: the target cannot run the network.
     """
     stopwatch = Stopwatch(target, survey, batch)
-    dense = stopwatch.dense()
-    busy = ()
-    if dense.spread > BUSY:  # said before the long part, which may then take long and tell little
-        busy = (f"the machine is busy: the same network's times vary by {dense.spread:.0%}",)
+    spread, busy = stopwatch.dense.spread, ()
+    if spread > BUSY:  # said before the long part, which may then take long and tell little
+        busy = (f"the machine is busy: the same network's times vary by {spread:.0%}",)
         progress(busy[0], 0, 0)
     table = table or LatencyTable(target, batch)
     survey = _snapped(survey, table.multiple())
@@ -75,8 +74,13 @@ def meet_latency(
             f"no layer has a faster replacement on {target.name}: {_closest(survey, table)}",
             do="try another target, batch size or number of threads",
         )
-    search = _Search(survey, budget, table, stopwatch, dense.ms)
+    search = _Search(survey, budget, table, stopwatch)
     best = _without_idle(_best_of(search, progress), search)
+    if survey.seen.norms and not best.choices and _ratio(best) <= budget.latency:
+        raise ConversionError(
+            f"folding batch norms alone takes the network to {_ratio(best):.2f} of its time",
+            do="call fold_norms, or ask for less time",
+        )
     if best.latency.ms >= best.latency.ms_dense or not best.choices:
         raise ConversionError(
             f"the network does not get faster on {target.name}: {best.latency.ms_dense:.3g} ms "
@@ -97,7 +101,6 @@ class _Search:
     """A search for a plan that takes the time asked.
 
     Attributes:
-        whole: milliseconds of the original network.
         kept: the part of what layers save by themselves that the network is said to save.
     """
 
@@ -105,7 +108,6 @@ class _Search:
     budget: Budget
     table: LatencyTable
     stopwatch: Stopwatch
-    whole: float
     kept: float = 1.0
 
     def choose(self) -> Plan:
@@ -114,7 +116,7 @@ class _Search:
         Raises:
             BudgetError: by that, none meets the budget.
         """
-        chosen = _choose(self.survey, self.budget, self.table, self.whole, self.kept)
+        chosen = _choose(self.survey, self.budget, self.table, self.stopwatch, self.kept)
         return self.survey.plan_of(chosen, self.budget)
 
     def fastest(self) -> Plan:
@@ -123,12 +125,13 @@ class _Search:
 
     def timed(self, plan: Plan) -> Plan:
         """The plan with the time that its network takes."""
-        return self.stopwatch.timed(plan, self.table, self.whole, self.kept)
+        return self.stopwatch.timed(plan, self.table, self.kept)
 
     def learn(self, plan: Plan) -> None:
         """Scale what layers promise by what the network has saved."""
-        promised = 1 - plan.latency.ms_predicted / plan.latency.ms_dense
-        self.kept *= float(np.clip((1 - _ratio(plan)) / promised, 1 / 3, 3))
+        start = self.stopwatch.whole / self.stopwatch.dense.ms
+        promised = start - plan.latency.ms_predicted / plan.latency.ms_dense
+        self.kept *= float(np.clip((start - _ratio(plan)) / promised, 1 / 3, 3))
 
     def is_met(self, plan: Plan) -> bool:
         """Whether a plan takes the time asked, and hardly less."""
@@ -213,13 +216,14 @@ def _faster(survey: Survey, table: LatencyTable) -> dict[str, list[Candidate]]:
 
 
 def _choose(
-    survey: Survey, budget: Budget, table: LatencyTable, whole: float, kept: float
+    survey: Survey, budget: Budget, table: LatencyTable, stopwatch: Stopwatch, kept: float
 ) -> list[Candidate | None]:
-    """The best choice if a network of `whole` ms saves the part `kept` of what its layers save.
+    """The best choice if a network saves the part `kept` of what its layers save.
 
     What is chosen has been timed, not interpolated: if need be it is timed, and chosen anew.
     """
-    total = TimedCost(*astuple(survey.dense), latency=whole)
+    total = TimedCost(*astuple(survey.dense), latency=stopwatch.whole)
+    bounds = budget.bounds(replace(total, latency=stopwatch.dense.ms))
     dense = [TimedCost(*astuple(s.cost), latency=kept * table.ms(s)) for s in survey.sites]
     refused: set[tuple] = set()
     while True:
@@ -231,7 +235,7 @@ def _choose(
             ]
             for site, row in zip(survey.sites, _faster(survey, table).values(), strict=True)
         ]
-        chosen = solve(options, dense, total, budget.bounds(total))
+        chosen = solve(options, dense, total, bounds)
         ways = [
             (site, c.form, c.rank)
             for site, c in zip(survey.sites, chosen, strict=True)
@@ -265,7 +269,7 @@ def _without_idle(plan: Plan, search: _Search) -> Plan:
         idle = {choice.site for choice in order[:group]}
         fewer = tuple(choice for choice in plan.choices if choice.site not in idle)
         trial = plan.model_copy(update={"choices": fewer})
-        trial = price(trial, search.survey.sites, search.survey.dense)
+        trial = price(trial, search.survey.seen)
         if _counts_met(trial, search.survey):
             trial = search.timed(trial)
             if _ratio(trial) <= _ratio(plan):

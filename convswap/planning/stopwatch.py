@@ -8,7 +8,7 @@ from torch import nn
 
 from ..errors import TargetError
 from ..network.replace import blank
-from ..plans import Latency, Plan
+from ..plans import Budget, Latency, Plan
 from ..runtimes import Runner, Target, running
 from ..timing import LatencyTable, Timing
 from ..timing.turns import fastest, sensible, take_turns, timed_input
@@ -26,6 +26,11 @@ class Stopwatch:
     Args:
         batch: samples per forward pass.
 
+    Attributes:
+        dense: time of the original.
+        whole: milliseconds of a network in which nothing is replaced: of the original, or, where
+            batch norms are folded, of it after that.
+
     Raises:
         TargetError: the network takes more than one tensor.
     """
@@ -34,16 +39,18 @@ class Stopwatch:
         self._target, self._survey, self._batch = target, survey, batch
         self._x = timed_input(survey.seen.example, batch)
         self._dense = self._runners(survey.model, "dense")
+        runners = dict(self._dense)
+        if survey.seen.norms:
+            nothing = survey.plan_of([], Budget())
+            runners |= self._runners(blank(survey.model, nothing, survey.seen.norms), "folded")
+        taken = self._measure(runners)
+        self.dense = taken["dense"]
+        self.whole = taken.get("folded", self.dense).ms
 
-    def dense(self) -> Timing:
-        """The time of the original."""
-        return self._measure(self._dense)["dense"]
-
-    def timed(self, plan: Plan, table: LatencyTable, whole: float, kept: float) -> Plan:
+    def timed(self, plan: Plan, table: LatencyTable, kept: float) -> Plan:
         """The plan with the time its network takes, and what the layers had promised.
 
         Args:
-            whole: milliseconds of the original.
             kept: the part of what layers save by themselves that a network is said to save.
         """
         sites = {site.path: site for site in self._survey.sites}
@@ -55,13 +62,15 @@ class Stopwatch:
             for choice in plan.choices
         )  # fmt: skip
         saved = kept * sum(choice.ms_dense - choice.ms for choice in choices)
-        small = self._runners(blank(self._survey.model, plan), "converted")
+        network = blank(self._survey.model, plan, self._survey.seen.norms)
+        small = self._runners(network, "converted")
         taken = self._measure(self._dense | small)
         target = self._target
         latency = Latency(
             target=target.name, threads=target.threads, device=target.device, dtype=target.dtype,
             batch=self._batch, ms_dense=taken["dense"].ms, ms=taken["converted"].ms,
-            ms_predicted=(1 - saved / whole) * taken["dense"].ms, layout=taken["converted"].layout,
+            ms_predicted=(self.whole - saved) / self.dense.ms * taken["dense"].ms,
+            layout=taken["converted"].layout,
         )  # fmt: skip
         return plan.model_copy(update={"choices": choices, "latency": latency})
 

@@ -14,6 +14,7 @@ from ..network.calls import Batch, Call, read_batches
 from ..network.copies import check_finite, in_eval_mode, keeps_buffers
 from ..network.layout import in_fastest_layout
 from ..network.match import Pick
+from ..network.norms import folded
 from ..network.observe import Observation, observe
 from ..network.outputs import output_kind
 from ..network.price import price
@@ -96,9 +97,9 @@ class Survey:
         plan = Plan(
             inputs=self.seen.example.inputs, fit=self.fit, output=self.output, seed=self.seed,
             budget=budget, dense=self.dense, planned=self.dense, notes=self.notes,
-            choices=choices,
+            fold_norms=bool(self.seen.norms), choices=choices,
         )  # fmt: skip
-        return price(plan, self.sites, self.dense)
+        return price(plan, self.seen)
 
 
 def plan(
@@ -131,7 +132,8 @@ def plan(
             output, `lambda output: output["logits"]`; give the same to `convert`.
         call: how a batch is passed, `lambda model, batch: model(batch["image"])`, where the
             signature of `forward` does not tell.
-        layers: which layers may be replaced; default: all.
+        layers: which layers may be replaced, and whether batch norms are folded; default: all,
+            and no.
         target, batch: for a budget of latency; see `Survey.plan`.
         cache: folder where what is found out about the layers is kept, and taken from if
             network, images and settings are the same.
@@ -186,6 +188,8 @@ def survey(
     if not sites:
         reasons = [f"{s.path}: {s.reason}" for s in seen.sites] or ["it has no convolution"]
         raise ConversionError(f"nothing to convert in {type(model).__name__}: {'; '.join(reasons)}")
+    if seen.norms:
+        folded(model, seen.norms, seen.example)  # so that it fails before the long part
     dense = baked(model, seen.plain)
     costs = [list(costs_of(site, bias).values()) for site in sites]
     for budget in budgets:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .. import plans
-from ..errors import RecipeError, problem
+from ..errors import RecipeError, problem, reason
 from ..plans import Budget, Fit, InputSize, Kind, Layers, Mean, Seed, Std, TargetName
 from ..support.files import new_file, read_text
 from ..support.plain import numbers_in, read_yaml
@@ -165,7 +165,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         content = read_yaml(text_of(path))
     except ValueError as error:
-        raise RecipeError(f"cannot read recipe {path}: {error}") from None
+        raise RecipeError(f"cannot read recipe {path}: {reason(error)}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"recipe {path} is not a mapping of sections")
     for section, key in _PATHS:
@@ -190,7 +190,7 @@ def text_of(path: Path) -> str:
     try:
         return read_text(path, TEXT_BYTES)
     except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot read recipe {path}: {error}") from None
+        raise RecipeError(f"cannot read recipe {path}: {reason(error)}") from None
 
 
 def schema() -> dict[str, Any]:

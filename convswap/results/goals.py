@@ -58,5 +58,7 @@ def reach(
             target=target, batch=batch, seed=seed, cache=cache, progress=progress,
         )  # fmt: skip
     else:
-        chosen = goal.model_copy(update={"fit": fit, "output": output or goal.output})
+        folds = goal.fold_norms or layers.fold_norms
+        how = {"fit": fit, "output": output or goal.output, "fold_norms": folds}
+        chosen = goal.model_copy(update=how)
     return convert(model, chosen, batches, progress=progress)

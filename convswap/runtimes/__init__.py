@@ -17,7 +17,7 @@ from ..errors import ConvswapError, TargetError
 from ..plans import THREADS
 from .compiled import Compiled
 from .eager import Eager
-from .litert import LiteRt
+from .litert import LiteRt, LiteRtInt8
 from .onnx_runtime import OnnxRuntime, OnnxRuntimeInt8
 from .openvino import OpenVino
 from .target import Runner, Target
@@ -26,7 +26,7 @@ __all__ = ["TARGETS", "Runner", "Target", "device_for", "open_target", "running"
 
 TARGETS: dict[str, type[Target]] = {
     target.name: target
-    for target in (Eager, Compiled, OnnxRuntime, OnnxRuntimeInt8, OpenVino, LiteRt)
+    for target in (Eager, Compiled, OnnxRuntime, OnnxRuntimeInt8, OpenVino, LiteRt, LiteRtInt8)
 }
 
 

@@ -24,6 +24,7 @@ from .inputs import shown
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+IMAGES, AT_ONCE = 500, 50  # that targets see ranges on
 TINY = 1e-12  # what a range is at least
 
 

@@ -16,11 +16,12 @@ from torch.utils._pytree import tree_map_only
 from ..errors import ConvswapError, one_line
 from ..network.batch import Batch
 from ..network.copies import first_line
+from ..record import record_of, remember
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_streams
 from .eager import Eager
 from .export import largest_gap, on_cpu
-from .int8 import equalised, images_of
+from .int8 import AT_ONCE, IMAGES, equalised, images_of
 from .machine import check_plain, describe
 from .target import Runner, Target
 
@@ -116,18 +117,10 @@ def export_tflite_int8(
     """
     model = on_cpu(model)
     inputs = images_of(model, batches)
-    model = equalised(model, inputs)
-    content = _content(model, inputs[0][:1], channels_last)
-    from ai_edge_quantizer import quantizer, recipe  # comes with litert-torch
-
+    content = _content(equalised(model, inputs), inputs[0][:1], channels_last)
     plain = LiteRtNetwork(content, torch.get_num_threads(), channels_last)
-    name = next(iter(_interpreter(content, 1).get_signature_list()[SIGNATURE]["inputs"]))
-    images = [each.movedim(1, -1) if channels_last else each for each in torch.cat(inputs).split(1)]
-    with new_file(path) as temporary, quiet(), silent_streams():
-        made = quantizer.Quantizer(content, [*recipe.static_wi8_ai8(), *_FLOAT_ENDS])
-        ranges = _ranges(made, [{name: each.contiguous().numpy()} for each in images])
-        found = made.quantize(ranges)
-        temporary.write_bytes(bytes(found.quantized_model))
+    with new_file(path) as temporary:
+        temporary.write_bytes(_quantised(content, torch.cat(inputs).split(1), channels_last))
         return LiteRtNetwork(temporary, torch.get_num_threads(), channels_last), plain
 
 
@@ -160,12 +153,12 @@ class LiteRt(Target):
     def layer_target(self) -> Eager:
         """PyTorch eager: writing a layer as a LiteRT file takes seconds, and there are hundreds.
         What LiteRT itself makes of them shows when whole networks are measured."""
-        return Eager(self.threads, self.device, self.dtype)
+        return Eager(self.threads, self.device, "float32")
 
     def variants(self, module: nn.Module, x: Tensor) -> dict[str, Runner]:
         """One runner."""
         x, maps = x.cpu().float(), x.dim() == 4
-        content = _content(on_cpu(module).float(), x, maps)
+        content = self._written(_content(on_cpu(module).float(), x, maps), x, maps)
         network = LiteRtNetwork(content, self.threads, maps)
         network.read(x)
         network.run()
@@ -174,6 +167,31 @@ class LiteRt(Target):
     def fingerprint(self) -> dict[str, str]:
         """Settings, the versions of PyTorch and of the runtime, the machine."""
         return describe(self, "torch", "ai_edge_litert")
+
+    def _written(self, content: bytes, x: Tensor, channels_last: bool) -> bytes:
+        """What is run, made of a network's file."""
+        return content
+
+
+class LiteRtInt8(LiteRt):
+    """Runs a module in 8-bit integers, as `export_tflite_int8` writes it."""
+
+    name = "litert-int8"
+
+    def __init__(self, threads: int, device: str, dtype: str):
+        super().__init__(threads, device, dtype)
+        self.dtype = "int8"
+
+    def computed(self, network: nn.Module, batches: Iterable[object]) -> nn.Module:
+        """A network in 8-bit integers, with ranges as seen on some hundred of the inputs."""
+        some = torch.cat(images_of(on_cpu(network), batches))[:IMAGES].split(AT_ONCE)
+        with tempfile.TemporaryDirectory() as folder:
+            made, _ = export_tflite_int8(network, some, Path(folder) / "network.tflite")
+        return remember(made, **dict(record_of(network)))
+
+    def _written(self, content: bytes, x: Tensor, channels_last: bool) -> bytes:
+        # Time does not depend on ranges: those of one input will do.
+        return _quantised(content, [x], channels_last)
 
 
 def _content(model: nn.Module, images: Tensor, channels_last: bool) -> bytes:
@@ -190,6 +208,22 @@ def _content(model: nn.Module, images: Tensor, channels_last: bool) -> bytes:
         raise ConvswapError(
             f"LiteRT cannot write the network: {one_line(first_line(error), 300)}"
         ) from error
+
+
+def _quantised(content: bytes, inputs: Sequence[Tensor], channels_last: bool) -> bytes:
+    """A file with its layers in 8-bit integers.
+
+    Args:
+        inputs: what the ranges of activations are seen on, each as many images as the file takes.
+    """
+    from ai_edge_quantizer import quantizer, recipe  # comes with litert-torch
+
+    name = next(iter(_interpreter(content, 1).get_signature_list()[SIGNATURE]["inputs"]))
+    images = [each.movedim(1, -1) if channels_last else each for each in inputs]
+    with quiet(), silent_streams():
+        made = quantizer.Quantizer(content, [*recipe.static_wi8_ai8(), *_FLOAT_ENDS])
+        ranges = _ranges(made, [{name: each.contiguous().numpy()} for each in images])
+        return bytes(made.quantize(ranges).quantized_model)
 
 
 def _ranges(quantizer: Quantizer, inputs: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from ..record import record_of, remember
 from .export import on_cpu, session
-from .int8 import export_int8, images_of, quantised
+from .int8 import AT_ONCE, IMAGES, export_int8, images_of, quantised
 from .onnx_cpu import OnnxCpu
 from .target import Runner
-
-IMAGES, AT_ONCE = 500, 50  # that ranges are seen on
 
 
 class OnnxRuntime(OnnxCpu):

@@ -1,4 +1,4 @@
-"""Batch-norm statistics after conversion: the original's, or those of the new activations."""
+"""Batch norms after conversion: which statistics they have, and that layers do their work."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..network.calls import Batch
+from ..errors import ConversionError, PlanError
+from ..network.calls import Batch, read_batches, stand_in
+from ..network.copies import in_eval_mode, keeps_buffers
+from ..network.norms import folded
+from ..network.observe import observe
 from ..network.outputs import Reference
+from ..network.wrappers import unwrapped
+from ..record import record_of
 
 
 @torch.no_grad()
@@ -38,3 +44,33 @@ def settle_batch_norm_(small: nn.Module, batches: Sequence[Batch], reference: Re
     if not (estimated and reference.distance(small) < before):
         for norm, state in zip(norms, kept, strict=True):
             norm.load_state_dict(state)
+
+
+@keeps_buffers
+def fold_norms(model: nn.Module, input_size: Sequence[int] | object = None) -> nn.Module:
+    """A copy of a network whose batch norms are folded into the layers before them, wherever
+    nothing else reads what the layer puts out: the same outputs in eval mode but for rounding.
+
+    To have it count in a budget of time, plan with `Layers(fold_norms=True)`.
+
+    Args:
+        model: converted or not; it is put into eval mode, else untouched.
+        input_size: `(channels, height, width)` of an image, or a batch of whatever the network
+            takes; needed only where neither a plan nor its preprocessing tells.
+
+    Raises:
+        ConversionError: there is nothing to fold, or the outputs would be others.
+    """
+    model = in_eval_mode(unwrapped(model))
+    known = record_of(model)
+    if input_size is None and known.plans:
+        input_size = stand_in(model, known.plans[-1].inputs)
+    elif input_size is None and known.preprocess:
+        input_size = known.preprocess.input_size
+    if input_size is None:
+        raise PlanError("it is not known what the network reads", do="give input_size")
+    seen = observe(model, input_size)
+    if not seen.norms:
+        raise ConversionError(f"{type(model).__name__} has no batch norm that could be folded")
+    [example] = read_batches(model, [seen.example])
+    return folded(model, seen.norms, example)

@@ -14,6 +14,7 @@ from ..network.calls import Batch, Call, read_batches, stand_in
 from ..network.copies import check_finite, deep_copy, in_eval_mode, keeps_buffers
 from ..network.layout import in_fastest_layout
 from ..network.match import Pick
+from ..network.norms import folded
 from ..network.observe import check_planned, observe
 from ..network.outputs import Reference, held_back, output_kind
 from ..network.price import price
@@ -60,8 +61,10 @@ def convert(
     if not batches and plan.fit != "weight":
         raise PlanError(f"fit {plan.fit!r} needs images", do="give batches")
     seen = observe(model, batches[0] if batches else stand_in(model, plan.inputs))
-    plan = price(plan, seen.sites, seen.dense)
+    plan = price(plan, seen)
     plan = plan.model_copy(update={"inputs": seen.example.inputs})
+    if plan.fold_norms and not seen.norms:
+        raise PlanError("the plan folds batch norms, and there are none that could be")
     small = install_(deep_copy(model), plan)
     check_planned(small, plan, seen)
     dense = baked(model, seen.plain)
@@ -76,6 +79,8 @@ def convert(
             reference = Reference(dense, held, kind)
             settle_batch_norm_(small, rest, reference)
             plan = _judged(plan, reference.distance(small))
+    if plan.fold_norms:
+        small = folded(small, seen.norms, seen.example)
     return remember(small, plans=(*record_of(model).plans, plan))
 
 

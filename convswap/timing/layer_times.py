@@ -55,7 +55,7 @@ def layer_times(
     for plan in plans:
         seen = observe(network, stand_in(network, plan.inputs))
         sites: dict[str, Site] = {site.path: site for site in seen.sites}
-        plan = price(plan, seen.sites, seen.dense)
+        plan = price(plan, seen)
         chosen += [(sites[choice.site], choice) for choice in plan.choices]
         install_(network, plan)
     table.measure([(site, choice.form, choice.rank) for site, choice in chosen], progress)

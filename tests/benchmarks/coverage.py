@@ -150,7 +150,7 @@ def each_in_turn(seen: Observation) -> Plan:
         inputs=seen.example.inputs, fit="weight", dense=seen.dense, planned=seen.dense,
         choices=choices,
     )  # fmt: skip
-    return price(rough, seen.sites, seen.dense)
+    return price(rough, seen)
 
 
 # geometries

@@ -33,11 +33,13 @@ STAND_IN = {
 }  # fmt: skip
 
 
-def rough_survey(model: torch.nn.Module, size: tuple[int, int, int]) -> convswap.Survey:
+def rough_survey(
+    model: torch.nn.Module, size: tuple[int, int, int], fold_norms: bool
+) -> convswap.Survey:
     def damage(form: str, kept: float, macs: int) -> float:
         return STAND_IN[form] * macs**0.5 * (1 - min(kept, 1.0)) ** 3 / kept
 
-    seen = convswap.observe(model, size)
+    seen = convswap.observe(model, size).limited(convswap.Layers(fold_norms=fold_norms))
     options = {
         site.path: [
             Candidate(
@@ -56,16 +58,18 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.5)
     parser.add_argument("--targets", nargs="+", default=["onnxruntime", "eager"])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fold-norms", action="store_true", help="batch norms, into layers")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="to measure each network")
     args = parser.parse_args()
     for name in TWENTY if args.names == ["twenty"] else args.names:
         model = convswap.open_model(f"timm:{name}", random_weights=True).eval()
         size = convswap.record_of(model).preprocess.input_size
-        survey = rough_survey(model, size)
+        survey = rough_survey(model, size, args.fold_norms)
         for target_name in args.targets:
             target = convswap.open_target(target_name, threads=args.threads)
             row = {"network": name, "target": target_name, "asked": args.latency}
+            row |= {"fold_norms": args.fold_norms}
             marks: dict[str, float] = {}
 
             def mark(what: str, done: int, total: int, marks: dict[str, float] = marks) -> None:
@@ -80,7 +84,7 @@ def main() -> None:
             except convswap.ConvswapError as error:
                 print(json.dumps(row | {"refused": str(error)}), flush=True)
                 continue
-            networks = {"dense": model, "small": blank(model, plan)}
+            networks = {"dense": model, "small": blank(model, plan, survey.seen.norms)}
             times = convswap.measure(
                 networks, size, batch=args.batch, seconds=args.seconds, target=target
             )

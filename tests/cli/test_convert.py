@@ -236,3 +236,23 @@ def test_a_command_that_fails_leaves_no_recipe(shared):
 def test_what_no_recipe_can_say_is_refused_first(model, goal, words, shared):
     call = ("convert", *model, *goal.split(), "--out", "o", "--save-config", "r.yaml")
     assert words in fail(*call)
+
+
+def test_batch_norms_are_folded_where_asked(here):
+    job = ("convert", *USER, "--data", "data", "--images", "16", "--macs", "0.7", "--fold-norms")
+    succeed(*job, "--out", "o", "--save-config", "r.yaml")
+    small = load("o", open_model("model.py:build"))
+    assert record_of(small).norms == {"norm": "stem"}
+    assert "fold_norms: true" in Path("r.yaml").read_text()
+    again = ("convert", "o", "--model", "model.py:build", *job[len(USER) + 1 :], "--out", "p")
+    assert "no batch norm that could be folded" in fail(*again)
+
+
+def test_a_plan_is_folded_by_where_asked(here):
+    data = ("--data", "data", "--images", "16")
+    succeed("plan", *USER, *data, "--macs", "0.7", "--fold-norms", "--out", "folds.json")
+    succeed("plan", *USER, *data, "--macs", "0.7", "--out", "plain.json")
+    for name, more in (("folds", ()), ("plain", ("--fold-norms",))):
+        done = ("convert", *USER, *data, "--plan", f"{name}.json", *more, "--out", name)
+        succeed(*done)
+        assert record_of(load(name, open_model("model.py:build"))).norms == {"norm": "stem"}

@@ -10,7 +10,7 @@ import torch
 from outer import RECIPE, SIZE, fail, names, succeed
 from safetensors.torch import load_file, save_file
 
-from convswap import ConvswapError, load, open_model
+from convswap import ConvswapError, count, load, open_model, record_of
 
 
 def test_run_does_the_whole_job(here):
@@ -61,6 +61,16 @@ def test_what_was_trained_of_something_else_is_trained_anew(other, here, monkeyp
         save_file(weights | {"stem.bias": weights["stem.bias"] + 1}, "weights.safetensors")
     succeed(*job, *(("--set", "seed=3", "--force") if other == "recipe" else ()))
     assert names("o") == ["converted", "plan.json", "recovered", "report.html", "report.json"]
+
+
+def test_a_run_folds_batch_norms_where_asked(here):
+    text = RECIPE.replace("images: 24", "images: 16") + "layers: {fold_norms: true}\n"
+    Path("r.yaml").write_text(text)
+    done = succeed("run", "r.yaml", "--model", "model.py:build", "--out", "o", "--json")
+    for stage in ("converted", "recovered"):
+        small = load(f"o/{stage}", open_model("model.py:build"))
+        assert record_of(small).norms == {"norm": "stem"}
+        assert done.document[stage]["params"] == count(small, (3, 16, 16)).params
 
 
 def test_a_run_for_integers_measures_in_integers(here):
