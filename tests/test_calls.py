@@ -600,6 +600,7 @@ def traced() -> nn.Module:
     return model
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize(
     "make",
     [

@@ -269,9 +269,11 @@ class _Alike:
 
     @classmethod
     def of(cls, layer: nn.Module, path: str, size: Size) -> _Alike:
+        if not layer.weight.is_meta:
+            return cls(path, size, path)
         shapes = [(name, tensor.shape) for name, tensor in layer.state_dict().items()]
-        settings = f"{type(layer)} {layer} {shapes} {attributes_of(layer)}"
-        return cls(settings if layer.weight.is_meta else path, size, path)
+        kinds = [(type(module), attributes_of(module)) for module in layer.modules()]
+        return cls(f"{shapes} {kinds}", size, path)
 
 
 def _owners(model: nn.Module) -> dict[int, list[tuple[str, nn.Module]]]:
