@@ -204,8 +204,8 @@ class Choice(_Data):
         macs, params: of the replacement.
         macs_dense: of the convolution it replaces.
         damage: predicted harm to the output, in nats (classifiers) or relative squared error.
-        pads: how the replacement pads, where the layer's own setting does not say: numbers, or
-            `same`, TensorFlow's rule.
+        pads: how the replacement pads, where the layer's own setting does not say: numbers (one
+            for each axis, or two, before and after), or `same`, TensorFlow's rule.
         ms: predicted milliseconds of the replacement, if the plan was made for a target.
         ms_dense: of the convolution it replaces.
     """

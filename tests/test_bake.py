@@ -44,6 +44,34 @@ class Masked(nn.Conv2d):
         return self._conv_forward(x, self.weight * mask, self.bias)
 
 
+class Causal(nn.Conv1d):
+    """Sees no later samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (self.dilation[0] * (self.kernel_size[0] - 1), 0)))
+
+
+class Chopped(nn.Conv1d):
+    """The same: it is padded on both sides, and what comes of the end is taken off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[..., : -self.padding[0]]
+
+
+class CausalInTime(nn.Conv3d):
+    """Sees no later frames."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (1, 1, 1, 1, 2, 0)))
+
+
+class Even(nn.Conv2d):
+    """Keeps the size of maps, though its kernel has no middle."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (2, 1, 2, 1)))
+
+
 class Negated(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return -weight
@@ -111,6 +139,12 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     ),
     "padded later": lambda: changed(nn.Conv2d(6, 8, 3, stride=3), padding=(1, 1)),
     "settings as numbers": lambda: changed(nn.Conv2d(6, 8, 3), stride=2, padding=1, dilation=1),
+    "causal": lambda: Causal(6, 8, 3, dilation=2),
+    "causal, stride": lambda: Causal(6, 8, 4, stride=2),
+    "causal, chopped": lambda: Chopped(6, 8, 3, padding=4, dilation=2),
+    "causal, weight norm": lambda: parametrizations.weight_norm(Causal(6, 8, 3)),
+    "causal in time": lambda: CausalInTime(6, 8, 3),
+    "even kernel": lambda: Even(6, 8, 4),
     "1-d, padded later": lambda: changed(nn.Conv1d(6, 8, 3), padding=(1,)),
 }
 OLD = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
@@ -248,13 +282,6 @@ def test_what_was_put_in_place_and_does_something_else_is_left_alone(name: str):
     assert type(small.layer) is nn.Conv2d
 
 
-class OneSided(nn.Conv3d):
-    """Sees no later frames."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (1, 1, 1, 1, 2, 0)))
-
-
 class Shortcuts(nn.Module):
     """The addend of one sum is last read inside another layer; that is called by keyword."""
 
@@ -270,7 +297,17 @@ class Shortcuts(nn.Module):
 
 
 def test_a_map_that_is_too_small_but_for_its_own_padding_is_no_error():
-    assert bake(OneSided(4, 8, 3), Size((1, 8, 8), (1, 8, 8))) is None
+    plain = bake(CausalInTime(4, 8, 3), Size((1, 8, 8), (1, 8, 8)))
+    assert padding_of(plain) == (2, 0, 1, 1, 1, 1)
+
+
+def test_a_causal_layer_is_found_again_in_what_took_its_place():
+    from helpers import plan_for
+
+    model = around("causal")
+    small = convert(model, plan_for(model, (3, 8, 8), {"layer": ("channel", 5)}, "weight"))
+    [site] = [site for site in find_sites(small, (3, 8, 8))[0] if site.path == "layer.reduce"]
+    assert (site.reason, site.pads) == (None, (4, 0))
 
 
 def test_what_lies_inside_a_layer_is_not_looked_for_once_that_is_plain():

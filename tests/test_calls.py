@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from helpers import relative
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
+from torchvision.ops import deform_conv2d
 
 from convswap import (
     Budget,
@@ -536,6 +537,50 @@ class Scaled(OneInput):
         return super().forward(x * self.scale.float())
 
 
+class Scripted(OneInput):
+    """Its activation is a scripted function, which Python does not copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.act = torch.jit.script(tanh)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.act(self.first(x)))
+
+
+def tanh(x: Tensor) -> Tensor:
+    return torch.tanh(x)
+
+
+class Filtered(OneInput):
+    """Complex weights in the frequency domain."""
+
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Parameter(torch.ones(5, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.fft.irfft(torch.fft.rfft(x) * self.filter, x.shape[-1]))
+
+
+class Deformed(OneInput):
+    """Looks where a convolution says: anywhere, before that is fitted."""
+
+    def __init__(self):
+        super().__init__()
+        self.where = nn.Conv2d(8, 18, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        return deform_conv2d(x, self.where(x), self.second.weight, padding=1)
+
+
+def in_inference_mode() -> nn.Module:
+    """Its tensors know no gradients."""
+    with torch.inference_mode():
+        return OneInput()
+
+
 class Normed(OneInput):
     """Its batch norm has seen something, and a hook runs with it."""
 
@@ -555,9 +600,14 @@ def traced() -> nn.Module:
     return model
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize(
-    "make", [traced, Locked, Forgetful, HeadOnly, Counting, Draws, Spectrum, Scaled]
-)
+    "make",
+    [
+        traced, Locked, Forgetful, HeadOnly, Counting, Draws, Spectrum, Scaled, Scripted, Filtered,
+        Deformed, in_inference_mode,
+    ],
+)  # fmt: skip
 def test_odd_habits_are_lived_with(make, tmp_path):
     model = make()
     model.eval()
@@ -575,6 +625,18 @@ def test_odd_habits_are_lived_with(make, tmp_path):
     if make is not Draws:
         assert torch.equal(again(X), better(X))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_what_is_changed_in_place_needs_no_gradient():
+    class InPlace(OneInput):
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = (y := self.first(x)).chunk(2, 1)
+            first.tanh_(), second.sigmoid_()
+            return self.second(y)
+
+    made = plan(InPlace(), [X, X.flip(0)], Budget(macs=0.6))
+    assert "judged by what these put out themselves" in made.notes[0]
+    convert(InPlace(), made, [X, X.flip(0)])
 
 
 def test_networks_that_draw_at_random_are_fitted_on_the_same_draws():

@@ -31,6 +31,7 @@ from .replacement import (
     build,
     check_pads,
     in_a_row,
+    pad_ends_,
     write_,
     write_kernel_,
 )
@@ -38,7 +39,7 @@ from .replacement import (
 __all__ = [
     "FORMS", "PLAIN", "REPLACEABLE", "TRANSPOSED", "Factorized", "Form", "Kernel", "Layer", "Rank",
     "become_", "build", "check_pads", "check_rank", "in_a_row", "in_groups", "is_transposed",
-    "kernel_of", "ranks", "turned", "unit_of", "write_", "write_kernel_",
+    "kernel_of", "pad_ends_", "ranks", "turned", "unit_of", "write_", "write_kernel_",
 ]  # fmt: skip
 
 

@@ -103,28 +103,34 @@ def build(
     bias: bool,
     pads: tuple[int, ...] | Literal["same"] | None = None,
 ) -> Factorized:
-    """What stands in for `dense`, made of `layers`; weights are left uninitialised.
+    """What stands in for `dense`, made of `layers`; weights are zero. (What is left in memory may
+    be anything: offsets of deformable convolutions far outside of a map, say.)
 
     Layers have the dtype, device, memory format and `requires_grad` of `dense`, and timm's
     `Conv2dSame`, which pads by its own rule, in place of `nn.Conv2d` where `dense` is one.
     Only the last layer can carry a bias.
 
     Args:
-        pads: how they pad along all axes, where `dense` does not say: numbers, or `same` for
-            the rule of `Conv2dSame`.
+        pads: how they pad along all axes, where `dense` does not say: numbers (one for each axis,
+            or two, before and after), or `same` for the rule of `Conv2dSame`.
     """
-    made = OrderedDict()
+    made, axes = OrderedDict(), dense.weight.dim() - 2
+    ends = pairs_of(pads) if isinstance(pads, tuple) and len(pads) > axes else None
     for layer in layers:
         last = bias and layer is layers[-1]
         settings = {"bias": last, "device": dense.weight.device, "dtype": dense.weight.dtype}
         if isinstance(dense, nn.Linear):
             kind, shape = nn.Linear, (layer.in_channels, layer.out_channels)
         else:
-            kind, geometry = _geometry(layer, dense, pads)
-            size = layer.size or (1,) * (dense.weight.dim() - 2)
+            kind, geometry = _geometry(layer, dense, (0,) * axes if ends else pads)
+            size = layer.size or (1,) * axes
             shape = (layer.in_channels, layer.out_channels, size)
             settings |= {"groups": layer.groups, **geometry}
         module = nn.utils.skip_init(kind, *shape, **settings)
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
+        if ends and any(layer.spans):
+            pad_ends_(module, _along(layer.spans, ends, (0, 0)))
         made[layer.name] = module.requires_grad_(dense.weight.requires_grad)
     row = in_a_row(made, dense).train(dense.training)
     last = _CHANNELS_LAST.get(dense.weight.dim())
@@ -146,12 +152,33 @@ def check_pads(dense: nn.Module, pads: tuple[int, ...] | Literal["same"] | None)
         sizes, steps = dense.weight.shape[2:], _along(axes, getattr(dense, "dilation", 1), 1)
         own = _along(axes, getattr(dense, "padding", 0), 0)
         own = own if isinstance(own, tuple) else (0,) * len(axes)
-        fits = len(pads) == len(axes) and all(
-            0 <= pad <= max(step * (size - 1), most)
-            for pad, size, step, most in zip(pads, sizes, steps, own, strict=True)
+        each = pads if len(pads) == len(axes) else [max(pair) for pair in pairs_of(pads)]
+        allowed = len(pads) == len(axes) or (
+            len(pads) == 2 * len(axes) and not is_transposed(dense)
+        )
+        fits = (
+            allowed
+            and min(pads, default=0) >= 0
+            and all(
+                pad <= max(step * (size - 1), most)
+                for pad, size, step, most in zip(each, sizes, steps, own, strict=True)
+            )
         )
     if not fits:
         raise PlanError(f"a kernel of shape {list(dense.weight.shape)} does not pad by {pads}")
+
+
+def pad_ends_(conv: nn.Module, ends: Sequence[tuple[int, int]]) -> nn.Module:
+    """Have a convolution pad by zeros, other numbers before and after each axis, as causal ones
+    do. PyTorch has the means: it is how all but zeros are padded."""
+    conv.padding_mode = "constant"
+    conv._reversed_padding_repeated_twice = [pad for pair in reversed(ends) for pad in pair]
+    return conv
+
+
+def pairs_of(pads: Sequence[int]) -> list[tuple[int, int]]:
+    """Numbers before and after each axis, two by two."""
+    return list(zip(pads[::2], pads[1::2], strict=False))
 
 
 def become_(dense: nn.Module, row: nn.Module) -> None:
@@ -204,7 +231,7 @@ def _geometry(
     return PLAIN[dense.weight.dim() - 2], geometry
 
 
-def _along(spans: tuple[bool, ...], value: tuple[int, ...] | int | str, neutral: int):
+def _along(spans: tuple[bool, ...], value: Sequence | int | str, neutral: object):
     """The dense setting along the axes a layer spans, the neutral one along the others."""
     if isinstance(value, str):  # "same" and "valid" are neutral by themselves for a size of 1
         return value

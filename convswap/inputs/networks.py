@@ -11,8 +11,6 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from ..errors import ModelError
-from ..forms import REPLACEABLE
-from ..network.bake import computes_weight
 from ..network.copies import check_finite
 from ..record import Base, Preprocess, remember
 from ..support.files import is_there
@@ -82,7 +80,7 @@ def open_structure(
     name: str, *, kwargs: Mapping[str, Any] | None = None, fold: bool = False
 ) -> nn.Module:
     """A network of timm or torchvision to look at: it has no storage, in which the largest are
-    built in a second, unless building it, running it or looking at a layer of it takes values.
+    built in a second, unless building it or running it takes values.
 
     Args:
         kwargs, fold: as for `open_model`.
@@ -96,9 +94,8 @@ def open_structure(
             model = fold_branches_(model) if fold else model
             preprocess = declared_preprocess(model)
             model(torch.zeros(1, *preprocess.input_size))
-        if not any(computes_weight(m) for m in model.modules() if isinstance(m, REPLACEABLE)):
-            base = Base(name=name, kwargs=dict(kwargs or {}), folded=fold)
-            return remember(model, base=base, preprocess=preprocess)
+        base = Base(name=name, kwargs=dict(kwargs or {}), folded=fold)
+        return remember(model, base=base, preprocess=preprocess)
     except Exception:  # of networks' own code
         pass
     return open_model(name, random_weights=True, kwargs=kwargs, fold=fold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from timm.layers import Conv2dSame
@@ -12,7 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
-from ..forms import PLAIN, REPLACEABLE, TRANSPOSED, become_, is_transposed, unit_of
+from ..forms import PLAIN, REPLACEABLE, TRANSPOSED, become_, is_transposed, pad_ends_, unit_of
 from .calls import noise
 from .copies import deep_copy, in_eval_mode
 from .cost import Size
@@ -33,31 +34,35 @@ def bake(layer: nn.Module, size: Size) -> nn.Module | None:
     spectral norm, or otherwise parametrised.
 
     Args:
+        layer: on the meta device, it is tried with random values.
         size: of a map that the layer reads.
 
     Returns:
-        None if there is none.
+        None if there is none; on the device of the layer.
     """
-    own_padding = getattr(layer, "padding_mode", "zeros") != "zeros"
+    own_padding = getattr(layer, "padding_mode", "zeros") not in ("zeros", "constant")
     if not isinstance(layer, REPLACEABLE) or own_padding or layer._forward_hooks:
         return None
-    if layer.weight.is_meta:  # there is nothing to compare
-        return None
+    device = layer.weight.device
+    layer = in_eval_mode(deep_copy(layer))
+    if device.type == "meta":
+        layer, size = _with_values_(layer), _least(layer, size)
     channels, axes = unit_of(layer).in_channels * getattr(layer, "groups", 1), len(size.read)
     x = noise((1, channels, *size.read) if axes else (1, 2, channels))
     x = x.to(layer.weight.device, layer.weight.dtype)
-    layer = in_eval_mode(deep_copy(layer))
     try:
         with torch.no_grad(), _Heard() as heard:
             wanted = layer(x)
         weight, bias = heard.weights
+        size = Size(size.read, tuple(wanted.shape[2:]) if axes else ())
     except Exception:  # it runs the user's code, or calls no convolution, or several
         return None
     if weight.shape != layer.weight.shape:
         return None
     closest = TOLERANCE.get(weight.dtype, 3e-2) * wanted.abs().max()
     for make in _candidates(layer, axes, size):
-        plain = make(bias is not None).to(weight.device, weight.dtype)
+        with torch.device("meta"):
+            plain = make(bias is not None)
         plain.weight = nn.Parameter(weight.detach().clone())
         plain.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         try:
@@ -66,8 +71,32 @@ def bake(layer: nn.Module, size: Size) -> nn.Module | None:
         except RuntimeError:  # padded like this, the map is too small for the kernel
             continue
         if got.shape == wanted.shape and (got - wanted).abs().max() <= closest:
-            return plain.eval()
+            return plain.eval().to(device)
     return None
+
+
+@torch.no_grad()
+def _with_values_(layer: nn.Module) -> nn.Module:
+    """A layer on the meta device with random values, none of them negative: some are variances."""
+    random = torch.Generator().manual_seed(0)
+    layer = layer.to_empty(device="cpu")
+    for tensor in (*layer.parameters(), *layer.buffers()):
+        tensor.uniform_(generator=random) if tensor.is_floating_point() else tensor.zero_()
+    return layer
+
+
+def _least(layer: nn.Module, size: Size) -> Size:
+    """A smaller map on which a layer pads as on a large one."""
+    axes = len(size.read)
+    if not axes:
+        return size
+    strides, dilations = _each(layer.stride, axes), _each(layer.dilation, axes)
+    reach = [d * k for d, k in zip(dilations, layer.weight.shape[2:], strict=True)]
+    least = [
+        min(n, 3 * (far + s) + (n - 3 * (far + s)) % s)
+        for n, far, s in zip(size.read, reach, strides, strict=True)
+    ]
+    return Size(tuple(least), size.written)
 
 
 def baked(model: nn.Module, plain: Mapping[str, nn.Module]) -> nn.Module:
@@ -85,9 +114,13 @@ def baked(model: nn.Module, plain: Mapping[str, nn.Module]) -> nn.Module:
 
 
 def padding_of(layer: nn.Module) -> tuple[int, ...] | str | None:
-    """How a plain layer pads, for whoever builds another like it: in numbers, or `same`."""
+    """How a plain layer pads, for whoever builds another like it: in numbers (one for each axis,
+    or two, before and after), or `same`."""
     if isinstance(layer, Conv2dSame):
         return "same"
+    if getattr(layer, "padding_mode", "zeros") == "constant":
+        ends = layer._reversed_padding_repeated_twice
+        return tuple(pad for at in range(len(ends) - 2, -1, -2) for pad in ends[at : at + 2])
     padding = getattr(layer, "padding", None)
     return (0,) * (layer.weight.dim() - 2) if padding == "valid" else padding
 
@@ -155,16 +188,38 @@ def _candidates(layer: nn.Module, axes: int, size: Size) -> Iterator[Callable[[b
         )
         return
     reach = [d * (k - 1) for d, k in zip(settings["dilation"], layer.weight.shape[2:], strict=True)]
-    ends = zip(size.read, size.written, reach, settings["stride"], strict=True)
-    fitting = tuple(
-        min(far, max(0, ((out - 1) * s + far + 1 - n + 1) // 2)) for n, out, far, s in ends
-    )
-    kinds = [(PLAIN[axes], layer.padding), (PLAIN[axes], fitting)]
-    kinds += [(Conv2dSame, 0)] * (axes == 2)
-    for kind, padding in kinds:
-        yield lambda bias, kind=kind, padding=padding: kind(
-            layer.in_channels, layer.out_channels, padding=padding, bias=bias, **settings
-        )
+    lengths = zip(size.read, size.written, reach, settings["stride"], strict=True)
+    wanted = [max(0, (out - 1) * s + far + 1 - n) for n, out, far, s in lengths]
+    fitting = tuple(min(far, (n + 1) // 2) for n, far in zip(wanted, reach, strict=True))
+
+    def built(bias: bool, kind: type = PLAIN[axes], padding: object = 0) -> nn.Module:
+        channels = layer.in_channels, layer.out_channels
+        return kind(*channels, padding=padding, bias=bias, **settings)
+
+    yield partial(built, padding=layer.padding)
+    yield partial(built, padding=fitting)
+    if axes == 2:
+        yield partial(built, kind=Conv2dSame)
+    for ends in _uneven(wanted, reach):
+        yield lambda bias, ends=ends: pad_ends_(built(bias), ends)
+
+
+def _uneven(wanted: Sequence[int], reach: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+    """Zeros before and after each axis, not as many: causal along all axes, or along the first
+    alone (time before space); the other way round; and the odd one before or after.
+
+    Args:
+        wanted: so many at least make the output as long as it is.
+        reach: so many make it see no later position.
+    """
+    half = [(n // 2, n - n // 2) for n in wanted]
+    for causal in (wanted, reach):
+        before = [(n, 0) for n in causal]
+        yield before
+        yield [before[0], *half[1:]]
+    yield [(0, n) for n in wanted]
+    yield half
+    yield [(after, before) for before, after in half]
 
 
 class _Heard(TorchFunctionMode):

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from pickle import PickleError
 from typing import Generic, TypeVar
 
 import torch
@@ -25,6 +26,7 @@ from .thread_state import preserved
 Found = TypeVar("Found")
 
 _OWN = frozenset(vars(nn.Module()))
+_UNCOPIED = (TypeError, PickleError)
 LARGEST = 1e18  # of a weight; its square is still a float32
 
 
@@ -46,12 +48,12 @@ def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Mod
                     memo.setdefault(id(leaf), leaf.detach().clone())
     try:
         return _copied(model, dict(memo))
-    except TypeError:  # locks, open files, writers of logs: the copy holds the same
+    except _UNCOPIED:  # locks, open files, scripted functions: the copy holds the same
         for value in _not_copied(model, memo):
             memo[id(value)] = value
     try:
         return _copied(model, memo)
-    except TypeError as error:
+    except _UNCOPIED as error:
         raise ModelError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
 
 
@@ -80,7 +82,7 @@ def _not_copied(model: nn.Module, memo: dict[int, object]) -> list[object]:
         for value in attributes_of(module).values():
             try:
                 copy.deepcopy(value, dict(memo))
-            except TypeError:
+            except _UNCOPIED:
                 found.append(value)
     return found
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 
 import torch
 from timm.layers import get_notrace_functions, get_notrace_modules
@@ -16,8 +17,8 @@ from ..forms import FORMS, is_transposed, unit_of
 from ..plans import LONGEST, Cost, Layers, Plan
 from .bake import bake, computes_weight, is_plain, padding_of
 from .calls import Batch, example_of
-from .copies import dry_run, first_line, in_eval_mode, meta_copy
-from .cost import Counter, weigh
+from .copies import attributes_of, dry_run, first_line, in_eval_mode, meta_copy
+from .cost import Counter, Size, weigh
 from .norms import Norm, find_norms
 from .sites import Site
 from .stand_ins import what_breaks
@@ -113,9 +114,10 @@ def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation
     seen, macs = run.found
     sums, followers, note = seen.sums, *_followers(model)
     plain, owners = {}, _owners(model)
+    baked = cache(lambda alike: bake(model.get_submodule(alike.path), alike.size))
     for module, (path, *_) in paths.items():
         sizes = seen.sizes.get(path)
-        if sizes and computes_weight(module) and (twin := bake(module, sizes[0])):
+        if sizes and computes_weight(module) and (twin := baked(_Alike.of(module, path, sizes[0]))):
             plain[path] = twin
     sites = [
         _site(module, plain.get(names[0]), names, seen, owners) for module, names in paths.items()
@@ -228,10 +230,10 @@ def _reason(
     kind = type(layer).__name__
     if not path.isprintable() or len(path) > LONGEST:
         return "its name cannot be printed, or is too long"
+    if not layer.weight.numel():
+        return "it has no channels"
     if path not in seen.sizes:
         return "never run by forward, or run without calling the module"
-    if twin is None and computes_weight(layer) and layer.weight.is_meta:
-        return f"{kind} computes its weight, which has no values here"
     if twin is None and not is_plain(layer):
         return f"{kind} computes its output in its own way"
     if not seen.sizes[path]:
@@ -263,6 +265,23 @@ def _reason(
         if form.applies(kernel)
     )
     return None if least < kernel.out_channels * kernel.patch else "too small: no form is cheaper"
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """Layers that are baked alike: those without values, where all settings are the same."""
+
+    settings: str
+    size: Size
+    path: str = field(compare=False)
+
+    @classmethod
+    def of(cls, layer: nn.Module, path: str, size: Size) -> _Alike:
+        if not layer.weight.is_meta:
+            return cls(path, size, path)
+        shapes = [(name, tensor.shape) for name, tensor in layer.state_dict().items()]
+        kinds = [(type(module), attributes_of(module)) for module in layer.modules()]
+        return cls(f"{shapes} {kinds}", size, path)
 
 
 def _owners(model: nn.Module) -> dict[int, list[tuple[str, nn.Module]]]:

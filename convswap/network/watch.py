@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -19,6 +20,7 @@ from .cost import Size
 from .lockstep import Tap, first_given
 from .sums import Sum
 
+_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 _ADDITIONS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 
 
@@ -73,6 +75,7 @@ class Watcher(TorchFunctionMode):
         # subtle: known beforehand, for a weight may be computed, which would be seen
         self._axes = {path: network.get_submodule(path).weight.dim() - 2 for path in paths}
         self._inside: list[str] = []
+        self._convolved: list[Tensor] = []  # inside the innermost site
         self._alive: list[Tensor] = []  # subtle: so that no two tensors share an id
         self._uses: Counter[int] = Counter()
         self._calls: Counter[str] = Counter()  # of every module
@@ -97,6 +100,8 @@ class Watcher(TorchFunctionMode):
             return result
         self._alive += tensors
         self._uses.update({id(tensor) for tensor in tensors})
+        if self._inside and func.__name__ in _CONVOLUTIONS:
+            self._convolved.append(result)
         if not self._inside:
             self.read.update(self._owner[id(t)] for t in tensors if id(t) in self._owner)
             self.trail.append(
@@ -116,6 +121,7 @@ class Watcher(TorchFunctionMode):
             self._calls[path] += 1
             if path in self.paths:
                 self._inside.append(path)
+                self._convolved = []
                 self._before[path] = len(self._taps)
             if (read := _first(args, kwargs)) is not None:
                 self._tap(read, Tap(path, written=False))
@@ -173,10 +179,12 @@ class Watcher(TorchFunctionMode):
 
     def _see(self, path: str, module: nn.Module, read: Tensor | None, written: object) -> None:
         sizes = self.sizes.setdefault(path, [])
-        if read is None or not isinstance(written, Tensor):
-            return
+        if read is None or not isinstance(written, Tensor) or is_batchedtensor(read):
+            return  # what `torch.vmap` hands round cannot be kept
         axes, transposed = self._axes[path], getattr(module, "transposed", False)
-        grid = read if transposed else written
+        # subtle: some layers convolve at more positions than they put out
+        grid = self._convolved[0] if len(self._convolved) == 1 else written
+        grid = read if transposed else grid
         if not axes:
             images, spots = math.prod(written.shape[:-1]), 1
         elif grid.dim() == axes + 2:

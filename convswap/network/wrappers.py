@@ -16,7 +16,7 @@ from .copies import deep_copy, without_modules
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network itself: without `DataParallel`, `DistributedDataParallel` or `torch.compile`
-    around it (a copy, where `model.compile()` was called).
+    around it (a copy, where `model.compile()` was called, or it was made in inference mode).
 
     Raises:
         ModelError: it is not made of modules any more.
@@ -37,6 +37,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
             )
     if any(_is_compiled(module) for module in model.modules()):
         model = _uncompiled_(deep_copy(model))
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        model = deep_copy(model)  # subtle: made here, its tensors know gradients
     return model
 
 

@@ -44,7 +44,7 @@ def scale_of(weights: Tensor) -> float:
     """How much faster or slower than others a tensor learns, in proportion to its size: the
     layers of one form differ by orders of magnitude. Powers of two, so that few groups are left.
     """
-    size = weights.detach().float().square().mean().sqrt().item()
+    size = weights.detach().abs().float().square().mean().sqrt().item()
     return 2.0 ** round(math.log2(max(size, SMALL) / TYPICAL))
 
 

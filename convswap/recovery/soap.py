@@ -46,9 +46,10 @@ class Soap(torch.optim.Optimizer):
                     self._learn(parameter, group)
 
     def _learn(self, parameter: Tensor, group: dict) -> None:
-        gradient = parameter.grad.float()
-        gradient = gradient.flatten(1) if gradient.dim() > 1 else gradient.reshape(1, -1)
         state = self.state[parameter]
+        parameter, gradient = map(_in_real_numbers, (parameter, parameter.grad))
+        gradient = gradient.float()
+        gradient = gradient.flatten(1) if gradient.dim() > 1 else gradient.reshape(1, -1)
         if not state:
             state["step"] = 0
             state["mean"], state["squares"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
@@ -73,6 +74,11 @@ class Soap(torch.optim.Optimizer):
         else:
             change = _change(state, group)
         parameter.add_(change.view_as(parameter).to(parameter.dtype), alpha=-group["lr"])
+
+
+def _in_real_numbers(tensor: Tensor) -> Tensor:
+    """Two for each that is complex."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _change(state: dict, group: dict) -> Tensor:

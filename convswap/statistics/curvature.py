@@ -76,9 +76,7 @@ def output_curvature(
     found: dict[str, Curvature] = {}
     with _recorded(model, sites) as outputs, _frozen(model):
         for index, chunk in enumerate(chunks):
-            outputs.start()
-            with gradients_flow():
-                scalar = probe(chunk.run(model), kind, scale, random)
+            scalar = _probed(model, outputs, chunk, kind, scale, random)
             seen = outputs.stop()
             gradients = _gradients(scalar, [output for _, output in seen])
             for (path, output), gradient in zip(seen, gradients, strict=True):
@@ -90,6 +88,28 @@ def output_curvature(
         if not here.gradients.isfinite().all():
             raise ModelError(f"the output's gradient at {path} is NaN or infinite")
     return found
+
+
+def _probed(
+    model: nn.Module,
+    outputs: _Outputs,
+    chunk: Batch,
+    kind: Kind,
+    scale: Sequence[float],
+    random: torch.Generator,
+) -> Tensor:
+    """A network's `probe`, with its gradient where the network runs so, and `outputs` on the
+    way."""
+    outputs.start()
+    try:
+        with gradients_flow():
+            return probe(chunk.run(model), kind, scale, random)
+    except RuntimeError as error:  # PyTorch does not differentiate all that is done in place
+        if "memory" in str(error):
+            raise
+        outputs.start()
+        with torch.no_grad():
+            return probe(chunk.run(model), kind, scale, random)
 
 
 def _gradients(scalar: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
@@ -127,7 +147,7 @@ class _Outputs:
     written: list[tuple[str, Tensor]] = field(default_factory=list)
 
     def start(self) -> None:
-        self.recording = True
+        self.recording, self.written = True, []
 
     def stop(self) -> list[tuple[str, Tensor]]:
         """Subtle: checkpointed code runs again in the backward pass, and is not recorded then."""
