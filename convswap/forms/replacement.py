@@ -152,17 +152,11 @@ def check_pads(dense: nn.Module, pads: tuple[int, ...] | Literal["same"] | None)
         sizes, steps = dense.weight.shape[2:], _along(axes, getattr(dense, "dilation", 1), 1)
         own = _along(axes, getattr(dense, "padding", 0), 0)
         own = own if isinstance(own, tuple) else (0,) * len(axes)
-        each = pads if len(pads) == len(axes) else [max(pair) for pair in pairs_of(pads)]
-        allowed = len(pads) == len(axes) or (
-            len(pads) == 2 * len(axes) and not is_transposed(dense)
-        )
-        fits = (
-            allowed
-            and min(pads, default=0) >= 0
-            and all(
-                pad <= max(step * (size - 1), most)
-                for pad, size, step, most in zip(each, sizes, steps, own, strict=True)
-            )
+        two_by_two = len(pads) == 2 * len(axes) and not is_transposed(dense)
+        ends = pairs_of(pads) if two_by_two else [(pad, pad) for pad in pads]
+        fits = len(ends) == len(axes) and all(
+            0 <= min(pair) <= max(pair) <= max(step * (size - 1), most)
+            for pair, size, step, most in zip(ends, sizes, steps, own, strict=True)
         )
     if not fits:
         raise PlanError(f"a kernel of shape {list(dense.weight.shape)} does not pad by {pads}")
