@@ -107,6 +107,7 @@ def plan_summary(plan: Plan) -> str:
     ]
     many = "layer" if len(plan.choices) == 1 else "layers"
     lines = [f"{len(plan.choices)} {many} converted: {', '.join(kept)}"]
+    lines += ["batch norms folded into the layers before them"] if plan.fold_norms else []
     if plan.damage_measured is not None:
         lines.append(f"damage {plan.damage:.2g} predicted, {plan.damage_measured:.2g} measured")
     lines += [one_line(f"note: {note}") for note in plan.notes]

@@ -240,7 +240,8 @@ def test_what_no_recipe_can_say_is_refused_first(model, goal, words, shared):
 
 def test_batch_norms_are_folded_where_asked(here):
     job = ("convert", *USER, "--data", "data", "--images", "16", "--macs", "0.7", "--fold-norms")
-    succeed(*job, "--out", "o", "--save-config", "r.yaml")
+    done = succeed(*job, "--out", "o", "--save-config", "r.yaml")
+    assert "batch norms folded" in done.out
     small = load("o", open_model("model.py:build"))
     assert record_of(small).norms == {"norm": "stem"}
     assert "fold_norms: true" in Path("r.yaml").read_text()
