@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from .plans import SEEDS, InputSize, Kind, Mean, Name, Plan, Std
+from .plans import SEEDS, InputSize, Kind, Mean, Name, Numbered, Plan, Std
 
 
-class Preprocess(BaseModel):
+class Preprocess(Numbered):
     """How an image becomes an input: size `(channels, height, width)`, then (x - mean) / std
     on values 0..1. Arrays have any shape; their channels are the first of several axes."""
 

@@ -112,7 +112,7 @@ def test_a_section_can_be_removed(minimal):
 
 @pytest.mark.parametrize("override", [
     "seed", "", "=3", "budget.macs.deep=1", "version.x=1", "budget.macs=[1", "seed=!!python/none",
-    "seed=1" + ":30" * 300 + ".5",
+    "seed=1" + ":30" * 300 + ".5", "budget.macs=true", "seed=false", "data.input_size=[3, true, 8]",
 ])  # fmt: skip
 def test_an_override_that_makes_no_sense_is_refused(override, minimal):
     with pytest.raises(ConvswapError):

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from .. import plans
 from ..errors import RecipeError, problem, reason
-from ..plans import Budget, Fit, InputSize, Kind, Layers, Mean, Seed, Std, TargetName
+from ..plans import Budget, Fit, InputSize, Kind, Layers, Mean, Numbered, Seed, Std, TargetName
 from ..support.files import new_file, read_text
 from ..support.plain import numbers_in, read_yaml
 
@@ -41,7 +41,7 @@ _Path = Annotated[str, AfterValidator(_named)]
 _BatchSize = Annotated[int, Field(gt=0, le=plans.TOGETHER)]
 
 
-class _Section(BaseModel):
+class _Section(Numbered, BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -233,9 +233,9 @@ def _apply(content: dict, override: str) -> None:
 
 
 def _explain(found: Mapping[str, Any]) -> str:
-    *sections, last = map(str, found["loc"])
     if found["type"] != "extra_forbidden":
         return problem(found)
+    *sections, last = map(str, found["loc"])
     known: Any = Recipe
     for section in sections:
         field = known.model_fields[section].annotation
