@@ -61,7 +61,9 @@ def read_description(folder: str | Path) -> Description:
     try:
         content = json.loads(read_text(path), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"not an artifact folder: cannot read {path} ({error})") from None
+        raise ArtifactError(
+            f"not an artifact folder: cannot read {path} ({reason(error)})"
+        ) from None
     if isinstance(content, dict) and content.get("format") != FORMAT:
         raise ArtifactError(
             f"{path} has format {content.get('format')!r}; this version reads {FORMAT}",

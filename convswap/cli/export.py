@@ -58,7 +58,7 @@ def export(
         else:
             gaps[kind] = _write(network, images, kind, path, file)
     document |= {"max_abs_diff": gaps}
-    console.answer(as_json, document, *(parts or [document]))
+    console.answer(as_json, document, *parts)
     what = "real images" if data else "random inputs (--data SRC checks on real ones)"
     for kind, gap in gaps.items():
         console.note(f"{kind}: largest difference from PyTorch {gap:.1e} on {len(images)} {what}")
