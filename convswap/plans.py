@@ -21,6 +21,7 @@ from pydantic import (
 
 from .errors import PlanError, problems
 from .support.files import new_file, read_text
+from .support.numbered import Numbered
 
 Fit = Literal["weight", "moments", "corrected"]
 Kind = Literal["logits", "values"]
@@ -74,20 +75,6 @@ class _OneLine(type(BaseModel)):
             return super().__call__(*args, **kwargs)
         except ValidationError as error:
             raise PlanError(f"not a valid {cls.__name__.lower()}: {problems(error)}") from None
-
-
-class Numbered(BaseModel):
-    """Takes no truth for a number, as Python does: `macs: true` is a mistake, not 1."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_truths(cls, content: object) -> object:
-        for name, value in content.items() if isinstance(content, dict) else ():
-            field, several = cls.model_fields.get(name), isinstance(value, (list, tuple))
-            truths = [each for each in (value if several else [value]) if isinstance(each, bool)]
-            if truths and field and "bool" not in str(field.annotation):
-                raise ValueError(f"{name} must not be {str(truths[0]).lower()}")
-        return content
 
 
 class _Data(Numbered, metaclass=_OneLine):

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from .plans import SEEDS, InputSize, Kind, Mean, Name, Numbered, Plan, Std
+from .plans import SEEDS, InputSize, Kind, Mean, Name, Plan, Std
+from .support.numbered import Numbered
 
 
 class Preprocess(Numbered):

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
-from timm.layers import get_notrace_functions, get_notrace_modules
-from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import ConversionError, PlanError
@@ -19,6 +17,7 @@ from .bake import bake, computes_weight, is_plain, padding_of
 from .calls import Batch, example_of
 from .copies import attributes_of, dry_run, first_line, in_eval_mode, meta_copy
 from .cost import Counter, Size, weigh
+from .followers import followers_of
 from .norms import Norm, find_norms
 from .sites import Site
 from .stand_ins import what_breaks
@@ -27,11 +26,6 @@ from .wrappers import unwrapped
 
 MOST_READ = 8192  # their second moments take 1 GiB, and what is computed from them several
 NOT_ALLOWED = "left alone as asked"
-_ACTIVATIONS = tuple(
-    getattr(nn, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"
-)  # fmt: skip
-
-_FUNCTIONS = {activation.__name__.lower() for activation in _ACTIVATIONS}
 
 
 @dataclass(frozen=True)
@@ -112,7 +106,7 @@ def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation
 
     run = dry_run(model, example, look)
     seen, macs = run.found
-    sums, followers, note = seen.sums, *_followers(model)
+    sums, followers, note = seen.sums, *followers_of(model)
     plain, owners = {}, _owners(model)
     baked = cache(lambda alike: bake(model.get_submodule(alike.path), alike.size))
     for module, (path, *_) in paths.items():
@@ -166,23 +160,6 @@ def find_sites(model: nn.Module, input_size: Sequence[int] | object) -> tuple[li
     """The sites and the note of `observe`."""
     seen = observe(model, input_size)
     return list(seen.sites), seen.note
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, tuple(get_notrace_modules())) or super().is_leaf_module(
-            m, module_qualified_name
-        )
-
-
-def _trace(model: nn.Module) -> tuple[fx.Graph | None, str]:
-    """The symbolic graph of a network with its convolutions as leaves, or one line saying why
-    it cannot be traced."""
-    tracer = _Tracer(autowrap_functions=tuple(get_notrace_functions()))
-    try:
-        return tracer.trace(in_eval_mode(meta_copy(model))), ""
-    except Exception as error:  # tracing runs the user's code
-        return None, f"torch.fx cannot trace {type(model).__name__}: {first_line(error)}"
 
 
 def _site(
@@ -291,35 +268,3 @@ def _owners(model: nn.Module) -> dict[int, list[tuple[str, nn.Module]]]:
         for parameter in module._parameters.values():
             found.setdefault(id(parameter), []).append((path, module))
     return found
-
-
-def _followers(
-    model: nn.Module,
-) -> tuple[dict[str, tuple[str | None, str | None]], str]:
-    """By path, the normalisation and activation right after a module, as class names; and why
-    they are not known, if the network cannot be traced."""
-    graph, note = _trace(model)
-    found = {}
-    for node in graph.nodes if graph else ():
-        if node.op == "call_module":
-            found.setdefault(node.target, _after(model, node))
-    return found, note
-
-
-def _after(model: nn.Module, node: fx.Node) -> tuple[str | None, str | None]:
-    norm = act = None
-    while len(node.users) == 1:
-        node = next(iter(node.users))
-        if node.op == "call_module":
-            module = model.get_submodule(node.target)
-            name = type(module).__name__
-            if isinstance(module, _NormBase) and norm is None and act is None:
-                norm = name
-                continue
-            if isinstance(module, _ACTIVATIONS):
-                act = name
-        elif node.op in ("call_function", "call_method"):
-            name = node.target if isinstance(node.target, str) else node.target.__name__
-            act = name if name.replace("_", "") in _FUNCTIONS else None
-        break
-    return norm, act

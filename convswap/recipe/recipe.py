@@ -13,8 +13,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from .. import plans
 from ..errors import RecipeError, problem, reason
-from ..plans import Budget, Fit, InputSize, Kind, Layers, Mean, Numbered, Seed, Std, TargetName
+from ..plans import Budget, Fit, InputSize, Kind, Layers, Mean, Seed, Std, TargetName
 from ..support.files import new_file, read_text
+from ..support.numbered import Numbered
 from ..support.plain import numbers_in, read_yaml
 
 SCHEMA = "recipe.schema.json"  # beside the recipes that come with convswap

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from ..forms import Factorized, kernel_of, write_kernel_
 from ..network.calls import Batch, read_batch
 from ..network.copies import first_line
 from ..network.running import output_of
+from ..record import record_of, remember
 from ..support.files import new_file
 from ..support.quiet import quiet
 from .export import OnnxNetwork, on_cpu, onnx_graph, tidy
@@ -112,6 +113,20 @@ def quantised(graph: ModelProto, inputs: Iterable[Tensor]) -> bytes:
             f"ONNX Runtime cannot write the network in 8 bits: {what}",
             do="look at the values it is given",
         ) from error
+
+
+def in_integers(
+    network: nn.Module, batches: Iterable[object], export: Callable[..., tuple[nn.Module, object]]
+) -> nn.Module:
+    """A network in 8-bit integers, with ranges as seen on some hundred of the inputs.
+
+    Args:
+        export: writes it, as `export_int8` does.
+    """
+    some = torch.cat(images_of(on_cpu(network), batches))[:IMAGES].split(AT_ONCE)
+    with tempfile.TemporaryDirectory() as folder:
+        made, _ = export(network, some, Path(folder) / "network")
+    return remember(made, **dict(record_of(network)))
 
 
 def images_of(model: nn.Module, batches: Iterable[object]) -> list[Tensor]:

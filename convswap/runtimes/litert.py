@@ -16,12 +16,11 @@ from torch.utils._pytree import tree_map_only
 from ..errors import ConvswapError, one_line
 from ..network.batch import Batch
 from ..network.copies import first_line
-from ..record import record_of, remember
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_streams
 from .eager import Eager
 from .export import largest_gap, on_cpu
-from .int8 import AT_ONCE, IMAGES, equalised, images_of
+from .int8 import equalised, images_of, in_integers
 from .machine import check_plain, describe
 from .target import Runner, Target
 
@@ -183,11 +182,8 @@ class LiteRtInt8(LiteRt):
         self.dtype = "int8"
 
     def computed(self, network: nn.Module, batches: Iterable[object]) -> nn.Module:
-        """A network in 8-bit integers, with ranges as seen on some hundred of the inputs."""
-        some = torch.cat(images_of(on_cpu(network), batches))[:IMAGES].split(AT_ONCE)
-        with tempfile.TemporaryDirectory() as folder:
-            made, _ = export_tflite_int8(network, some, Path(folder) / "network.tflite")
-        return remember(made, **dict(record_of(network)))
+        """A network in 8-bit integers; see `in_integers`."""
+        return in_integers(network, batches, export_tflite_int8)
 
     def _written(self, content: bytes, x: Tensor, channels_last: bool) -> bytes:
         # Time does not depend on ranges: those of one input will do.

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from ..record import record_of, remember
-from .export import on_cpu, session
-from .int8 import AT_ONCE, IMAGES, export_int8, images_of, quantised
+from .export import session
+from .int8 import export_int8, in_integers, quantised
 from .onnx_cpu import OnnxCpu
 from .target import Runner
 
@@ -38,11 +34,8 @@ class OnnxRuntimeInt8(OnnxRuntime):
         self.dtype = "int8"
 
     def computed(self, network: nn.Module, batches: Iterable[object]) -> nn.Module:
-        """A network in 8-bit integers, with ranges as seen on some hundred of the inputs."""
-        some = torch.cat(images_of(on_cpu(network), batches))[:IMAGES].split(AT_ONCE)
-        with tempfile.TemporaryDirectory() as folder:
-            made, _ = export_int8(network, some, Path(folder) / "network.onnx")
-        return remember(made, **dict(record_of(network)))
+        """A network in 8-bit integers; see `in_integers`."""
+        return in_integers(network, batches, export_int8)
 
     def _compiled(self, onnx: bytes, x: Tensor) -> Runner:
         from onnx import load_from_string

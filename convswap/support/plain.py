@@ -15,7 +15,7 @@ _FOLDERS = re.compile(r"""(?<![\w./:])(?:/[^\s/'":]+)+/""")
 
 
 class _EachOnce(yaml.SafeLoader):
-    """PyYAML's, which of a name that is given twice would take the last."""
+    """PyYAML's safe loader, of plain data alone, that refuses a name which is given twice."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -38,7 +38,7 @@ def read_yaml(text: str) -> Any:
     try:
         if _NESTED.search(text):  # which PyYAML would take seconds over
             raise RecursionError
-        return yaml.load(text, Loader=_EachOnce)
+        return _EachOnce(text).get_single_data()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (yaml.YAMLError, ArithmeticError, ValueError, TypeError, AttributeError,
