@@ -10,6 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 from hypothesis import settings
+from nursery import nursery_in
 
 from convswap.support.files import user_cache
 
@@ -24,6 +25,12 @@ settings.load_profile("convswap")
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def nursery(_cache, tmp_path_factory):
+    with nursery_in(tmp_path_factory.mktemp("nursery")) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

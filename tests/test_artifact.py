@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,7 +27,7 @@ from torch import nn
 from convswap import ConvswapError, convert, distill, load, record_of, save
 from convswap.inputs.checkpoints import load_weights_
 
-FRESH = """
+ANOTHER = """
 import sys
 import torch
 from convswap import load, open_model
@@ -104,7 +102,7 @@ def test_the_folder_holds_weights_a_description_and_a_card(folder):
 
 
 @pytest.mark.parametrize("kind", ["timm", "user"])
-def test_a_fresh_process_computes_the_same_to_the_bit(kind, resnet, tmp_path):
+def test_another_process_computes_the_same_to_the_bit(kind, resnet, nursery, tmp_path):
     if kind == "timm":
         small, images = resnet
     else:
@@ -113,11 +111,8 @@ def test_a_fresh_process_computes_the_same_to_the_bit(kind, resnet, tmp_path):
         images = image_batches((3, SIZE, SIZE), count=1)[0]
     save(small, tmp_path / "art")
     torch.save(images, tmp_path / "images.pt")
-    arguments = [sys.executable, "-c", FRESH, kind]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(arguments, cwd=tmp_path, env=os.environ | threads, capture_output=True,
-                          text=True, timeout=600)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = nursery.run(ANOTHER, kind, cwd=tmp_path)
+    assert done.code == 0, done.err
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "found.pt", weights_only=True), small(images))
 

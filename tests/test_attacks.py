@@ -11,7 +11,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -384,16 +383,15 @@ for folder in sys.argv[1:]:
 """
 
 
-def test_nothing_is_fetched_or_written_on_a_folders_word(artifact, tmp_path):
+def test_nothing_is_fetched_or_written_on_a_folders_word(artifact, nursery, tmp_path):
     shutil.copytree(artifact[0], tmp_path / "art")
     content = json.loads((tmp_path / "art" / "convswap.json").read_text())
     del content["digest"], content["tensors"]
     content["record"]["base"].update(name="torchvision:fcn_resnet50", kwargs={})
     (tmp_path / "art" / "convswap.json").write_text(json.dumps(content))
-    command = [sys.executable, "-B", "-c", AUDIT, str(artifact[0]), str(tmp_path / "art")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    ends = [line for line in done.stderr.splitlines() if line.startswith("ended")]
+    done = nursery.run(AUDIT, artifact[0], tmp_path / "art", cwd=tmp_path)
+    assert done.code == 0, done.err
+    ends = [line for line in done.err.splitlines() if line.startswith("ended")]
     assert ends == ["ended with 0", "ended with 2"]
 
 
@@ -423,30 +421,28 @@ def _note(folder: Path) -> str:
 
 
 @posix
-@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
-def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_litter_goes(before, artifact, tmp_path):
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_litter_goes(
+    before, artifact, nursery, tmp_path
+):
     for step in range(1, 40):
         place = tmp_path / str(step)
         place.mkdir()
         if before:
             shutil.copytree(artifact[0], place / "art")
             (place / "art" / "exported.onnx").write_text("the user's own")
-        command = [sys.executable, "-c", KILLED, str(artifact[0]), str(place / "art"), str(step)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        done = nursery.run(KILLED, artifact[0], place / "art", step, cwd=place)
+        assert done.code in (0, -signal.SIGKILL), done.err
         if before or (place / "art").exists():
             assert _note(place / "art") in ("hello", "new")
         save(load(artifact[0]), place / "art", provenance={"note": "next"}, force=True)
         assert _note(place / "art") == "next"
         assert names(place) == ["art"]
         kept = ["exported.onnx"] if before else []
-        assert names(place / "art") == sorted(
-            ["README.md", "convswap.json", *kept, "model.safetensors"]
-        )
-        if done.returncode == 0:
+        assert names(place / "art") == sorted([*names(artifact[0]), *kept])
+        if done.code == 0:
             break
-    assert done.returncode == 0
+    assert done.code == 0
     assert step > 5
 
 
@@ -618,28 +614,24 @@ with mock.patch("convswap.inputs.networks._run_factory", wait):
 
 @posix
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_command_that_is_stopped_cleans_up_and_says_how_to_go_on(number, tmp_path):
-    command = [sys.executable, "-c", STOPPED]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as process:  # fmt: skip
-        assert process.stdout.readline() == "waiting\n"
-        time.sleep(0.1)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=600)
-    assert process.returncode == 128 + number
-    assert "Traceback" not in err
-    assert f"stopped by {number.name}" in err
+def test_a_command_that_is_stopped_cleans_up_and_says_how_to_go_on(number, nursery, tmp_path):
+    run = nursery.start(STOPPED, cwd=tmp_path)
+    assert run.says("waiting")
+    time.sleep(0.1)
+    run.send(number)
+    done = run.finished()
+    assert done.code == 128 + number
+    assert "Traceback" not in done.err
+    assert f"stopped by {number.name}" in done.err
     assert names(tmp_path) == []
 
 
 @posix
-def test_what_was_started_to_outlive_its_terminal_does(tmp_path):
+def test_what_was_started_to_outlive_its_terminal_does(nursery, tmp_path):
     ignoring = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"  # as `nohup` does
-    command = [sys.executable, "-c", ignoring + STOPPED]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as process:  # fmt: skip
-        assert process.stdout.readline() == "waiting\n"
-        process.send_signal(signal.SIGHUP)
-        time.sleep(0.1)
-        assert process.poll() is None
-        process.kill()
+    run = nursery.start(ignoring + STOPPED, cwd=tmp_path)
+    assert run.says("waiting")
+    run.send(signal.SIGHUP)
+    time.sleep(0.1)
+    assert run.running
+    run.end()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -251,13 +249,12 @@ with one_writer():
 
 
 @pytest.fixture
-def other_writer(tmp_path: Path):
+def other_writer(nursery, tmp_path: Path):
     """Another process that writes `out`."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "mine\n"
-        yield process
-        process.kill()
+    run = nursery.start(HOLD, tmp_path / "out", cwd=tmp_path)
+    assert run.says("mine")
+    yield run
+    run.end()
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -270,8 +267,7 @@ def test_a_second_run_on_one_output_is_refused_at_its_start(exists, other_writer
 
 def test_what_a_killed_run_left_is_removed_by_the_next(other_writer, tmp_path: Path):
     (tmp_path / ".out.convswap" / "half").write_text("half")
-    other_writer.kill()
-    other_writer.wait()
+    other_writer.end()
     assert names(tmp_path) == [".out.convswap"]
     with one_writer():
         check_new(tmp_path / "out", force=False, folder=True)
@@ -314,13 +310,12 @@ def test_a_room_that_is_a_link_is_refused(tmp_path: Path):
     assert names(tmp_path / "elsewhere") == ["kept"]
 
 
-def test_writers_of_one_file_wait_for_each_other(tmp_path: Path):
+def test_writers_of_one_file_wait_for_each_other(nursery, tmp_path: Path):
     code = (
         "import sys\nfrom convswap.support.files import new_file\nfor _ in range(20):\n"
         "    with new_file(sys.argv[1]) as file:\n        file.write_text('whole')\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "a")]
-    writers = [subprocess.Popen(command) for _ in range(3)]
+    writers = [nursery.start(code, tmp_path / "a", cwd=tmp_path) for _ in range(3)]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert names(tmp_path) == ["a"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 import sys
 from collections import Counter
 from typing import get_args
@@ -175,12 +174,10 @@ signal.raise_signal(signal.SIGINT)
 """
 
 
-def test_signals_are_handled_after_openvino_has_run():
+def test_signals_are_handled_after_openvino_has_run(nursery, tmp_path):
     pytest.importorskip("openvino", reason="openvino is not installed")
-    done = subprocess.run(
-        [sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, timeout=600
-    )
-    assert (done.returncode, done.stdout) == (0, "handled\n")
+    done = nursery.run(AFTERWARDS, cwd=tmp_path)
+    assert (done.code, done.out) == (0, "handled\n")
 
 
 # --- networks made from the graph of one like them -----------------------------------------------

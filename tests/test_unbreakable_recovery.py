@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import image_batches, plan_for
+from nursery import Nursery
 from torch import Tensor, nn
 
 from convswap import ConvswapError, convert, distill, record_of
@@ -58,7 +56,7 @@ def trained(folder: Path, **settings: object) -> nn.Module:
     return distill(student, teacher, data(), 3, checkpoint=folder / "c.pt", **settings)
 
 
-def run_slowly(folder: str, hold: int = -1) -> None:
+def run_slowly(hold: str = "-1") -> None:
     """In a process of its own: writes its state after every step, and its result at the end;
     waits at a step until there is a file `go`."""
     torch.set_num_threads(1)
@@ -67,73 +65,37 @@ def run_slowly(folder: str, hold: int = -1) -> None:
     checkpoint.SECONDS = 0
 
     def progress(what: str, done: int, total: int) -> None:
-        (Path(folder) / "step").write_text(str(done))
-        while done >= hold >= 0 and not (Path(folder) / "go").exists():
+        Path("step").write_text(str(done))
+        while done >= int(hold) >= 0 and not Path("go").exists():
             time.sleep(0.01)
 
-    small = trained(Path(folder), progress=progress)
-    torch.save(small.state_dict(), Path(folder) / "done.pt")
+    small = trained(Path(), progress=progress)
+    torch.save(small.state_dict(), "done.pt")
 
 
-NURSERY = """
-import json, os, sys
-import test_unbreakable_recovery as tests
-import torch._dynamo  # training would import it
-for line in sys.stdin:
-    name, *arguments = json.loads(line)
-    if name == "wait":
-        print(os.waitstatus_to_exitcode(os.waitpid(*arguments, 0)[1]), flush=True)
-    elif child := os.fork():
-        print(child, flush=True)
-    else:
-        getattr(tests, name)(*arguments)
-        os._exit(0)
-"""
+SLOWLY = "import sys, test_unbreakable_recovery as tests\ntests.run_slowly(*sys.argv[1:])"
+TOGETHER = "import sys, test_unbreakable_recovery as tests\ntests.run_together(*sys.argv[1:])"
 
 
-class Nursery:
-    """A process that has imported all that takes long, and forks a process for each run."""
-
-    def __init__(self, process: subprocess.Popen):
-        self.process = process
-
-    def start(self, name: str, *arguments: object) -> int:
-        """Start a function of this file in a process of its own; the process."""
-        self.process.stdin.write(json.dumps([name, *arguments]) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def wait(self, run: int) -> int:
-        """How a process ends."""
-        return self.start("wait", run)
-
-    def stop_at(self, folder: Path, step: int, how: int) -> int:
-        """Start a run, and send it a signal once so many steps are made; how it ended."""
-        for name in ("step", "go"):
-            (folder / name).unlink(missing_ok=True)
-        run, until = self.start("run_slowly", str(folder), step), time.monotonic() + 600
-        while not (seen := folder / "step").exists() or int(seen.read_text() or 0) < step:
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        os.kill(run, how)
-        (folder / "go").touch()
-        return self.wait(run)
-
-    def ends_as(self, folder: Path, wanted: dict[str, Tensor]) -> bool:
-        """Whether a run that nobody disturbs ends with these weights."""
-        assert self.wait(self.start("run_slowly", str(folder))) == 0
-        found = torch.load(folder / "done.pt", weights_only=True)
-        return all(torch.equal(found[name], wanted[name]) for name in wanted)
+def stop_at(nursery: Nursery, folder: Path, step: int, how: int) -> int:
+    """Start a run, and send it a signal once so many steps are made; how it ended."""
+    for name in ("step", "go"):
+        (folder / name).unlink(missing_ok=True)
+    run, until = nursery.start(SLOWLY, step, cwd=folder), time.monotonic() + 600
+    while not (seen := folder / "step").exists() or int(seen.read_text() or 0) < step:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    run.send(how)
+    (folder / "go").touch()
+    return run.wait()
 
 
-@pytest.fixture(scope="module")
-def nursery():
-    command, here = [sys.executable, "-c", NURSERY], Path(__file__).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=here, env=environment, text=True, **pipes) as process:
-        yield Nursery(process)
-        process.stdin.close()
+def ends_as(nursery: Nursery, folder: Path, wanted: dict[str, Tensor]) -> bool:
+    """Whether a run that nobody disturbs ends with these weights."""
+    done = nursery.run(SLOWLY, cwd=folder)
+    assert done.code == 0, done.err
+    found = torch.load(folder / "done.pt", weights_only=True)
+    return all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 @pytest.fixture(scope="module")
@@ -152,16 +114,16 @@ def test_a_killed_run_ends_with_the_same_weights(seed: int, nursery, wanted, tmp
     """Twice killed, at random moments; dropout draws as if it had not been."""
     first, second = sorted(random.Random(seed).sample(range(1, STEPS - 2), 2))
     for step in (first, second):
-        assert nursery.stop_at(tmp_path, step, signal.SIGKILL) == -signal.SIGKILL
-    assert nursery.ends_as(tmp_path, wanted)
+        assert stop_at(nursery, tmp_path, step, signal.SIGKILL) == -signal.SIGKILL
+    assert ends_as(nursery, tmp_path, wanted)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_run_ends_between_two_steps_and_goes_on(how: int, nursery, wanted, tmp_path):
-    assert nursery.stop_at(tmp_path, 5, how) != 0
+    assert stop_at(nursery, tmp_path, 5, how) != 0
     assert (tmp_path / "c.pt").exists()
     assert not (tmp_path / "done.pt").exists()
-    assert nursery.ends_as(tmp_path, wanted)
+    assert ends_as(nursery, tmp_path, wanted)
 
 
 def test_the_random_state_of_the_caller_is_not_touched():
@@ -265,26 +227,26 @@ def test_it_trains_for_about_as_long_as_asked():
 # --- several processes ----------------------------------------------------------------------
 
 
-def run_together(folder: str, rank: int, port: int) -> None:
+def run_together(rank: str, port: str) -> None:
     """One of two processes, told so as `torchrun` tells."""
     from convswap.recovery import ranks
 
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
-                      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
+    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2",
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=port)  # fmt: skip
     with ranks.joined("cpu"):
-        rank, size = ranks.place()
+        _, size = ranks.place()
         teacher, student = pair()
-        mine = [x[rank::size] for x in data()]
+        mine = [x[int(rank) :: size] for x in data()]
         small = distill(student, teacher, mine, 4, judges=data(), lr=5e-3)
-        torch.save(small.state_dict(), Path(folder) / f"{rank}.pt")
+        torch.save(small.state_dict(), f"{rank}.pt")
 
 
 def test_processes_that_train_together_end_with_one_network(nursery, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]  # free
-    runs = [nursery.start("run_together", str(tmp_path), rank, port) for rank in range(2)]
-    assert [nursery.wait(run) for run in runs] == [0, 0]
+    runs = [nursery.start(TOGETHER, rank, port, cwd=tmp_path) for rank in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
     first, second = (torch.load(tmp_path / f"{i}.pt", weights_only=True) for i in range(2))
     _, student = pair()
     assert all(torch.equal(first[name], second[name]) for name in first)
