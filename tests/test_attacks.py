@@ -421,6 +421,7 @@ def _note(folder: Path) -> str:
 
 
 @posix
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_litter_goes(
     before, artifact, nursery, tmp_path
