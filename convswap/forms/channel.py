@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .layer import Kernel, Layer
@@ -34,19 +35,22 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
 
 def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
     principal = problem.principal[:, :rank]  # [out, r], orthonormal
-    return Fitted([principal.T @ problem.target, principal], _left(problem, rank))
+    [left] = start_errors(problem, kernel, [rank])
+    return Fitted([principal.T @ problem.target, principal], left)
 
 
 def start_errors(problem: LeastSquares, kernel: Kernel, ranks: Sequence[int]) -> list[Tensor]:
-    return [_left(problem, rank) for rank in ranks]
+    """From the largest rank down, each leaves the directions that the last one has kept as well."""
+    principal = problem.principal
+    power = (principal * (problem.outputs @ principal)).sum(0)
+    left, kept, found = torch.zeros_like(problem.outputs), len(power), {}
+    for rank in sorted(ranks, reverse=True):
+        lost = slice(rank, kept)
+        left = left + (principal[:, lost] * power[lost]) @ principal[:, lost].T
+        found[rank], kept = left, rank
+    return [found[rank] for rank in ranks]
 
 
 def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:
     reduce, expand = (w.flatten(1) for w in weights)
     return expand @ reduce
-
-
-def _left(problem: LeastSquares, rank: int) -> Tensor:
-    """What is lost along the other directions, `[out, out]`."""
-    others = problem.principal[:, rank:]
-    return others @ (others.T @ problem.outputs @ others) @ others.T
