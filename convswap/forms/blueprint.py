@@ -7,13 +7,14 @@ One spatial pattern per output channel; it has no rank and no setting that is ex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .layer import Kernel, Layer, unit
-from .least_squares import Fitted, LeastSquares
+from .least_squares import LEAST_GAIN, Fitted, LeastSquares
 
 TRIAL_STEPS = 10
 GROWS = False
@@ -41,7 +42,8 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
 def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
     """Alternating least squares, each output channel a rank-one problem of its own.
 
-    Starts from the rank-one SVD of each slice and makes one round for every ten `steps`.
+    Starts from the rank-one SVD of each slice and makes one round for every ten `steps`, as long
+    as rounds gain something.
     """
     out, in_, area = kernel.out_channels, kernel.in_channels, kernel.area
     moment = problem.moment.reshape(in_, area, in_, area)
@@ -53,13 +55,19 @@ def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
     ):
         left, strength, right = torch.linalg.svd(target, full_matrices=False)
         channels, taps = left[..., 0] * strength[..., :1], right[..., 0, :]
+        energy, last = (target.flatten(1) * cross.flatten(1)).sum(), math.inf
         for _ in range(-(-steps // 10)):
             taps = unit(taps)
             gram = torch.einsum("ok,ol,ikjl->oij", taps, taps, moment)
             channels = _solve(gram, torch.einsum("ok,oik->oi", taps, cross))
             half = torch.einsum("oi,ikjl->okjl", channels, moment)
             gram = torch.einsum("oj,okjl->okl", channels, half)
-            taps = _solve(gram, torch.einsum("oi,oik->ok", channels, cross))
+            wanted = torch.einsum("oi,oik->ok", channels, cross)
+            taps = _solve(gram, wanted)
+            error = (energy - (taps * wanted).sum()).item()
+            if error > (1 - LEAST_GAIN) * last:
+                break
+            last = error
         pointwise.append(channels)
         depthwise.append(taps)
     weights = [torch.cat(pointwise), torch.cat(depthwise)]
