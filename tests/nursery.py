@@ -50,7 +50,8 @@ for line in sys.stdin:
 
 
 class Nursery:
-    """A process that has imported all that takes long, and forks a process for each run.
+    """A process that has imported all that takes long, timm before convswap, and forks a process
+    for each run.
 
     Args:
         server: that process.

@@ -121,11 +121,11 @@ def test_what_timm_has_trained_is_saved_again(folder, tmp_path):
     assert torch.equal(again(images()), model(images()))
 
 
-def test_timm_knows_it_where_it_is_imported_first(folder):
+def test_timm_knows_it_where_it_is_imported_first(folder, nursery, tmp_path):
     """Everywhere else here it comes second."""
     code = f"import timm, convswap; timm.create_model('local-dir:{folder}', pretrained=True)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = nursery.run(code, cwd=tmp_path)
+    assert done.code == 0, done.err
 
 
 def test_convswap_alone_imports_no_timm():

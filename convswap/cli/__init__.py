@@ -5,6 +5,7 @@ A verb imports what it runs when it runs: help, versions and recipes come withou
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -66,6 +67,7 @@ def main() -> None:
     """The console script: expected failures are one line on stderr and an exit code."""
     with ending():
         _check_given(sys.argv[1:])
+        _check_alone(sys.argv[1:2])
         try:
             app(sys.argv[1:], exit_on_error=False, print_error=False)
         except CycloptsError as error:
@@ -78,3 +80,12 @@ def _check_given(words: Sequence[str]) -> None:
     for before, word in pairwise(("convswap", *words)):
         if not word or (word.startswith("--") and word.find("=") == len(word) - 1):
             raise ConvswapError(f"{word or before} is followed by nothing", do="say what it is")
+
+
+def _check_alone(verb: Sequence[str]) -> None:
+    """Raise `ConvswapError` for a verb that several processes would do at once, each all of it."""
+    started = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if started and [*verb] not in ([], ["distill"]):
+        raise ConvswapError(
+            f"{verb[0]} is done by one process", do="call it without torchrun, which distill is for"
+        )
