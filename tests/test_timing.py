@@ -45,7 +45,8 @@ def test_slow_passes_are_told(clock):
     assert timing.p99 == pytest.approx(300)
 
 
-def test_noise_is_measured_until_the_median_is_certain(clock):
+def test_noise_is_measured_until_the_median_is_certain(clock, monkeypatch):
+    monkeypatch.setattr("convswap.timing.turns.PRECISION", 0.02)
     random = torch.Generator().manual_seed(0)
     noisy = lambda: clock.advance(1 + 0.1 * torch.randn(1, generator=random).item())  # noqa: E731
     timing = take_turns({"a": noisy}, seconds=1e9)["a"]

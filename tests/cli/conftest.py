@@ -67,7 +67,6 @@ def timed(here, user_cache, monkeypatch):
     """A user's folder, and what a plan by time needs: its body is a large layer, which has many
     replacements several times as fast."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(user_cache))
-    monkeypatch.setattr("convswap.timing.latency.SECONDS_EACH", 0.05)
     before = torch.get_num_threads()
     yield here
     torch.set_num_threads(before)
