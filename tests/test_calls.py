@@ -145,10 +145,62 @@ class Pyramid(OneInput):
         return torch.stack([OneInput.forward(self, level).mean((2, 3)) for level in x]).sum(0)
 
 
+class Waves(nn.Module):
+    """Audio of several lengths; does not say that it takes a list."""
+
+    def __init__(self, channels: int = 1):
+        super().__init__()
+        self.first = nn.Conv1d(channels, 8, 5, padding=2)
+        self.second = nn.Conv1d(8, 8, 5, padding=2)
+
+    def whole(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x)))
+
+    def forward(self, waves):
+        return torch.stack([self.whole(wave.reshape(1, 1, -1)).mean((0, 2)) for wave in waves])
+
+
+class SaidWaves(Waves):
+    def forward(self, waves: list[Tensor]) -> Tensor:
+        return super().forward(waves)
+
+
+class TwoWaves(Waves):
+    def forward(self, left, right) -> Tensor:
+        return super().forward(left) - super().forward(right)
+
+
+class Padded(Waves):
+    """Sequences are padded to the longest, whose length makes the mask."""
+
+    def __init__(self):
+        super().__init__(4)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+        return self.whole(x.mT) * mask[:, None]
+
+
+class Bag(Tokens):
+    """The words of all samples stand in one row."""
+
+    def __init__(self, last: bool = False):
+        super().__init__()
+        self.embed = nn.EmbeddingBag(11, 64, include_last_offset=last)
+
+    def forward(self, text: Tensor, offsets: Tensor) -> Tensor:
+        x = self.embed(text, offsets).reshape(-1, 1, 8, 8)
+        return self.second(F.gelu(self.first(x))).mean((2, 3))
+
+
 Pair = namedtuple("Pair", "image label")
 TOKENS = torch.randint(11, (6, 9), generator=torch.Generator().manual_seed(0))
 AUDIO = torch.randn(6, 80, generator=torch.Generator().manual_seed(0))
 VIDEO = torch.randn(6, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+WAVES = [AUDIO[at, :length] for at, length in enumerate((40, 55, 32, 61, 47, 50))]
+SEQUENCES = torch.randn(6, 20, 4, generator=torch.Generator().manual_seed(0))
+LENGTHS = torch.tensor([12, 20, 7, 19, 15, 10])
+WORDS, STARTS = TOKENS.flatten()[:40], torch.tensor([0, 3, 9, 20, 21, 30])
 MAPS = [X, X[..., ::2, ::2], X[..., ::4, ::4]]
 CASES = {
     "a tensor": (OneInput, X, False),
@@ -185,6 +237,20 @@ CASES = {
     "maps of a pyramid with labels": (Pyramid, (MAPS[:2], LABELS), True),
     "two views": (OneInput, ((X, X.flip(0)), LABELS), True),
     "an image and targets of two sizes": (OneInput, (X, *MAPS[:2]), False),
+    "waves": (Waves, WAVES, False),
+    "waves with labels": (Waves, (WAVES, LABELS), True),
+    "waves by name": (Waves, {"waves": WAVES, "label": LABELS}, True),
+    "waves of another name": (Waves, {"audio": WAVES, "label": LABELS}, True),
+    "waves, as the network says": (SaidWaves, [wave[:32] for wave in WAVES], False),
+    "two lists of waves": (TwoWaves, (WAVES, WAVES[::-1], LABELS), True),
+    "padded": (Padded, (SEQUENCES, LENGTHS), False),
+    "padded, by name": (Padded, {"x": SEQUENCES, "lengths": LENGTHS, "label": LABELS}, True),
+    "words in one row": (Bag, (WORDS, STARTS, LABELS), True),
+    "words in one row, with the end": (
+        lambda: Bag(last=True),
+        {"text": WORDS, "offsets": torch.cat([STARTS, torch.tensor([40])])},
+        False,
+    ),
     "a mapping for each": (MappingsOfImages, [{"image": x, "height": 8} for x in X], False),
 }
 PASSED = {
@@ -250,6 +316,22 @@ def test_inputs_and_labels_are_told_apart(case: str):
     some = batch.take(slice(1, 3))
     assert (len(some), some.labels is None or len(some.labels)) == (2, True if not labelled else 2)
     assert [len(part) for part in batch.split(4)] == [4, 2]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "waves" in case or "words" in case])
+def test_some_samples_give_what_they_gave_among_all(case: str):
+    make, given, _ = CASES[case]
+    model = make().eval()
+    batch = read_batch(model, given)
+    together = batch.run(model)
+    for some in (slice(2, 5), [5, 0]):
+        assert relative(batch.take(some).take([1]).run(model), together[some][1:2]) < 1e-6
+
+
+def test_padding_is_as_long_as_the_longest_sample_taken():
+    some = read_batch(Padded(), (SEQUENCES, LENGTHS)).take([0, 2])
+    assert torch.equal(some.args[0], SEQUENCES[[0, 2], :12])
+    assert some.args[1].tolist() == [12, 7]
 
 
 @pytest.mark.parametrize("case", CASES)
