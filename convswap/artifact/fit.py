@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import build_base, with_values
-from ..network.copies import check_finite, deep_copy
+from ..network.calls import Batch, stand_in
+from ..network.copies import check_finite, deep_copy, dry_run
 from ..network.norms import fold_
 from ..network.replace import install_
 from ..network.state import state_of
 from ..network.wrappers import unwrapped
+from ..plans import Plan
 from ..record import Record
 from ..support.tensors import Entry, digests
+
+LARGE = 1 << 19  # values of an input, such as 3 x 400 x 400
 
 
 def architecture(
@@ -32,6 +37,43 @@ def architecture(
     for plan in record.plans:
         install_(base, plan)
     return fold_(base, record.norms)
+
+
+def make_late_buffers_(
+    restored: nn.Module, model: nn.Module, plan: Plan, held: dict[str, Entry]
+) -> None:
+    """Give a restored network the buffers of a file that it makes, or makes anew, when it runs.
+
+    Args:
+        model: the network before conversion, of which a copy is run to see which these are.
+    """
+    before = {name: Entry.of(tensor) for name, tensor in restored.named_buffers()}
+    own = {*before, *state_of(restored)}
+    odd = [name for name in held if name not in own or before.get(name, held[name]) != held[name]]
+    if not odd or not plan.inputs:
+        return
+    try:
+        example = stand_in(model, plan.inputs)
+        values = sum(tensor.numel() for tensor in example.tensors)
+        made = dry_run(model, example, _buffers_made, devices_for(values)).found
+    except ConvswapError:  # what is odd is told by `check_fit`
+        return
+    for name in odd:
+        if name in made and before.get(name) != made[name]:
+            owner, attribute = place_of(restored, name)
+            dtype, shape = made[name].dtype, held[name].shape
+            owner.register_buffer(attribute, torch.empty(shape, dtype=dtype, device="meta"))
+
+
+def devices_for(values: int) -> tuple[str, ...]:
+    """Where a network may run on as many input values as a folder says: a hostile one must not
+    run for real."""
+    return ("meta",) if values > LARGE else ("meta", "cpu")
+
+
+def _buffers_made(network: nn.Module, batch: Batch) -> dict[str, Entry]:
+    batch.forward(network)
+    return {name: Entry.of(tensor) for name, tensor in network.named_buffers()}
 
 
 def check_fit(model: nn.Module, held: dict[str, Entry], where: str) -> None:

@@ -11,13 +11,21 @@ from ..errors import ArtifactError, ConvswapError, reason
 from ..network.calls import example_of
 from ..network.copies import dry_run, in_eval_mode
 from ..network.state import set_state_
+from ..network.wrappers import unwrapped
 from ..record import Base, remember
 from ..support.files import is_there
 from ..support.tensors import read_tensors
 from .description import header_of, read_description, weights_of
-from .fit import aliases_of, architecture, check_digests, check_fit, check_values, place_of
-
-LARGE = 1 << 19  # values of an input, such as 3 x 400 x 400
+from .fit import (
+    aliases_of,
+    architecture,
+    check_digests,
+    check_fit,
+    check_values,
+    devices_for,
+    make_late_buffers_,
+    place_of,
+)
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -44,6 +52,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         restored = architecture(record, header, model)
     except ConvswapError as error:
         raise ArtifactError(f"cannot rebuild the network: {error}", where=str(folder)) from None
+    if model is not None:
+        make_late_buffers_(restored, unwrapped(model), record.plans[-1], header)
     check_fit(restored, header, str(weights))
     state = read_weights(weights)
     if description.tensors:
@@ -58,8 +68,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     if record.preprocess:
         try:
             size = record.preprocess.input_size
-            # subtle: networks by name run without values; a hostile one must not run for real
-            devices = ("meta",) if model is None and math.prod(size) > LARGE else ("meta", "cpu")
+            # subtle: networks by name run without values
+            devices = devices_for(math.prod(size) if model is None else 0)
             dry_run(restored, example_of(restored, size), lambda network, batch: batch.run(network),
                     devices)  # fmt: skip
         except ConvswapError as error:
