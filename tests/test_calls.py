@@ -682,6 +682,25 @@ class Deformed(OneInput):
         return deform_conv2d(x, self.where(x), self.second.weight, padding=1)
 
 
+class Slices(OneInput):
+    """Changes in place what gradients need."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x[:, ::2] = x[:, ::2] * torch.sigmoid(x[:, 1::2])
+        return self.second(x * x.tanh_())
+
+
+class Force(OneInput):
+    """Puts out a gradient, in eval mode one that cannot be differentiated."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            energy = super().forward(x).square().sum()
+            return torch.autograd.grad(energy, x, create_graph=self.training)[0]
+
+
 def in_inference_mode() -> nn.Module:
     """Its tensors know no gradients."""
     with torch.inference_mode():
@@ -712,7 +731,7 @@ def traced() -> nn.Module:
     "make",
     [
         traced, Locked, Forgetful, HeadOnly, Counting, Late, Grows, Draws, Spectrum, Scaled,
-        Scripted, Filtered, Deformed, in_inference_mode,
+        Scripted, Filtered, Deformed, Slices, Force, in_inference_mode,
     ],
 )  # fmt: skip
 def test_odd_habits_are_lived_with(make, tmp_path):
@@ -727,6 +746,7 @@ def test_odd_habits_are_lived_with(make, tmp_path):
     assert record_of(small).plans[-1].damage_measured > 0
     better = distill(small, model, [X, X.flip(0)], epochs=1, tell=lambda line: None)
     assert record_of(better).plans
+    assert not made.notes
     save(better, tmp_path / "out")
     again = load(tmp_path / "out", make())
     if make is not Draws:
@@ -745,6 +765,15 @@ def test_what_is_changed_in_place_needs_no_gradient():
     made = plan(InPlace(), [X, X.flip(0)], Budget(macs=0.6))
     assert "judged by what these put out themselves" in made.notes[0]
     convert(InPlace(), made, [X, X.flip(0)])
+
+
+def test_gradients_of_a_networks_own_are_asked_to_be_switched_on():
+    class Untold(OneInput):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.autograd.grad(super().forward(x.requires_grad_()).sum(), x)[0]
+
+    with pytest.raises(ModelError, match=r"fails on an input .* torch.enable_grad\(\)"):
+        plan(Untold(), [X], Budget(macs=0.6))
 
 
 def test_networks_that_draw_at_random_are_fitted_on_the_same_draws():

@@ -210,8 +210,12 @@ def dry_run(
 def failure(network: nn.Module, batch: Batch, error: Exception) -> ModelError:
     """What to raise where a network cannot run on a batch."""
     sizes = dict.fromkeys("x".join(map(str, t.shape[1:])) for t in batch.tensors)
-    name = type(network).__name__
-    return ModelError(f"{name} fails on an input of {' and '.join(sizes)}: {first_line(error)}")
+    name, why = type(network).__name__, first_line(error)
+    asks = "does not require grad" in why
+    return ModelError(
+        f"{name} fails on an input of {' and '.join(sizes)}: {why}",
+        do="compute gradients of forward's own under torch.enable_grad()" if asks else "",
+    )
 
 
 def first_line(error: Exception) -> str:

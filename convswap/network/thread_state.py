@@ -78,6 +78,23 @@ def gradients_flow() -> Iterator[None]:
             torch._C._InferenceMode = guard
 
 
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """A pass there and back inside can do what PyTorch does not differentiate else: change in place
+    what gradients need, and compute gradients of its own, of which there are gradients again."""
+    with torch.autograd.graph.allow_mutation_on_saved_tensors(), _KeepGraphs():
+        yield
+
+
+class _KeepGraphs(TorchFunctionMode):
+    """What gradients are computed of can be differentiated once more."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.autograd.grad:
+            kwargs = {**(kwargs or {}), "create_graph": True}
+        return func(*args, **(kwargs or {}))
+
+
 class _NoGuard:
     def __init__(self, mode: bool):
         pass
