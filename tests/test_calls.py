@@ -755,6 +755,50 @@ def test_odd_habits_are_lived_with(make, tmp_path):
     assert make is Grows or all(torch.equal(value, now[name]) for name, value in before.items())
 
 
+class Dropping(OneInput):
+    """Drops at random, as its layer is trained or not."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.drop(torch.tanh(self.first(x))))
+
+
+class AlwaysTrains(Dropping):
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(True)
+
+
+class NeverEvaluates(Dropping):
+    def eval(self) -> nn.Module:
+        return self
+
+
+class Stubborn(Dropping):
+    """For uncertainty: dropout of its own class, which stays on."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop.train = lambda mode=True: self.drop
+
+
+@pytest.mark.parametrize("make", [Dropping, AlwaysTrains, NeverEvaluates, Stubborn])
+def test_what_stays_in_training_mode_is_told_and_blamed(make, monkeypatch):
+    monkeypatch.setattr("convswap.surgery.convert.FAR", 0)
+    model = make()
+    made = plan(model, [X, X.flip(0)], Budget(macs=0.6))
+    told = record_of(convert(model, made, [X, X.flip(0)])).plans[-1].notes
+    if make is Dropping:
+        assert made.notes == ()
+        assert told[-1].endswith("does forward ask for the class of a layer, or for its name?")
+    else:
+        assert "in training mode even after eval(): " in made.notes[0]
+        assert "drop" in made.notes[0]
+        assert told[-1].endswith("part of it stays in training mode")
+
+
 def test_what_is_changed_in_place_needs_no_gradient():
     class InPlace(OneInput):
         def forward(self, x: Tensor) -> Tensor:

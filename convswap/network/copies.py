@@ -124,6 +124,15 @@ def in_eval_mode(model: nn.Module) -> nn.Module:
     return model
 
 
+def still_training(model: nn.Module) -> list[str]:
+    """Paths of the innermost modules that stay in training mode after `eval()`."""
+    return [
+        path or type(module).__name__
+        for path, module in model.named_modules()
+        if module.training and not any(child.training for child in module.children())
+    ]
+
+
 def keeps_buffers(function: Callable) -> Callable:
     """What runs a network, its first argument, as a function that leaves its buffers as they were:
     some networks count what they see."""

@@ -65,7 +65,6 @@ class Training:
         # subtle: it would copy with Python's own means, which refuse some networks
         self.average = ModelEmaV3(nn.ParameterList([next(parameters_of(student))]), decay=DECAY)
         self.average.module = in_eval_mode(deep_copy(student))
-        self._room = ranks.alone(task).room
         self.step = 0
         self.best = copy.deepcopy(state_of(self.student))
         start = self.start
@@ -94,7 +93,7 @@ class Training:
             return True
         began = time.perf_counter()
         self.schedule.step_update(step + 1)
-        with ranks.company(), self._room():
+        with ranks.company(), ranks.alone(self.task).room():
             errors = self.task(batch)
             self.optimizer.zero_grad()
             errors.loss.backward()
