@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import UserDict, namedtuple
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import relative
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 from torchvision.ops import deform_conv2d
 
@@ -170,6 +173,17 @@ class TwoWaves(Waves):
         return super().forward(left) - super().forward(right)
 
 
+class TakesApart(Siamese):
+    def forward(self, pair):
+        first, second = pair
+        return super().forward(first, second)
+
+
+class TakesNames(OneInput):
+    def forward(self, given):
+        return super().forward(given["rgb"]) * given["gain"]
+
+
 class Padded(Waves):
     """Sequences are padded to the longest, whose length makes the mask."""
 
@@ -237,6 +251,10 @@ CASES = {
     "maps of a pyramid with labels": (Pyramid, (MAPS[:2], LABELS), True),
     "two views": (OneInput, ((X, X.flip(0)), LABELS), True),
     "an image and targets of two sizes": (OneInput, (X, *MAPS[:2]), False),
+    "taken apart": (TakesApart, (X, X.flip(0)), False),
+    "taken apart, with labels": (TakesApart, ([X, X.flip(0)], LABELS), True),
+    "asked for by name": (TakesNames, {"rgb": X, "gain": torch.tensor(2.0), "label": LABELS}, True),
+    "maps that become larger": (Pyramid, (MAPS[::-1],), False),
     "waves": (Waves, WAVES, False),
     "waves with labels": (Waves, (WAVES, LABELS), True),
     "waves by name": (Waves, {"waves": WAVES, "label": LABELS}, True),
@@ -453,7 +471,25 @@ class Prediction:
     hidden: tuple | None = None
 
 
+class Own:
+    """An object of a class that nobody knows."""
+
+    def __init__(self, scores: Tensor):
+        self.scores, self.again, self.itself, self.name = scores, scores, self, "own"
+
+
+class Slots:
+    __slots__ = ("scores",)
+
+    def __init__(self, scores: Tensor):
+        self.scores = scores
+
+
 OUTPUTS = {
+    "own object": Own,
+    "object with slots": lambda y: {"found": Slots(y)},
+    "namespace": lambda y: SimpleNamespace(scores=y, count=3),
+    "distribution": lambda y: torch.distributions.Normal(y, y.exp()),
     "dataclass": lambda y: Prediction(y, 3),
     "nested": lambda y: {"maps": [(y, None), {"deep": y.mean(1)}], "n": 3, "ids": torch.arange(5)},
     "deep dataclass": lambda y: [Prediction(y, 3, (Prediction(y.mean(), 1),))],
@@ -619,6 +655,45 @@ class Grows(OneInput):
         return super().forward(x * self.grid[: x.shape[-1]])
 
 
+class LateLayer(OneInput):
+    """Makes a layer when it first runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        if not hasattr(self, "third"):
+            self.third = nn.Conv2d(x.shape[1], 8, 3, padding=1, device=x.device)
+        return self.third(torch.tanh(x))
+
+
+class Second(nn.Module):
+    """Runs its parent's layer, which it knows by a weak reference."""
+
+    def __init__(self, parent: nn.Module):
+        super().__init__()
+        self.parent = weakref.ref(parent)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(torch.tanh(self.parent().first(x)))
+
+
+class KnowsItsParent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = Second(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(x)
+
+
+class Checkpointed(OneInput):
+    """By the kind of checkpoint that only `backward` knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(checkpoint(lambda x: torch.tanh(self.first(x)), x, use_reentrant=True))
+
+
 class Draws(OneInput):
     """Drops at random whatever the mode is."""
 
@@ -726,12 +801,13 @@ def traced() -> nn.Module:
     return model
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated", "ignore:None of the inputs")
 @pytest.mark.parametrize(
     "make",
     [
-        traced, Locked, Forgetful, HeadOnly, Counting, Late, Grows, Draws, Spectrum, Scaled,
-        Scripted, Filtered, Deformed, Slices, Force, in_inference_mode,
+        traced, Locked, Forgetful, HeadOnly, Counting, Late, Grows, LateLayer, KnowsItsParent,
+        Draws, Spectrum, Scaled, Scripted, Filtered, Deformed, Slices, Force, Checkpointed,
+        in_inference_mode,
     ],
 )  # fmt: skip
 def test_odd_habits_are_lived_with(make, tmp_path):

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import build_base, with_values
-from ..network.calls import Batch, stand_in
-from ..network.copies import check_finite, deep_copy, dry_run
+from ..network.calls import stand_in
+from ..network.copies import check_finite, deep_copy, in_eval_mode
 from ..network.norms import fold_
 from ..network.replace import install_
 from ..network.state import state_of
+from ..network.thread_state import preserved
 from ..network.wrappers import unwrapped
-from ..plans import Plan
+from ..plans import Input
 from ..record import Record
+from ..support.randomness import seeded
 from ..support.tensors import Entry, digests
 
-LARGE = 1 << 19  # values of an input, such as 3 x 400 x 400
+MOST = 1 << 21  # values of inputs, such as 3 x 800 x 800
 
 
 def architecture(
@@ -39,41 +44,29 @@ def architecture(
     return fold_(base, record.norms)
 
 
-def make_late_buffers_(
-    restored: nn.Module, model: nn.Module, plan: Plan, held: dict[str, Entry]
-) -> None:
-    """Give a restored network the buffers of a file that it makes, or makes anew, when it runs.
+def has_run(model: nn.Module, inputs: Sequence[Input], held: dict[str, Entry]) -> nn.Module | None:
+    """A copy of a network after a run: some make layers and buffers then, and buffers of other
+    sizes, which here have those that a file holds. None where it cannot run.
 
     Args:
-        model: the network before conversion, of which a copy is run to see which these are.
+        inputs: what it ran on before, as a folder says: a hostile one must not make it run on much.
     """
-    before = {name: Entry.of(tensor) for name, tensor in restored.named_buffers()}
-    own = {*before, *state_of(restored)}
-    odd = [name for name in held if name not in own or before.get(name, held[name]) != held[name]]
-    if not odd or not plan.inputs:
-        return
+    if not 0 < sum(math.prod(each.shape) for each in inputs) < MOST:
+        return None
+    ran = in_eval_mode(deep_copy(unwrapped(model)))
+    before = {name: Entry.of(buffer) for name, buffer in ran.named_buffers()}
+    batch = stand_in(ran, inputs)
     try:
-        example = stand_in(model, plan.inputs)
-        values = sum(tensor.numel() for tensor in example.tensors)
-        made = dry_run(model, example, _buffers_made, devices_for(values)).found
-    except ConvswapError:  # what is odd is told by `check_fit`
-        return
-    for name in odd:
-        if name in made and before.get(name) != made[name]:
-            owner, attribute = place_of(restored, name)
-            dtype, shape = made[name].dtype, held[name].shape
-            owner.register_buffer(attribute, torch.empty(shape, dtype=dtype, device="meta"))
-
-
-def devices_for(values: int) -> tuple[str, ...]:
-    """Where a network may run on as many input values as a folder says: a hostile one must not
-    run for real."""
-    return ("meta",) if values > LARGE else ("meta", "cpu")
-
-
-def _buffers_made(network: nn.Module, batch: Batch) -> dict[str, Entry]:
-    batch.forward(network)
-    return {name: Entry.of(tensor) for name, tensor in network.named_buffers()}
+        with preserved(), torch.no_grad(), seeded(0):
+            batch.forward(ran)
+    except Exception:  # it raises whatever it likes
+        return None
+    for name, buffer in list(ran.named_buffers()):
+        if name in held and before.get(name) != Entry.of(buffer):
+            owner, attribute = place_of(ran, name)
+            shape = held[name].shape
+            owner.register_buffer(attribute, torch.empty(shape, dtype=buffer.dtype, device="meta"))
+    return ran
 
 
 def check_fit(model: nn.Module, held: dict[str, Entry], where: str) -> None:

@@ -11,21 +11,21 @@ from ..errors import ArtifactError, ConvswapError, reason
 from ..network.calls import example_of
 from ..network.copies import dry_run, in_eval_mode
 from ..network.state import set_state_
-from ..network.wrappers import unwrapped
-from ..record import Base, remember
+from ..record import Base, Record, remember
 from ..support.files import is_there
-from ..support.tensors import read_tensors
-from .description import header_of, read_description, weights_of
+from ..support.tensors import Entry, read_tensors
+from .description import WEIGHTS, header_of, read_description, weights_of
 from .fit import (
     aliases_of,
     architecture,
     check_digests,
     check_fit,
     check_values,
-    devices_for,
-    make_late_buffers_,
+    has_run,
     place_of,
 )
+
+LARGE = 1 << 19  # values of an input, such as 3 x 400 x 400
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -49,12 +49,12 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     weights = weights_of(folder, description)
     header = header_of(weights)
     try:
-        restored = architecture(record, header, model)
-    except ConvswapError as error:
-        raise ArtifactError(f"cannot rebuild the network: {error}", where=str(folder)) from None
-    if model is not None:
-        make_late_buffers_(restored, unwrapped(model), record.plans[-1], header)
-    check_fit(restored, header, str(weights))
+        restored = _rebuilt(folder, record, header, model)
+    except ArtifactError:
+        ran = model and has_run(model, record.plans[-1].inputs, header)
+        if ran is None:
+            raise
+        restored = _rebuilt(folder, record, header, ran)
     state = read_weights(weights)
     if description.tensors:
         check_digests(state, description.tensors, str(weights))
@@ -68,8 +68,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     if record.preprocess:
         try:
             size = record.preprocess.input_size
-            # subtle: networks by name run without values
-            devices = devices_for(math.prod(size) if model is None else 0)
+            # subtle: networks by name run without values; a hostile one must not run for real
+            devices = ("meta",) if model is None and math.prod(size) > LARGE else ("meta", "cpu")
             dry_run(restored, example_of(restored, size), lambda network, batch: batch.run(network),
                     devices)  # fmt: skip
         except ConvswapError as error:
@@ -77,6 +77,18 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     vars(restored).pop("_convswap", None)
     record = record.model_copy(update={"base": _located(record.base, folder)})
     return remember(in_eval_mode(restored), **dict(record))
+
+
+def _rebuilt(
+    folder: Path, record: Record, header: dict[str, Entry], model: nn.Module | None
+) -> nn.Module:
+    """The network that a folder holds the tensors of; its parameters have no values yet."""
+    try:
+        restored = architecture(record, header, model)
+    except ConvswapError as error:
+        raise ArtifactError(f"cannot rebuild the network: {error}", where=str(folder)) from None
+    check_fit(restored, header, str(folder / WEIGHTS))
+    return restored
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -128,7 +128,7 @@ def still_training(model: nn.Module) -> list[str]:
     """Paths of the innermost modules that stay in training mode after `eval()`."""
     return [
         path or type(module).__name__
-        for path, module in model.named_modules()
+        for path, module in in_eval_mode(model).named_modules()
         if module.training and not any(child.training for child in module.children())
     ]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +31,11 @@ def guessed(model: nn.Module, batch: object) -> Batch:
         return _from_mapping(model, batch)
     if not isinstance(batch, (tuple, list)) or not batch:
         return Batch((batch,))
+    if required == 1 and (parts := _parts_of_first(model)):
+        if isinstance(batch[0], (tuple, list)) and len(batch[0]) == parts:
+            return Batch((batch[0],), labels=_labels(batch[1:]))
+        if len(batch) == parts:
+            return Batch((batch,))
     if isinstance(batch, list) and all(isinstance(sample, Mapping) for sample in batch):
         return Batch((batch,))
     if required <= 1 and _is_ragged(model, batch):
@@ -35,7 +43,7 @@ def guessed(model: nn.Module, batch: object) -> Batch:
     inputs = batch[: max(1, required)]
     if all(is_list_of_samples(each, said) for each in inputs) and len({*map(len, inputs)}) == 1:
         return Batch(tuple(map(list, inputs)), labels=_labels(batch[len(inputs) :]))
-    if required <= 1 and (maps := _maps_of_falling_size(batch)) is not None:
+    if required <= 1 and (maps := _maps_of_sizes(batch)) is not None:
         return Batch((maps,), labels=None if maps is batch else _labels(batch[1:]))
     if isinstance(batch[0], (Mapping, tuple, list)):
         return replace(guessed(model, batch[0]), labels=_labels(batch[1:]))
@@ -59,15 +67,17 @@ def _is_ragged(model: nn.Module, batch: Sequence[object]) -> bool:
     return tensors and is_ragged(batch) and not any("offset" in n for n in _parameters(model))
 
 
-def _maps_of_falling_size(batch: Sequence[object]) -> Sequence[Tensor] | None:
+def _maps_of_sizes(batch: Sequence[object]) -> Sequence[Tensor] | None:
     """The maps `[n, channels, ...]` of a pyramid, each smaller than the one before, that a batch is
-    (three at least: an image and a map may be input and target) or begins with."""
+    (three at least: an image and a map may be input and target); or of several sizes, falling or
+    rising, that it begins with."""
     for maps, least in ((batch, 3), (batch[0], 2)):
         if not isinstance(maps, (tuple, list)) or len(maps) < least:
             continue
         if all(isinstance(each, Tensor) and each.dim() >= 4 for each in maps):
             sizes = [each.shape[2:].numel() for each in maps]
-            if all(large > small for large, small in pairwise(sizes)):
+            rising = maps is not batch and all(small < large for small, large in pairwise(sizes))
+            if rising or all(large > small for large, small in pairwise(sizes)):
                 return maps
     return None
 
@@ -89,7 +99,9 @@ def _from_mapping(model: nn.Module, batch: Mapping[str, Any]) -> Batch:
     known = {key: batch[key] for key in taken}
     if known and not missing:
         return Batch((), known, labels)
-    if len(missing) == 1 and _is_whole(missing[0], parameters[missing[0]]):
+    if len(missing) == 1 and (
+        _is_whole(missing[0], parameters[missing[0]]) or _parts_of_first(model) == 0
+    ):
         return Batch((batch,), labels=labels)
     image, rest = (batch[free[0]], free[1:]) if free else (None, [])
     known = known if len(missing) == 1 else {}
@@ -106,6 +118,32 @@ def _is_whole(name: str, parameter: inspect.Parameter) -> bool:
     """Whether an argument is a whole batch as it comes."""
     said = str(parameter.annotation).lower()
     return any(word in said for word in ("dict", "mapping")) or any(word in name for word in WHOLE)
+
+
+def _parts_of_first(model: nn.Module) -> int | None:
+    """Into how many parts `forward` takes its first argument; 0: it asks for parts by name; None:
+    it does not take it apart, or nobody knows."""
+    names, forward = list(_parameters(model)), getattr(model.forward, "__func__", model.forward)
+    return _parts_of(names[0], forward) if names else None
+
+
+@lru_cache
+def _parts_of(name: str, forward: Callable) -> int | None:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
+    except (OSError, TypeError, SyntaxError):  # of code that is in no file
+        return None
+    for node in ast.walk(tree):
+        match node:
+            case ast.Subscript(value=ast.Name(id=taken), slice=ast.Constant(value=str())):
+                parts = 0
+            case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Name(id=taken)):
+                parts = len(names)
+            case _:
+                continue
+        if taken == name:
+            return parts
+    return None
 
 
 def _is_optional_input(parameter: inspect.Parameter) -> bool:
