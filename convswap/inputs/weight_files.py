@@ -20,6 +20,8 @@ FOLDER = ("model.safetensors", "pytorch_model.bin")  # what transformers and tim
 INDEX = ".index.json"  # of shards
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pth.tar")  # of what others write
 
+PICKLED = (b"PK", b"\x80")  # what files of `torch.save` begin with
+
 
 class _PassedOver:
     """Stands for what trainers keep beside weights: nobody looks at it, so none of it is built."""
@@ -86,7 +88,7 @@ def read_weights(path: Path) -> Mapping:
     Raises:
         ModelError: it is damaged, or holds anything else, which is never run.
     """
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         try:
             read_header(path)
             return read_tensors(path)
@@ -104,6 +106,17 @@ def read_weights(path: Path) -> Mapping:
     if isinstance(content, (list, tuple)):
         return {str(index): value for index, value in enumerate(content)}
     return content if isinstance(content, Mapping) else {}
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By what it begins with, whatever its name; by its name, if that tells nothing."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        start = b""
+    named = path.suffix.lower() == ".safetensors"
+    return start[8:] == b"{" or (named and not start.startswith(PICKLED))
 
 
 def _chosen(folder: Path, note: Note) -> Path:
