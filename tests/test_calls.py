@@ -184,6 +184,13 @@ class TakesNames(OneInput):
         return super().forward(given["rgb"]) * given["gain"]
 
 
+class Texts(OneInput):
+    """A text beside each image."""
+
+    def forward(self, x: Tensor, texts: list[str]) -> Tensor:
+        return super().forward(x) * torch.tensor([len(text) for text in texts])[:, None, None, None]
+
+
 class Padded(Waves):
     """Sequences are padded to the longest, whose length makes the mask."""
 
@@ -255,6 +262,7 @@ CASES = {
     "taken apart, with labels": (TakesApart, ([X, X.flip(0)], LABELS), True),
     "asked for by name": (TakesNames, {"rgb": X, "gain": torch.tensor(2.0), "label": LABELS}, True),
     "maps that become larger": (Pyramid, (MAPS[::-1],), False),
+    "words for each": (Texts, (X, ["a", "bb", "ccc", "a", "bb", "a"], LABELS), True),
     "waves": (Waves, WAVES, False),
     "waves with labels": (Waves, (WAVES, LABELS), True),
     "waves by name": (Waves, {"waves": WAVES, "label": LABELS}, True),

@@ -109,9 +109,7 @@ def _from_mapping(model: nn.Module, batch: Mapping[str, Any]) -> Batch:
 
 
 def _is_image(value: object) -> bool:
-    return isinstance(value, Tensor) or (
-        is_list_of_samples(value) and not isinstance(value[0], Mapping)
-    )
+    return isinstance(value, Tensor) or (is_list_of_samples(value) and isinstance(value[0], Tensor))
 
 
 def _is_whole(name: str, parameter: inspect.Parameter) -> bool:

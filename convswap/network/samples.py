@@ -98,11 +98,11 @@ def layout_of(
 
 def is_list_of_samples(value: object, said: bool = False) -> bool:
     """Whether a value is a list of images `[channels, height, width]` or of mappings, one for each,
-    as detectors take them, or of tensors of several lengths; of rows of numbers, where the network
-    has `said` that it takes a list."""
+    as detectors take them, of texts, or of tensors of several lengths; of rows of numbers, where
+    the network has `said` that it takes a list."""
     if not isinstance(value, (tuple, list)) or not value:
         return False
-    if all(isinstance(sample, Mapping) for sample in value):
+    if all(isinstance(sample, (Mapping, str)) for sample in value):
         return True
     return all(isinstance(t, Tensor) for t in value) and (
         all(map(_is_map, value)) or is_ragged(value) or (said and all(t.dim() == 1 for t in value))
