@@ -90,6 +90,10 @@ def number():
 
 def broken():
     raise RuntimeError("the user's own mistake")
+
+
+def ends():
+    raise SystemExit("there is no GPU")
 '''
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import UserDict, namedtuple
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import relative
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 from torchvision.ops import deform_conv2d
 
@@ -145,10 +148,80 @@ class Pyramid(OneInput):
         return torch.stack([OneInput.forward(self, level).mean((2, 3)) for level in x]).sum(0)
 
 
+class Waves(nn.Module):
+    """Audio of several lengths; does not say that it takes a list."""
+
+    def __init__(self, channels: int = 1):
+        super().__init__()
+        self.first = nn.Conv1d(channels, 8, 5, padding=2)
+        self.second = nn.Conv1d(8, 8, 5, padding=2)
+
+    def whole(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x)))
+
+    def forward(self, waves):
+        return torch.stack([self.whole(wave.reshape(1, 1, -1)).mean((0, 2)) for wave in waves])
+
+
+class SaidWaves(Waves):
+    def forward(self, waves: list[Tensor]) -> Tensor:
+        return super().forward(waves)
+
+
+class TwoWaves(Waves):
+    def forward(self, left, right) -> Tensor:
+        return super().forward(left) - super().forward(right)
+
+
+class TakesApart(Siamese):
+    def forward(self, pair):
+        first, second = pair
+        return super().forward(first, second)
+
+
+class TakesNames(OneInput):
+    def forward(self, given):
+        return super().forward(given["rgb"]) * given["gain"]
+
+
+class Texts(OneInput):
+    """A text beside each image."""
+
+    def forward(self, x: Tensor, texts: list[str]) -> Tensor:
+        return super().forward(x) * torch.tensor([len(text) for text in texts])[:, None, None, None]
+
+
+class Padded(Waves):
+    """Sequences are padded to the longest, whose length makes the mask."""
+
+    def __init__(self):
+        super().__init__(4)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+        return self.whole(x.mT) * mask[:, None]
+
+
+class Bag(Tokens):
+    """The words of all samples stand in one row."""
+
+    def __init__(self, last: bool = False):
+        super().__init__()
+        self.embed = nn.EmbeddingBag(11, 64, include_last_offset=last)
+
+    def forward(self, text: Tensor, offsets: Tensor) -> Tensor:
+        x = self.embed(text, offsets).reshape(-1, 1, 8, 8)
+        return self.second(F.gelu(self.first(x))).mean((2, 3))
+
+
 Pair = namedtuple("Pair", "image label")
 TOKENS = torch.randint(11, (6, 9), generator=torch.Generator().manual_seed(0))
 AUDIO = torch.randn(6, 80, generator=torch.Generator().manual_seed(0))
 VIDEO = torch.randn(6, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+WAVES = [AUDIO[at, :length] for at, length in enumerate((40, 55, 32, 61, 47, 50))]
+SEQUENCES = torch.randn(6, 20, 4, generator=torch.Generator().manual_seed(0))
+LENGTHS = torch.tensor([12, 20, 7, 19, 15, 10])
+WORDS, STARTS = TOKENS.flatten()[:40], torch.tensor([0, 3, 9, 20, 21, 30])
 MAPS = [X, X[..., ::2, ::2], X[..., ::4, ::4]]
 CASES = {
     "a tensor": (OneInput, X, False),
@@ -185,6 +258,25 @@ CASES = {
     "maps of a pyramid with labels": (Pyramid, (MAPS[:2], LABELS), True),
     "two views": (OneInput, ((X, X.flip(0)), LABELS), True),
     "an image and targets of two sizes": (OneInput, (X, *MAPS[:2]), False),
+    "taken apart": (TakesApart, (X, X.flip(0)), False),
+    "taken apart, with labels": (TakesApart, ([X, X.flip(0)], LABELS), True),
+    "asked for by name": (TakesNames, {"rgb": X, "gain": torch.tensor(2.0), "label": LABELS}, True),
+    "maps that become larger": (Pyramid, (MAPS[::-1],), False),
+    "words for each": (Texts, (X, ["a", "bb", "ccc", "a", "bb", "a"], LABELS), True),
+    "waves": (Waves, WAVES, False),
+    "waves with labels": (Waves, (WAVES, LABELS), True),
+    "waves by name": (Waves, {"waves": WAVES, "label": LABELS}, True),
+    "waves of another name": (Waves, {"audio": WAVES, "label": LABELS}, True),
+    "waves, as the network says": (SaidWaves, [wave[:32] for wave in WAVES], False),
+    "two lists of waves": (TwoWaves, (WAVES, WAVES[::-1], LABELS), True),
+    "padded": (Padded, (SEQUENCES, LENGTHS), False),
+    "padded, by name": (Padded, {"x": SEQUENCES, "lengths": LENGTHS, "label": LABELS}, True),
+    "words in one row": (Bag, (WORDS, STARTS, LABELS), True),
+    "words in one row, with the end": (
+        lambda: Bag(last=True),
+        {"text": WORDS, "offsets": torch.cat([STARTS, torch.tensor([40])])},
+        False,
+    ),
     "a mapping for each": (MappingsOfImages, [{"image": x, "height": 8} for x in X], False),
 }
 PASSED = {
@@ -250,6 +342,22 @@ def test_inputs_and_labels_are_told_apart(case: str):
     some = batch.take(slice(1, 3))
     assert (len(some), some.labels is None or len(some.labels)) == (2, True if not labelled else 2)
     assert [len(part) for part in batch.split(4)] == [4, 2]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "waves" in case or "words" in case])
+def test_some_samples_give_what_they_gave_among_all(case: str):
+    make, given, _ = CASES[case]
+    model = make().eval()
+    batch = read_batch(model, given)
+    together = batch.run(model)
+    for some in (slice(2, 5), [5, 0]):
+        assert relative(batch.take(some).take([1]).run(model), together[some][1:2]) < 1e-6
+
+
+def test_padding_is_as_long_as_the_longest_sample_taken():
+    some = read_batch(Padded(), (SEQUENCES, LENGTHS)).take([0, 2])
+    assert torch.equal(some.args[0], SEQUENCES[[0, 2], :12])
+    assert some.args[1].tolist() == [12, 7]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -371,7 +479,25 @@ class Prediction:
     hidden: tuple | None = None
 
 
+class Own:
+    """An object of a class that nobody knows."""
+
+    def __init__(self, scores: Tensor):
+        self.scores, self.again, self.itself, self.name = scores, scores, self, "own"
+
+
+class Slots:
+    __slots__ = ("scores",)
+
+    def __init__(self, scores: Tensor):
+        self.scores = scores
+
+
 OUTPUTS = {
+    "own object": Own,
+    "object with slots": lambda y: {"found": Slots(y)},
+    "namespace": lambda y: SimpleNamespace(scores=y, count=3),
+    "distribution": lambda y: torch.distributions.Normal(y, y.exp()),
     "dataclass": lambda y: Prediction(y, 3),
     "nested": lambda y: {"maps": [(y, None), {"deep": y.mean(1)}], "n": 3, "ids": torch.arange(5)},
     "deep dataclass": lambda y: [Prediction(y, 3, (Prediction(y.mean(), 1),))],
@@ -512,6 +638,70 @@ class Counting(OneInput):
         return super().forward(x)
 
 
+class Late(OneInput):
+    """Makes a buffer when it first runs."""
+
+    ready = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.ready:
+            self.register_buffer("grid", torch.linspace(0, 1, x.shape[-1], device=x.device))
+            self.ready = True
+        return super().forward(x * self.grid)
+
+
+class Grows(OneInput):
+    """A buffer becomes as long as what is seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("grid", torch.ones(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.grid) < x.shape[-1]:
+            self.grid = torch.linspace(0, 1, x.shape[-1], device=x.device)
+        return super().forward(x * self.grid[: x.shape[-1]])
+
+
+class LateLayer(OneInput):
+    """Makes a layer when it first runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        if not hasattr(self, "third"):
+            self.third = nn.Conv2d(x.shape[1], 8, 3, padding=1, device=x.device)
+        return self.third(torch.tanh(x))
+
+
+class Second(nn.Module):
+    """Runs its parent's layer, which it knows by a weak reference."""
+
+    def __init__(self, parent: nn.Module):
+        super().__init__()
+        self.parent = weakref.ref(parent)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(torch.tanh(self.parent().first(x)))
+
+
+class KnowsItsParent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = Second(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(x)
+
+
+class Checkpointed(OneInput):
+    """By the kind of checkpoint that only `backward` knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(checkpoint(lambda x: torch.tanh(self.first(x)), x, use_reentrant=True))
+
+
 class Draws(OneInput):
     """Drops at random whatever the mode is."""
 
@@ -575,6 +765,25 @@ class Deformed(OneInput):
         return deform_conv2d(x, self.where(x), self.second.weight, padding=1)
 
 
+class Slices(OneInput):
+    """Changes in place what gradients need."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x[:, ::2] = x[:, ::2] * torch.sigmoid(x[:, 1::2])
+        return self.second(x * x.tanh_())
+
+
+class Force(OneInput):
+    """Puts out a gradient, in eval mode one that cannot be differentiated."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            energy = super().forward(x).square().sum()
+            return torch.autograd.grad(energy, x, create_graph=self.training)[0]
+
+
 def in_inference_mode() -> nn.Module:
     """Its tensors know no gradients."""
     with torch.inference_mode():
@@ -600,12 +809,13 @@ def traced() -> nn.Module:
     return model
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated", "ignore:None of the inputs")
 @pytest.mark.parametrize(
     "make",
     [
-        traced, Locked, Forgetful, HeadOnly, Counting, Draws, Spectrum, Scaled, Scripted, Filtered,
-        Deformed, in_inference_mode,
+        traced, Locked, Forgetful, HeadOnly, Counting, Late, Grows, LateLayer, KnowsItsParent,
+        Draws, Spectrum, Scaled, Scripted, Filtered, Deformed, Slices, Force, Checkpointed,
+        in_inference_mode,
     ],
 )  # fmt: skip
 def test_odd_habits_are_lived_with(make, tmp_path):
@@ -620,11 +830,57 @@ def test_odd_habits_are_lived_with(make, tmp_path):
     assert record_of(small).plans[-1].damage_measured > 0
     better = distill(small, model, [X, X.flip(0)], epochs=1, tell=lambda line: None)
     assert record_of(better).plans
+    assert not made.notes
     save(better, tmp_path / "out")
     again = load(tmp_path / "out", make())
     if make is not Draws:
         assert torch.equal(again(X), better(X))
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    now = model.state_dict()
+    assert make is Grows or all(torch.equal(value, now[name]) for name, value in before.items())
+
+
+class Dropping(OneInput):
+    """Drops at random, as its layer is trained or not."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.drop(torch.tanh(self.first(x))))
+
+
+class AlwaysTrains(Dropping):
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(True)
+
+
+class NeverEvaluates(Dropping):
+    def eval(self) -> nn.Module:
+        return self
+
+
+class Stubborn(Dropping):
+    """For uncertainty: dropout of its own class, which stays on."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop.train = lambda mode=True: self.drop
+
+
+@pytest.mark.parametrize("make", [Dropping, AlwaysTrains, NeverEvaluates, Stubborn])
+def test_what_stays_in_training_mode_is_told_and_blamed(make, monkeypatch):
+    monkeypatch.setattr("convswap.surgery.convert.FAR", 0)
+    model = make()
+    made = plan(model, [X, X.flip(0)], Budget(macs=0.6))
+    told = record_of(convert(model, made, [X, X.flip(0)])).plans[-1].notes
+    if make is Dropping:
+        assert made.notes == ()
+        assert told[-1].endswith("does forward ask for the class of a layer, or for its name?")
+    else:
+        assert "in training mode even after eval(): " in made.notes[0]
+        assert "drop" in made.notes[0]
+        assert told[-1].endswith("part of it stays in training mode")
 
 
 def test_what_is_changed_in_place_needs_no_gradient():
@@ -637,6 +893,15 @@ def test_what_is_changed_in_place_needs_no_gradient():
     made = plan(InPlace(), [X, X.flip(0)], Budget(macs=0.6))
     assert "judged by what these put out themselves" in made.notes[0]
     convert(InPlace(), made, [X, X.flip(0)])
+
+
+def test_gradients_of_a_networks_own_are_asked_to_be_switched_on():
+    class Untold(OneInput):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.autograd.grad(super().forward(x.requires_grad_()).sum(), x)[0]
+
+    with pytest.raises(ModelError, match=r"fails on an input .* torch.enable_grad\(\)"):
+        plan(Untold(), [X], Budget(macs=0.6))
 
 
 def test_networks_that_draw_at_random_are_fitted_on_the_same_draws():

@@ -64,6 +64,13 @@ WRAPPED = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["w.bin", "W.SAFETENSORS", "w.safetensors", "w"])
+@pytest.mark.parametrize("write", [save_file, torch.save], ids=["safetensors", "torch"])
+def test_the_kind_of_a_file_follows_from_what_is_in_it(name, write, user, state, tmp_path):
+    write(state, tmp_path / name)
+    torch.testing.assert_close(opened(user, tmp_path / name), state, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED.keys())
 def test_a_state_dict_is_found_in_its_wrapping(wrap, user, state, tmp_path):
     torch.save(wrap(state), tmp_path / "w.pth")

@@ -99,6 +99,7 @@ def test_the_class_of_a_network_can_be_the_factory(user):
     ("{}:biuld", "has no 'biuld'"),
     ("{}:number", "returned int, not a torch.nn.Module"),
     ("{}:broken", "RuntimeError: the user's own mistake"),
+    ("{}:ends", "SystemExit: there is no GPU"),
     ("{}", "file.py:factory"),
     ("", "file.py:factory"),
 ])  # fmt: skip

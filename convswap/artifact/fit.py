@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import build_base, with_values
-from ..network.copies import check_finite, deep_copy
+from ..network.calls import stand_in
+from ..network.copies import check_finite, deep_copy, in_eval_mode
 from ..network.norms import fold_
 from ..network.replace import install_
 from ..network.state import state_of
+from ..network.thread_state import preserved
 from ..network.wrappers import unwrapped
+from ..plans import Input
 from ..record import Record
+from ..support.randomness import seeded
 from ..support.tensors import Entry, digests
+
+MOST = 1 << 21  # values of inputs, such as 3 x 800 x 800
 
 
 def architecture(
@@ -32,6 +42,31 @@ def architecture(
     for plan in record.plans:
         install_(base, plan)
     return fold_(base, record.norms)
+
+
+def has_run(model: nn.Module, inputs: Sequence[Input], held: dict[str, Entry]) -> nn.Module | None:
+    """A copy of a network after a run: some make layers and buffers then, and buffers of other
+    sizes, which here have those that a file holds. None where it cannot run.
+
+    Args:
+        inputs: what it ran on before, as a folder says: a hostile one must not make it run on much.
+    """
+    if not 0 < sum(math.prod(each.shape) for each in inputs) < MOST:
+        return None
+    ran = in_eval_mode(deep_copy(unwrapped(model)))
+    before = {name: Entry.of(buffer) for name, buffer in ran.named_buffers()}
+    batch = stand_in(ran, inputs)
+    try:
+        with preserved(), torch.no_grad(), seeded(0):
+            batch.forward(ran)
+    except Exception:  # it raises whatever it likes
+        return None
+    for name, buffer in list(ran.named_buffers()):
+        if name in held and before.get(name) != Entry.of(buffer):
+            owner, attribute = place_of(ran, name)
+            shape = held[name].shape
+            owner.register_buffer(attribute, torch.empty(shape, dtype=buffer.dtype, device="meta"))
+    return ran
 
 
 def check_fit(model: nn.Module, held: dict[str, Entry], where: str) -> None:

@@ -11,11 +11,19 @@ from ..errors import ArtifactError, ConvswapError, reason
 from ..network.calls import example_of
 from ..network.copies import dry_run, in_eval_mode
 from ..network.state import set_state_
-from ..record import Base, remember
+from ..record import Base, Record, remember
 from ..support.files import is_there
-from ..support.tensors import read_tensors
-from .description import header_of, read_description, weights_of
-from .fit import aliases_of, architecture, check_digests, check_fit, check_values, place_of
+from ..support.tensors import Entry, read_tensors
+from .description import WEIGHTS, header_of, read_description, weights_of
+from .fit import (
+    aliases_of,
+    architecture,
+    check_digests,
+    check_fit,
+    check_values,
+    has_run,
+    place_of,
+)
 
 LARGE = 1 << 19  # values of an input, such as 3 x 400 x 400
 
@@ -41,10 +49,12 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     weights = weights_of(folder, description)
     header = header_of(weights)
     try:
-        restored = architecture(record, header, model)
-    except ConvswapError as error:
-        raise ArtifactError(f"cannot rebuild the network: {error}", where=str(folder)) from None
-    check_fit(restored, header, str(weights))
+        restored = _rebuilt(folder, record, header, model)
+    except ArtifactError:
+        ran = model and has_run(model, record.plans[-1].inputs, header)
+        if ran is None:
+            raise
+        restored = _rebuilt(folder, record, header, ran)
     state = read_weights(weights)
     if description.tensors:
         check_digests(state, description.tensors, str(weights))
@@ -67,6 +77,18 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     vars(restored).pop("_convswap", None)
     record = record.model_copy(update={"base": _located(record.base, folder)})
     return remember(in_eval_mode(restored), **dict(record))
+
+
+def _rebuilt(
+    folder: Path, record: Record, header: dict[str, Entry], model: nn.Module | None
+) -> nn.Module:
+    """The network that a folder holds the tensors of; its parameters have no values yet."""
+    try:
+        restored = architecture(record, header, model)
+    except ConvswapError as error:
+        raise ArtifactError(f"cannot rebuild the network: {error}", where=str(folder)) from None
+    check_fit(restored, header, str(folder / WEIGHTS))
+    return restored
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

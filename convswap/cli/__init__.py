@@ -29,6 +29,7 @@ from . import (
     run,
     sweep,
 )
+from .console import only_results
 from .ending import ending
 
 
@@ -65,11 +66,11 @@ app.command(recipes.app)
 
 def main() -> None:
     """The console script: expected failures are one line on stderr and an exit code."""
-    with ending():
+    with ending(), only_results() as stdout:
         _check_given(sys.argv[1:])
         _check_alone(sys.argv[1:2])
         try:
-            app(sys.argv[1:], exit_on_error=False, print_error=False)
+            app(sys.argv[1:], exit_on_error=False, print_error=False, console=stdout)
         except CycloptsError as error:
             raise ConvswapError(" ".join(str(error).split())) from None
 

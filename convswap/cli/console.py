@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,19 @@ for stream in ("stdout", "stderr"):
         setattr(sys, stream, Path(os.devnull).open("w", encoding="utf-8"))
 out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False, markup=False)
+
+
+@contextmanager
+def only_results() -> Iterator[Console]:
+    """Nothing but results reaches stdout inside, wherever users' code prints. Yields a console for
+    the rest that belongs there: help, and the version."""
+    stdout = sys.stdout
+    out.file = stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield Console(file=stdout)
+    finally:
+        out._file = None
 
 
 def note(text: str) -> None:
@@ -54,7 +67,7 @@ def command() -> str:
 def answer(as_json: bool, document: object, *parts: object) -> None:
     """The result, on stdout: one JSON document for programs, or tables and lines for people."""
     if as_json:
-        print(json.dumps(document))
+        print(json.dumps(document), file=out.file)
         return
     for part in parts:
         out.print(clean(part) if isinstance(part, str) else part)

@@ -205,7 +205,7 @@ def _own(judge: Callable, name: str, network: nn.Module) -> dict[str, float]:
     try:
         with torch.no_grad():
             value = float(judge(network))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise failed(name, error) from error
     if not math.isfinite(value):
         raise ConvswapError(f"{name} returned {value}, not a number to judge by")

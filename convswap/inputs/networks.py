@@ -172,7 +172,7 @@ def _run_factory(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     factory = open_function(name)
     try:
         model = factory(**kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise failed(name, error) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")

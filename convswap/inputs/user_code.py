@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,31 +36,45 @@ def open_function(name: str) -> Callable:
     place, _, function = name.rpartition(":")
     folder = Path(place).resolve().parent if place.endswith(".py") else None
     try:
-        if folder is None:
-            module = importlib.import_module(place)
-        else:
-            with _importable(folder):
-                module = _executed(Path(place))
+        with _at_home(place):
+            if folder is None:
+                module = importlib.import_module(place)
+            else:
+                with _importable(folder):
+                    module = _executed(Path(place))
         if not hasattr(module, function):
             raise ModelError(f"{place} has no {function!r}")
     except ModelError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise failed(name, error) from error
     found = getattr(module, function)
-    if folder is None:
-        return found
 
     def called(*args: Any, **kwargs: Any) -> Any:
-        with _importable(folder):
+        with _at_home(place), _importable(folder) if folder else nullcontext():
             return found(*args, **kwargs)
 
     return called
 
 
-def failed(name: str, error: Exception) -> ModelError:
+def failed(name: str, error: BaseException) -> ModelError:
     """An error of the user's code, in one line."""
     return ModelError(f"{name} failed: {type(error).__name__}: {error}")
+
+
+@contextmanager
+def _at_home(place: str) -> Iterator[None]:
+    """Users' code sees no command line of ours inside, and where it goes, we stay."""
+    words, here = sys.argv, None
+    with suppress(OSError):  # it was removed
+        here = Path.cwd()
+    sys.argv = [place]
+    try:
+        yield
+    finally:
+        sys.argv = words
+        if here:
+            os.chdir(here)
 
 
 def _executed(path: Path) -> ModuleType:

@@ -20,6 +20,8 @@ FOLDER = ("model.safetensors", "pytorch_model.bin")  # what transformers and tim
 INDEX = ".index.json"  # of shards
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pth.tar")  # of what others write
 
+PICKLED = (b"PK", b"\x80")  # what files of `torch.save` begin with
+
 
 class _PassedOver:
     """Stands for what trainers keep beside weights: nobody looks at it, so none of it is built."""
@@ -86,15 +88,16 @@ def read_weights(path: Path) -> Mapping:
     Raises:
         ModelError: it is damaged, or holds anything else, which is never run.
     """
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         try:
             read_header(path)
             return read_tensors(path)
         except (OSError, ValueError) as error:
             raise ModelError(f"not a readable safetensors file: {path} ({error})") from None
     try:
-        with torch.serialization.safe_globals([(_PassedOver, name) for name in BESIDE]), quiet():
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        known = torch.serialization.safe_globals([(_PassedOver, name) for name in BESIDE])
+        with known, quiet(), path.open("rb") as file:  # subtle: a path is judged by its name
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         raise ModelError(
@@ -104,6 +107,17 @@ def read_weights(path: Path) -> Mapping:
     if isinstance(content, (list, tuple)):
         return {str(index): value for index, value in enumerate(content)}
     return content if isinstance(content, Mapping) else {}
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By what it begins with, whatever its name; by its name, if that tells nothing."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        start = b""
+    named = path.suffix.lower() == ".safetensors"
+    return start[8:] == b"{" or (named and not start.startswith(PICKLED))
 
 
 def _chosen(folder: Path, note: Note) -> Path:

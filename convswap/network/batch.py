@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..plans import Input
 from .match import Match
+from .samples import Layout
 from .trees import map_tensors, tensors_in
 
 Call = Callable[[nn.Module, Any], object]
@@ -27,6 +28,7 @@ class Batch:
         labels: `[n]` class numbers that came with the inputs, if any did.
         call: runs the network on `args[0]` in the user's own way.
         match: what is compared of what the network puts out.
+        layout: where the samples lie in what is passed, where not all are rows.
         unused: names of what came with the inputs and could have been passed, but was not.
     """
 
@@ -35,6 +37,7 @@ class Batch:
     labels: Tensor | None = None
     call: Call | None = None
     match: Match = field(default_factory=Match)
+    layout: Layout = field(default_factory=Layout)
     unused: tuple[str, ...] = ()
 
     def run(self, network: nn.Module) -> Any:
@@ -54,8 +57,9 @@ class Batch:
     def __len__(self) -> int:
         """How many images (samples) it holds: as many as most tensors have rows, of several
         numbers that of the tensor with the most axes, for others may be there once for all."""
-        if is_list_of_samples(self.args[:1]):
-            return len(self.args[0])
+        told = self.layout.count((self.args, self.kwargs))
+        if told is not None:
+            return told
         rows = [(len(tensor), tensor.dim()) for tensor in self.tensors if tensor.dim()]
         rows = [row for row in rows if row[0] != 1] or rows
         counts = Counter(size for size, _ in rows)
@@ -63,14 +67,9 @@ class Batch:
 
     def take(self, some: slice | list[int]) -> Batch:
         """A batch of some of the samples."""
-        size = len(self)
+        args, kwargs = self.layout.taken((self.args, dict(self.kwargs)), some, len(self))
         labels = self.labels if self.labels is None else self.labels[some]
-        if is_list_of_samples(self.args[:1]):
-            rows = range(size)[some] if isinstance(some, slice) else some
-            samples = [self.args[0][row] for row in rows]
-            return replace(self, args=(samples, *self.args[1:]), labels=labels)
-        taken = self.mapped(lambda t: t[some] if t.dim() and len(t) == size else t)
-        return replace(taken, labels=labels)
+        return replace(self, args=args, kwargs=kwargs, labels=labels)
 
     def split(self, size: int) -> list[Batch]:
         """Batches of at most `size` samples."""
@@ -115,13 +114,3 @@ class Batch:
 def noise(shape: Sequence[int]) -> Tensor:
     """Standard normal values, the same every time."""
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
-
-
-def is_list_of_samples(values: Sequence[object]) -> bool:
-    """Whether the first value is a list of images `[channels, height, width]` or of mappings, one
-    for each, as detectors take them."""
-    first = values[0] if values else None
-    if not isinstance(first, (tuple, list)) or not first:
-        return False
-    maps = all(isinstance(image, Tensor) and image.dim() == 3 for image in first)
-    return maps or all(isinstance(sample, Mapping) for sample in first)

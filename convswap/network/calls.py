@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ..errors import DataError
 from ..plans import Input
 from .batch import Batch, Call, noise
-from .guess import guessed
+from .guess import guessed, laid_out
 from .match import Match, Pick, find_match
 from .trees import is_array
 
@@ -77,6 +77,8 @@ def read_batch(
         found = Batch((batch,), call=call)
     else:
         found = guessed(model, _with_tensors(batch))
+    if not isinstance(batch, Batch):
+        found = laid_out(model, found)
     if not found.tensors:
         raise DataError(
             f"no tensor in a batch of type {type(batch).__name__}",

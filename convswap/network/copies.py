@@ -124,6 +124,15 @@ def in_eval_mode(model: nn.Module) -> nn.Module:
     return model
 
 
+def still_training(model: nn.Module) -> list[str]:
+    """Paths of the innermost modules that stay in training mode after `eval()`."""
+    return [
+        path or type(module).__name__
+        for path, module in in_eval_mode(model).named_modules()
+        if module.training and not any(child.training for child in module.children())
+    ]
+
+
 def keeps_buffers(function: Callable) -> Callable:
     """What runs a network, its first argument, as a function that leaves its buffers as they were:
     some networks count what they see."""
@@ -210,8 +219,12 @@ def dry_run(
 def failure(network: nn.Module, batch: Batch, error: Exception) -> ModelError:
     """What to raise where a network cannot run on a batch."""
     sizes = dict.fromkeys("x".join(map(str, t.shape[1:])) for t in batch.tensors)
-    name = type(network).__name__
-    return ModelError(f"{name} fails on an input of {' and '.join(sizes)}: {first_line(error)}")
+    name, why = type(network).__name__, first_line(error)
+    asks = "does not require grad" in why
+    return ModelError(
+        f"{name} fails on an input of {' and '.join(sizes)}: {why}",
+        do="compute gradients of forward's own under torch.enable_grad()" if asks else "",
+    )
 
 
 def first_line(error: Exception) -> str:

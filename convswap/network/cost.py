@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -108,6 +109,7 @@ class Counter(FlopCounterMode):
 
     def __init__(self):
         super().__init__(display=False)
+        self.mod_tracker = _NoModules()
         self._in_order = _InOrder()
 
     def __enter__(self) -> Counter:
@@ -118,11 +120,27 @@ class Counter(FlopCounterMode):
         super().__exit__(*failure)
         self._in_order.__exit__(*failure)
 
+    def _count_flops(self, func_packet, out, args, kwargs):
+        if _in_backward_pass():  # of gradients that a network computes itself
+            return out
+        return super()._count_flops(func_packet, out, args, kwargs)
+
     @property
     def macs(self) -> int:
         """Of convolutions and linear layers."""
         flops = self.get_flop_counts().get("Global", {})
         return sum(value for operator, value in flops.items() if operator in _COUNTED) // 2
+
+
+def _in_backward_pass() -> bool:
+    return torch._C._current_graph_task_id() != -1
+
+
+class _NoModules(nullcontext):
+    """In place of what tells PyTorch in which modules it counts, and fails where a network computes
+    gradients itself."""
+
+    parents = frozenset({"Global"})
 
 
 class _InOrder(TorchFunctionMode):

@@ -1,11 +1,13 @@
-"""Functions that hold layers, in copies of networks: Python copies a function as itself, so that
-`self.act = lambda x: relu(self.norm(x))` would go on using the layer it was written for."""
+"""Functions and weak references that hold layers, in copies of networks: Python copies them as
+themselves, so that `self.act = lambda x: relu(self.norm(x))` would go on using the layer it was
+written for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import CellType, FunctionType
+from weakref import ReferenceType, ref
 
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
@@ -16,7 +18,8 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def rebind_(copied: nn.Module, memo: Mapping[int, object]) -> None:
-    """Have functions that a copy keeps, as attributes or hooks, use what is the copy's own.
+    """Have functions that a copy keeps, as attributes or hooks, and weak references use what is the
+    copy's own.
 
     Args:
         memo: of `copy.deepcopy`: by id, what stands in the copy for what was copied.
@@ -39,6 +42,8 @@ def _rebound(value: object, memo: dict[int, object]) -> object:
         return partial(_rebound(value.func, memo), *value.args, **value.keywords)
     if not _holds(value, memo, set()):
         return value
+    if isinstance(value, ReferenceType):
+        return ref(memo[id(value())])
     cells = [(cell, memo.setdefault(id(cell), CellType())) for cell in value.__closure__ or ()]
     made = FunctionType(
         value.__code__, value.__globals__, value.__name__, value.__defaults__,
@@ -58,7 +63,9 @@ def _rebound(value: object, memo: dict[int, object]) -> object:
 
 
 def _holds(value: object, memo: Mapping[int, object], seen: set[int]) -> bool:
-    """Whether a value is a function that holds something that was copied."""
+    """Whether a value is a function or weak reference that holds something that was copied."""
+    if isinstance(value, ReferenceType):
+        return id(value()) in memo
     if isinstance(value, partial):
         value = value.func
     if not isinstance(value, FunctionType) or id(value) in seen:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from .batch import Batch, is_list_of_samples
+from .batch import Batch
+from .samples import is_list_of_samples, is_ragged, layout_of
 
 LABELS = ("label", "labels", "target", "targets", "y")  # keys that are not passed on
 IMAGES = ("image", "images", "pixel_values", "input", "inputs", "x", "img", "data")
@@ -20,37 +24,60 @@ WHOLE = ("batch", "sample", "data_dict", "input_dict")  # in the name of an argu
 
 def guessed(model: nn.Module, batch: object) -> Batch:
     """Inputs and labels of a batch; how much is input follows from the arguments of `forward`."""
-    if isinstance(batch, Tensor) or (_takes_a_list(model) and is_list_of_samples([batch])):
+    said, required = _takes_a_list(model), len(_required(model))
+    if isinstance(batch, Tensor) or (said and is_list_of_samples(batch, said)):
         return Batch((batch,))
     if isinstance(batch, Mapping):
         return _from_mapping(model, batch)
     if not isinstance(batch, (tuple, list)) or not batch:
         return Batch((batch,))
+    if required == 1 and (parts := _parts_of_first(model)):
+        if isinstance(batch[0], (tuple, list)) and len(batch[0]) == parts:
+            return Batch((batch[0],), labels=_labels(batch[1:]))
+        if len(batch) == parts:
+            return Batch((batch,))
     if isinstance(batch, list) and all(isinstance(sample, Mapping) for sample in batch):
         return Batch((batch,))
-    if len(_required(model)) <= 1 and is_list_of_samples(batch):
-        return Batch((list(batch[0]),), labels=_labels(batch[1:]))
-    if len(_required(model)) <= 1 and (maps := _maps_of_falling_size(batch)) is not None:
+    if required <= 1 and _is_ragged(model, batch):
+        return Batch((batch,))
+    inputs = batch[: max(1, required)]
+    if all(is_list_of_samples(each, said) for each in inputs) and len({*map(len, inputs)}) == 1:
+        return Batch(tuple(map(list, inputs)), labels=_labels(batch[len(inputs) :]))
+    if required <= 1 and (maps := _maps_of_sizes(batch)) is not None:
         return Batch((maps,), labels=None if maps is batch else _labels(batch[1:]))
     if isinstance(batch[0], (Mapping, tuple, list)):
         return replace(guessed(model, batch[0]), labels=_labels(batch[1:]))
-    wanted = max(1, len(_required(model)))
-    rest = batch[wanted:]
+    wanted, rest = len(inputs), batch[len(inputs) :]
     more = [name for name, parameter in _parameters(model).items() if _is_optional_input(parameter)]
-    more = more[max(wanted - len(_required(model)), 0) :]  # subtle: the first may be optional too
+    more = more[max(wanted - required, 0) :]  # subtle: the first may be optional too
     unused = [name for name, value in zip(more, rest, strict=False) if _is_no_label(value)]
-    return Batch(tuple(batch[:wanted]), labels=_labels(rest), unused=tuple(unused))
+    return Batch(tuple(inputs), labels=_labels(rest), unused=tuple(unused))
 
 
-def _maps_of_falling_size(batch: Sequence[object]) -> Sequence[Tensor] | None:
+def laid_out(model: nn.Module, batch: Batch) -> Batch:
+    """A batch that knows where its samples lie in what is passed."""
+    names = () if batch.call else tuple(_parameters(model))
+    layout = layout_of(batch.args, batch.kwargs, names, said=_takes_a_list(model))
+    return replace(batch, layout=layout)
+
+
+def _is_ragged(model: nn.Module, batch: Sequence[object]) -> bool:
+    """Whether a batch is the samples themselves, of several lengths."""
+    tensors = all(isinstance(value, Tensor) for value in batch)
+    return tensors and is_ragged(batch) and not any("offset" in n for n in _parameters(model))
+
+
+def _maps_of_sizes(batch: Sequence[object]) -> Sequence[Tensor] | None:
     """The maps `[n, channels, ...]` of a pyramid, each smaller than the one before, that a batch is
-    (three at least: an image and a map may be input and target) or begins with."""
+    (three at least: an image and a map may be input and target); or of several sizes, falling or
+    rising, that it begins with."""
     for maps, least in ((batch, 3), (batch[0], 2)):
         if not isinstance(maps, (tuple, list)) or len(maps) < least:
             continue
         if all(isinstance(each, Tensor) and each.dim() >= 4 for each in maps):
             sizes = [each.shape[2:].numel() for each in maps]
-            if all(large > small for large, small in pairwise(sizes)):
+            rising = maps is not batch and all(small < large for small, large in pairwise(sizes))
+            if rising or all(large > small for large, small in pairwise(sizes)):
                 return maps
     return None
 
@@ -63,7 +90,7 @@ def _from_mapping(model: nn.Module, batch: Mapping[str, Any]) -> Batch:
     if "y" in parameters and _is_no_label(batch.get("y")):
         taken.append("y")  # in many networks it is a second input
     missing = [name for name in required if name not in taken]
-    images = [key for key in batch if isinstance(batch[key], Tensor) and key not in LABELS]
+    images = [key for key in batch if key not in LABELS and _is_image(batch[key])]
     free = [key for key in dict.fromkeys((*IMAGES, *images)) if key in images and key not in taken]
     several = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if several and not missing and (taken or len(parameters) == 1):
@@ -72,17 +99,49 @@ def _from_mapping(model: nn.Module, batch: Mapping[str, Any]) -> Batch:
     known = {key: batch[key] for key in taken}
     if known and not missing:
         return Batch((), known, labels)
-    if len(missing) == 1 and _is_whole(missing[0], parameters[missing[0]]):
+    if len(missing) == 1 and (
+        _is_whole(missing[0], parameters[missing[0]]) or _parts_of_first(model) == 0
+    ):
         return Batch((batch,), labels=labels)
     image, rest = (batch[free[0]], free[1:]) if free else (None, [])
     known = known if len(missing) == 1 else {}
     return Batch((image,), known, labels, unused=tuple(rest) if several else ())
 
 
+def _is_image(value: object) -> bool:
+    return isinstance(value, Tensor) or (is_list_of_samples(value) and isinstance(value[0], Tensor))
+
+
 def _is_whole(name: str, parameter: inspect.Parameter) -> bool:
     """Whether an argument is a whole batch as it comes."""
     said = str(parameter.annotation).lower()
     return any(word in said for word in ("dict", "mapping")) or any(word in name for word in WHOLE)
+
+
+def _parts_of_first(model: nn.Module) -> int | None:
+    """Into how many parts `forward` takes its first argument; 0: it asks for parts by name; None:
+    it does not take it apart, or nobody knows."""
+    names, forward = list(_parameters(model)), getattr(model.forward, "__func__", model.forward)
+    return _parts_of(names[0], forward) if names else None
+
+
+@lru_cache
+def _parts_of(name: str, forward: Callable) -> int | None:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
+    except (OSError, TypeError, SyntaxError):  # of code that is in no file
+        return None
+    for node in ast.walk(tree):
+        match node:
+            case ast.Subscript(value=ast.Name(id=taken), slice=ast.Constant(value=str())):
+                parts = 0
+            case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Name(id=taken)):
+                parts = len(names)
+            case _:
+                continue
+        if taken == name:
+            return parts
+    return None
 
 
 def _is_optional_input(parameter: inspect.Parameter) -> bool:

@@ -3,9 +3,10 @@ number or shape varies from image to image (what a detector finds), what its par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,20 +85,44 @@ def _check_divisible(model: nn.Module, batch: Batch, error: Exception) -> None:
 
 
 def tensors(output: object) -> list[Tensor]:
-    """The floating-point tensors of any tree of outputs, in order: tuples, lists, mappings and
-    dataclasses in one another. Complex ones count as real ones with two numbers for each."""
+    """The floating-point tensors of any tree of outputs, in order: tuples, lists, mappings,
+    dataclasses in one another; where these hold none, what other objects in them keep. Complex ones
+    count as real ones with two numbers for each."""
+    return [*_tensors(output, _plain_parts)] or [*_tensors(output, partial(_parts, seen=set()))]
+
+
+def _tensors(output: object, parts_of: Callable[[object], Iterable[object]]) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         if output.is_complex():
-            return [torch.view_as_real(output.resolve_conj())]
-        dense = output if output.layout == torch.strided else output.to_dense()
-        return [dense] if output.is_floating_point() else []
+            yield torch.view_as_real(output.resolve_conj())
+        elif output.is_floating_point():
+            yield output if output.layout == torch.strided else output.to_dense()
+        return
+    for part in parts_of(output):
+        yield from _tensors(part, parts_of)
+
+
+def _plain_parts(output: object) -> Iterable[object]:
     if isinstance(output, Mapping):
-        parts = output.values()
-    elif is_dataclass(output) and not isinstance(output, type):
-        parts = [getattr(output, field.name) for field in fields(output)]
-    else:
-        parts = output if isinstance(output, (tuple, list)) else ()
-    return [tensor for part in parts for tensor in tensors(part)]
+        return output.values()
+    if isinstance(output, (tuple, list)):
+        return output
+    if is_dataclass(output) and not isinstance(output, type):
+        return [getattr(output, field.name) for field in fields(output)]
+    return ()
+
+
+def _parts(output: object, seen: set[int]) -> Iterable[object]:
+    """What an output of any class keeps; nothing, where it was `seen`."""
+    if isinstance(output, (type, nn.Module)) or callable(output) or id(output) in seen:
+        return ()
+    if plain := _plain_parts(output):
+        return plain
+    seen.add(id(output))
+    slots = [name for kind in type(output).__mro__ for name in getattr(kind, "__slots__", ())]
+    kept = [getattr(output, name, None) for name in slots]
+    kept += getattr(output, "__dict__", {}).values()
+    return {id(value): value for value in kept}.values()
 
 
 def _shapes(output: object) -> list[torch.Size]:

@@ -18,6 +18,7 @@ from ..plans import Kind
 from ..support.randomness import seeded
 from .calls import Batch
 from .match import tensors
+from .running import output_of
 
 JUDGES = 16  # samples that tell how far two networks are apart, where there are not many
 _PICK = "say what to compare: output=lambda output: output[...]"
@@ -34,11 +35,11 @@ def output_kind(model: nn.Module, batches: Sequence[Batch]) -> Kind:
     Raises:
         ModelError: it puts out nothing that could be compared.
     """
-    leaves = tensors(batches[0].run(model))
+    leaves = tensors(output_of(model, batches[0]))
     if not all(leaf.isfinite().all() for leaf in leaves):
         raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_PICK)
     if not leaves:
-        raise ModelError(f"{type(model).__name__} puts out no floating-point tensor")
+        raise ModelError(f"{type(model).__name__} puts out no floating-point tensor", do=_PICK)
     if len(leaves) != 1 or leaves[0].dim() != 2 or batches[0].match.parts:
         return "values"
     classes = leaves[0].shape[1]
@@ -156,7 +157,7 @@ class Reference:
 
 def _run(network: nn.Module, batch: Batch) -> object:
     with seeded(0):
-        return batch.run(network)
+        return output_of(network, batch)
 
 
 def probe(output: object, kind: Kind, scale: Sequence[float], random: torch.Generator) -> Tensor:

@@ -3,11 +3,12 @@ fail in the middle of changing it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.utils.checkpoint
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.overrides import _pop_mode as pop_mode
 from torch.overrides import _push_mode as push_mode
@@ -76,6 +77,35 @@ def gradients_flow() -> Iterator[None]:
             yield
         finally:
             torch._C._InferenceMode = guard
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """A pass there and back inside can do what PyTorch does not differentiate else: change in place
+    what gradients need, and compute gradients of its own, of which there are gradients again.
+    Checkpoints that know `backward` only are not used."""
+    checkpointed = torch.utils.checkpoint.CheckpointFunction
+    with torch.autograd.graph.allow_mutation_on_saved_tensors(), _KeepGraphs():
+        torch.utils.checkpoint.CheckpointFunction = _NotCheckpointed
+        try:
+            yield
+        finally:
+            torch.utils.checkpoint.CheckpointFunction = checkpointed
+
+
+class _NotCheckpointed:
+    @staticmethod
+    def apply(function: Callable, preserve: bool, *args: object) -> object:
+        return function(*args)
+
+
+class _KeepGraphs(TorchFunctionMode):
+    """What gradients are computed of can be differentiated once more."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.autograd.grad:
+            kwargs = {**(kwargs or {}), "create_graph": True}
+        return func(*args, **(kwargs or {}))
 
 
 class _NoGuard:

@@ -3,36 +3,53 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Path = tuple[object, ...]
+"""Where in a tree a value is: the keys and positions that lead there."""
 
-def map_tensors(tree: object, change: Callable[[Tensor], Tensor]) -> object:
+
+def map_tensors(
+    tree: object,
+    change: Callable[[Tensor], Tensor],
+    special: Mapping[Path, Callable[[Any], object]] = {},
+    path: Path = (),
+) -> object:
     """The same tree with every tensor changed; an array of numbers counts as one, and stays an
-    array."""
+    array.
 
-    def each(value: object) -> object:
-        return map_tensors(value, change)
+    Args:
+        special: how what is at some paths becomes something else, as a whole.
+        path: of the tree itself.
+    """
 
+    def each(entry: tuple[object, object]) -> object:
+        return map_tensors(entry[1], change, special, (*path, entry[0]))
+
+    if path in special:
+        return special[path](tree)
     if isinstance(tree, Tensor):
         return change(tree)
     if is_array(tree):
         return change(torch.from_numpy(tree)).cpu().numpy()
     if isinstance(tree, Mapping):
-        values = {key: each(value) for key, value in tree.items()}
+        values = {key: each((key, value)) for key, value in tree.items()}
         return values if type(tree) is dict else _refilled(tree, values)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*map(each, tree))
+        return type(tree)(*map(each, enumerate(tree)))
     if isinstance(tree, (tuple, list)):
-        return type(tree)(map(each, tree))
+        return type(tree)(map(each, enumerate(tree)))
     if is_dataclass(tree) and not isinstance(tree, type):
         made = copy.copy(tree)
         for field in fields(tree):
-            object.__setattr__(made, field.name, each(getattr(tree, field.name)))
+            value = each((field.name, getattr(tree, field.name)))
+            object.__setattr__(made, field.name, value)
         return made
     return tree
 
@@ -47,6 +64,17 @@ def tensors_in(tree: object) -> list[Tensor]:
 
     map_tensors(tree, keep)
     return found
+
+
+def paths_in(tree: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
+    """All values within tuples, lists and mappings, these among them, with where they are."""
+    yield path, tree
+    if isinstance(tree, Mapping):
+        entries = tree.items()
+    else:
+        entries = enumerate(tree) if isinstance(tree, (tuple, list)) else ()
+    for key, value in entries:
+        yield from paths_in(value, (*path, key))
 
 
 def is_array(value: object) -> bool:

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from .. import __version__
 from ..network.calls import Batch
+from ..network.match import tensors
 from ..network.sites import Site
 from ..plans import Kind, Rank
 from ..support.files import new_file, read_text
@@ -75,7 +76,7 @@ def place(
     found = hashlib.sha256(json.dumps(settings).encode())
     found.update(_digest(model.named_parameters()))
     found.update(_digest(model.named_buffers()))
-    output = batches[0].run(model)
+    output = tensors(batches[0].run(model))
     given = [(batch.args, batch.kwargs) for batch in batches]
     for leaf in tree_leaves((output, given)):
         tensor = isinstance(leaf, Tensor)

@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import ConversionError, PlanError
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches
-from ..network.copies import check_finite, in_eval_mode, keeps_buffers
+from ..network.copies import check_finite, in_eval_mode, keeps_buffers, still_training
 from ..network.layout import in_fastest_layout
 from ..network.match import Pick
 from ..network.norms import folded
@@ -208,12 +208,17 @@ def survey(
         found = kept.Found(kind, options, cut_off)
         if file:
             kept.write(found, file)
-    notes = _notes(batches[0], found.cut_off)
+    notes = _notes(model, batches[0], found.cut_off)
     return Survey(model, seen, found.options, fit, seed, found.kind, notes)
 
 
-def _notes(batch: Batch, cut_off: Sequence[str]) -> tuple[str, ...]:
+def _notes(model: nn.Module, batch: Batch, cut_off: Sequence[str]) -> tuple[str, ...]:
     notes, parts = (), batch.match.parts
+    if training := still_training(model):
+        notes += (
+            f"in training mode even after eval(): {_some(training)}; outputs may depend on chance, "
+            "or on the other samples of a batch",
+        )
     if batch.unused:
         notes += (
             f"not passed to the network: {_some(batch.unused)}; where it should be, say "

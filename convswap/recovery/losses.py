@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import reduce
 from operator import add
 from typing import NamedTuple
@@ -64,6 +64,7 @@ class Task(nn.Module):
     Attributes:
         through: whether gradients go also through code that switches them off.
         halved: whether networks run in bfloat16, on weights that stay as they are.
+        room: what a pass there and back runs in.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Task(nn.Module):
         self.student, self.teacher = student, teacher.requires_grad_(False)
         self.values, self.kind, self.scale = values, kind, scale
         self.labels, self.loss, self.through, self.halved = labels, loss, False, False
+        self.room: Callable[[], AbstractContextManager] = nullcontext
         alone = not labels and loss is None
         self.inner = STRONG if alone and any(len(value) > 1 for value in values) else WEAK
 

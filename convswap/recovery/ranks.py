@@ -58,6 +58,11 @@ def together(task: nn.Module) -> nn.Module:
     return DistributedDataParallel(task, broadcast_buffers=False, find_unused_parameters=True)
 
 
+def alone(task: nn.Module) -> nn.Module:
+    """What was given to `together`."""
+    return task.module if isinstance(task, DistributedDataParallel) else task
+
+
 def agreed(value: Value) -> Value:
     """What the leading process has for a value, in every process."""
     if not several():

@@ -8,6 +8,8 @@ from torch import nn
 
 from ..errors import ConvswapError, DataError
 from ..network.calls import Batch
+from ..network.copies import first_line
+from ..network.thread_state import differentiable
 from ..record import record_of
 from .losses import Task
 from .training import fresh
@@ -44,7 +46,7 @@ def thaw_(student: nn.Module) -> list[nn.Parameter]:
 
 def reach_(task: Task, batch: Batch, tell: Callable[[str], None]) -> None:
     """Have gradients get to all replaced layers that may train, if need be through code that
-    switches them off; tell which stay as they are.
+    switches them off or does what PyTorch does not differentiate else; tell which stay as they are.
 
     Raises:
         ConvswapError: no gradient gets to any parameter.
@@ -52,7 +54,7 @@ def reach_(task: Task, batch: Batch, tell: Callable[[str], None]) -> None:
     """
     paths = replaced_in(task.student)
     layers = {path: [*task.student.get_submodule(path).parameters()] for path in paths}
-    reached = _reached(task, batch)
+    reached = _reached_somehow(task, batch)
     wanted = [layer for layer in layers.values() if any(p.requires_grad for p in layer)]
     if not reached or any(reached.isdisjoint(layer) for layer in wanted):
         task.through = True
@@ -70,18 +72,32 @@ def reach_(task: Task, batch: Batch, tell: Callable[[str], None]) -> None:
         )
 
 
+def _reached_somehow(task: Task, batch: Batch) -> set[nn.Parameter]:
+    try:
+        return _reached(task, batch)
+    except RuntimeError as error:
+        if "memory" in str(error):
+            raise
+    task.room = differentiable
+    try:
+        return _reached(task, batch)
+    except RuntimeError as error:
+        name = type(task.student).__name__
+        raise ConvswapError(f"PyTorch cannot differentiate {name}: {first_line(error)}") from error
+
+
 def _reached(task: Task, batch: Batch) -> set[nn.Parameter]:
     """The student's parameters that a gradient gets to."""
-    loss = task(batch).loss
+    with task.room():
+        loss = task(batch).loss
+        if loss.requires_grad and loss.isfinite().all():
+            loss.backward()
     if not loss.isfinite().all():
         most = max(t.abs().max().item() for t in batch.tensors)
         raise DataError(
             f"the loss is {loss.item()} before the first step, on inputs of up to {most:.3g}",
             do="scale the inputs as the network is used to",
         )
-    if not loss.requires_grad:
-        return set()
-    loss.backward()
     reached = {p for p in task.student.parameters() if p.grad is not None}
     task.student.zero_grad()
     fresh(task.student)

@@ -93,7 +93,7 @@ class Training:
             return True
         began = time.perf_counter()
         self.schedule.step_update(step + 1)
-        with ranks.company():
+        with ranks.company(), ranks.alone(self.task).room():
             errors = self.task(batch)
             self.optimizer.zero_grad()
             errors.loss.backward()

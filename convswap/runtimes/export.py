@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from ..errors import ConvswapError, one_line
 from ..network.calls import Batch, read_batch
 from ..network.copies import deep_copy, first_line, in_eval_mode
+from ..network.match import tensors
 from ..network.trees import tensors_in
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_streams
@@ -94,7 +95,7 @@ def _in_a_tuple(model: nn.Module, args: tuple, output: object) -> tuple[Tensor, 
     tensors in a class of the user's own, or what no tensors are found in, such as caches."""
     plain = (Tensor, bool, int, float, str, type(None))
     known = all(isinstance(leaf, plain) for leaf in tree_leaves(output))
-    return None if known else tuple(tensors_in(output))
+    return None if known else tuple(tensors_in(output) or tensors(output))
 
 
 class OnnxNetwork(nn.Module):

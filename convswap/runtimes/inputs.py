@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConvswapError
-from ..network.batch import Batch, is_list_of_samples
+from ..network.batch import Batch
 from ..network.trees import tensors_in
 
 AXES = {0: "batch", 2: "height", 3: "width"}
@@ -79,7 +79,7 @@ def shown(
         rows = [at % count for at in range(-(-count // size) * size)]
         alike = [batch.take(rows[at : at + size]) for at in range(0, len(rows), size)]
         others = []
-    elif is_list_of_samples(batch.args[:1]) or count < AT_LEAST:
+    elif batch.layout.lists or count < AT_LEAST:
         why = "one sample does not show how" if count < AT_LEAST else "samples come in a list"
         raise ConvswapError(f"the batch size cannot be free: {why}", do="say batch=1")
     else:

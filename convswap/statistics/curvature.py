@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from ..forms import unit_of
 from ..network.calls import Batch
 from ..network.outputs import energy, probe
 from ..network.sites import Site
-from ..network.thread_state import gradients_flow
+from ..network.thread_state import differentiable, gradients_flow
 from ..plans import Kind
 from ..support.progress import Progress
 from .rows import columns
@@ -76,9 +76,7 @@ def output_curvature(
     found: dict[str, Curvature] = {}
     with _recorded(model, sites) as outputs, _frozen(model):
         for index, chunk in enumerate(chunks):
-            scalar = _probed(model, outputs, chunk, kind, scale, random)
-            seen = outputs.stop()
-            gradients = _gradients(scalar, [output for _, output in seen])
+            seen, gradients = _gradients(model, outputs, chunk, kind, scale, random)
             for (path, output), gradient in zip(seen, gradients, strict=True):
                 _add(found, path, model.get_submodule(path), output.detach(), gradient)
             for path in {path for path, _ in seen}:
@@ -90,33 +88,33 @@ def output_curvature(
     return found
 
 
-def _probed(
+def _gradients(
     model: nn.Module,
     outputs: _Outputs,
     chunk: Batch,
     kind: Kind,
     scale: Sequence[float],
     random: torch.Generator,
-) -> Tensor:
-    """A network's `probe`, with its gradient where the network runs so, and `outputs` on the
-    way."""
-    outputs.start()
-    try:
-        with gradients_flow():
-            return probe(chunk.run(model), kind, scale, random)
-    except RuntimeError as error:  # PyTorch does not differentiate all that is done in place
-        if "memory" in str(error):
-            raise
+) -> tuple[list[tuple[str, Tensor]], Sequence[Tensor | None]]:
+    """What sites wrote, and the gradients of a network's `probe` there; None where there are
+    none."""
+    for room in (nullcontext, differentiable):
         outputs.start()
-        with torch.no_grad():
-            return probe(chunk.run(model), kind, scale, random)
-
-
-def _gradients(scalar: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    try:
-        return torch.autograd.grad(scalar, outputs, allow_unused=True)
-    except RuntimeError:  # nothing that led to the scalar can be differentiated
-        return [None] * len(outputs)
+        try:
+            with room(), gradients_flow():
+                scalar = probe(chunk.run(model), kind, scale, random)
+                seen = outputs.stop()
+                if scalar.requires_grad:
+                    written = [output for _, output in seen]
+                    return seen, torch.autograd.grad(scalar, written, allow_unused=True)
+        except RuntimeError as error:  # PyTorch does not differentiate all that is done in place
+            if "memory" in str(error):
+                raise
+    outputs.start()
+    with torch.no_grad():
+        chunk.run(model)
+    seen = outputs.stop()
+    return seen, [None] * len(seen)
 
 
 def _add(

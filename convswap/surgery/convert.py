@@ -11,7 +11,7 @@ from ..forms import write_
 from ..forms.group_fits import GroupFits, joined
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches, stand_in
-from ..network.copies import check_finite, deep_copy, in_eval_mode, keeps_buffers
+from ..network.copies import check_finite, deep_copy, in_eval_mode, keeps_buffers, still_training
 from ..network.layout import in_fastest_layout
 from ..network.match import Pick
 from ..network.norms import folded
@@ -78,19 +78,24 @@ def convert(
             rest, held = held_back(images)
             reference = Reference(dense, held, kind)
             settle_batch_norm_(small, rest, reference)
-            plan = _judged(plan, reference.distance(small))
+            plan = _judged(plan, reference.distance(small), still_training(dense))
     if plan.fold_norms:
         small = folded(small, seen.norms, seen.example)
     return remember(small, plans=(*record_of(model).plans, plan))
 
 
-def _judged(plan: Plan, measured: float) -> Plan:
-    """The plan with the damage that was measured, and a note if it is far from the prediction."""
+def _judged(plan: Plan, measured: float, training: Sequence[str]) -> Plan:
+    """The plan with the damage that was measured, and a note if it is far from the prediction.
+
+    Args:
+        training: what stays in training mode.
+    """
     notes = plan.notes
     if measured > max(FAR * plan.damage, SMALL) and plan.damage > 0:
+        asked = "does forward ask for the class of a layer, or for its name?"
         notes += (
-            f"the outputs changed {measured / plan.damage:.0f} times as much as predicted: does "
-            "forward ask for the class of a layer, or for its name?",
+            f"the outputs changed {measured / plan.damage:.0f} times as much as predicted: "
+            f"{'part of it stays in training mode' if training else asked}",
         )
     return plan.model_copy(update={"damage_measured": measured, "notes": notes})
 

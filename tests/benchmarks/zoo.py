@@ -30,7 +30,6 @@ from zoo_networks import LIBRARIES
 import convswap
 from convswap.errors import BudgetError, ConvswapError
 from convswap.network import observe
-from convswap.network.batch import is_list_of_samples
 from convswap.network.calls import Batch, read_batch
 from convswap.network.match import tensors
 
@@ -205,7 +204,7 @@ def export(small: nn.Module, batch: Batch) -> float | str:
     from convswap.runtimes.export import export_onnx
 
     with tempfile.TemporaryDirectory() as folder:
-        if not is_list_of_samples(batch.args[:1]) and len(batch) > 1:
+        if not batch.layout.lists and len(batch) > 1:
             try:
                 return export_onnx(small, batch, f"{folder}/out.onnx")
             except ConvswapError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import timm
@@ -19,6 +20,34 @@ def build():
     return nn.Sequential(__import__("collections").OrderedDict(
         {"x\\x1b[31m\\nwrote base": nn.Conv2d(3, 8, 3), "tail": nn.Flatten()}))
 """
+
+TALKER = """
+import argparse
+import os
+
+from torch import nn
+
+print(argparse.ArgumentParser().parse_args())
+os.chdir("/")
+
+class Talker(nn.Conv2d):
+    def forward(self, x):
+        print(x.shape)
+        return super().forward(x)
+
+def build():
+    print("building")
+    return nn.Sequential(Talker(3, 8, 3), nn.Conv2d(8, 8, 3))
+"""
+
+
+def test_what_users_code_prints_and_where_it_goes_is_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "talker.py").write_text(TALKER)
+    done = succeed("inspect", "talker.py:build", "--input-size", "3,8,8", "--json")
+    assert done.document["model"] == "talker.py:build"
+    assert "building" in done.err
+    assert Path.cwd() == tmp_path
 
 
 def test_inspect_lists_every_convolution(shared):
