@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from ..errors import ArtifactError, problems, reason
 from ..record import Record
 from ..support.files import read_text
-from ..support.plain import levels_of
+from ..support.plain import levels_of, read_json
 from ..support.tensors import Entry, read_header
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "convswap.json"
@@ -59,8 +59,8 @@ def read_description(folder: str | Path) -> Description:
     """
     path = Path(folder) / DESCRIPTION
     try:
-        content = json.loads(read_text(path), parse_constant=_no_number)
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(read_text(path))
+    except (OSError, ValueError) as error:
         raise ArtifactError(
             f"not an artifact folder: cannot read {path} ({reason(error)})"
         ) from None
@@ -78,10 +78,6 @@ def read_description(folder: str | Path) -> Description:
             f"{path} was changed since it was written", do="remove its entry `digest` if you did it"
         )
     return description
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
 
 
 def digest_of(content: dict[str, Any]) -> str:

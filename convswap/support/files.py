@@ -129,7 +129,7 @@ def one_writer() -> Iterator[None]:
 def new_file(path: str | Path) -> Iterator[Path]:
     """A temporary name to write to; it takes the name `path` if all went well."""
     path = Path(path)
-    with claimed(path, wait=True) as room:
+    with claimed(path, wait=True) as room, named(path, room):
         temporary = room / path.name
         yield temporary
         settle(temporary)
@@ -142,7 +142,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """A temporary folder to write files in; it takes the name `path` if all went well. Where that
     exists, the files take the places of those of the same names, and others stay."""
     path = Path(path)
-    with claimed(path, wait=True) as room:
+    with claimed(path, wait=True) as room, named(path, room):
         new = room / "new"
         new.mkdir()
         yield new
@@ -184,10 +184,24 @@ def claimed(path: str | Path, *, wait: bool = False) -> Iterator[Path]:
         finally:
             del _rooms[path]
             with collected():  # whoever is asked to stop here clears all of it
-                _clear(room)
-                (room / "lock").unlink(missing_ok=True)
-                with suppress(OSError):  # the next owner may have come in already
-                    room.rmdir()
+                try:
+                    _clear(room)
+                finally:
+                    (room / "lock").unlink(missing_ok=True)
+                    with suppress(OSError):  # the next owner may have come in already
+                        room.rmdir()
+
+
+@contextmanager
+def named(path: Path, room: Path) -> Iterator[None]:
+    """The system's errors that name no file, as where a disk is full, or one in the room that
+    `path` is written in, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and str(error.filename or room).startswith(str(room)):
+            error.filename = str(path)
+        raise
 
 
 def settle(path: Path) -> None:

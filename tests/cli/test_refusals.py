@@ -170,6 +170,12 @@ BAD = {
     "a plan that is no JSON": (
         lambda: _text("p.json", "{not json"),
         "convert model.py:build --data data --plan p.json --out o", ["p.json", "json"]),
+    "a plan that names something twice": (
+        lambda: _text("p.json", '{"version": 1, "version": 1}'),
+        "convert model.py:build --data data --plan p.json --out o", ["version is given twice"]),
+    "a plan that is no text": (
+        lambda: Path("p.json").write_bytes(b"\xff"),
+        "convert model.py:build --data data --plan p.json --out o", ["p.json", "utf-8"]),
     "a plan with unknown entries": (
         lambda: _text("p.json", json.dumps({"version": 1, "choises": []})),
         "convert model.py:build --data data --plan p.json --out o", ["choises", "choices"]),
