@@ -69,7 +69,7 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
 
     Raises:
         ConvswapError: it exists, or is of the other kind, or has no name, or its parent folder
-            does not exist, or another run is writing it.
+            does not exist, or another run is writing it, or this one something else there.
     """
     path = Path(path)
     if path.name in ("", ".."):
@@ -85,6 +85,8 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
         raise ConvswapError(f"{path} may not be written to", do="choose another name")
     check_parent(path)
     if command := _command.get():
+        if not folder and _place(path) in _rooms:
+            raise ConvswapError(f"{path} would be written twice", do="choose another name")
         command.enter_context(claimed(path))
     return path
 
@@ -168,8 +170,7 @@ def claimed(path: str | Path, *, wait: bool = False) -> Iterator[Path]:
     Raises:
         ConvswapError: another process is writing `path`.
     """
-    path = Path(path).absolute()
-    path = path.parent.resolve() / path.name
+    path = _place(Path(path))
     if path in _rooms:
         yield _rooms[path]
         return
@@ -190,6 +191,12 @@ def claimed(path: str | Path, *, wait: bool = False) -> Iterator[Path]:
                     (room / "lock").unlink(missing_ok=True)
                     with suppress(OSError):  # the next owner may have come in already
                         room.rmdir()
+
+
+def _place(path: Path) -> Path:
+    """A path by the one name that its folder has; the path itself may be a link."""
+    path = path.absolute()
+    return path.parent.resolve() / path.name
 
 
 @contextmanager
