@@ -81,7 +81,7 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
     if path.exists() and not (path.is_dir() if folder else path.is_file()):
         kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "a device or pipe"
         raise ConvswapError(f"{path} is {kind}", do="choose another name")
-    if path.is_dir() and not os.access(path, os.W_OK):
+    if path.exists() and not _may_change(path):
         raise ConvswapError(f"{path} may not be written to", do="choose another name")
     check_parent(path)
     if command := _command.get():
@@ -89,6 +89,21 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
             raise ConvswapError(f"{path} would be written twice", do="choose another name")
         command.enter_context(claimed(path))
     return path
+
+
+def _may_change(path: Path) -> bool:
+    """Whether files may be put in a folder, or another in the place of a file: not where it is
+    another user's, in a folder such as /tmp."""
+    if path.is_dir():
+        return os.access(path, os.W_OK)
+    folder = path.absolute().parent
+    sticky = folder.stat().st_mode & stat.S_ISVTX
+    return not (sticky and _is_anothers(path) and _is_anothers(folder))
+
+
+def _is_anothers(path: Path) -> bool:
+    """Whether another user owns what is at a path; root may do what they may."""
+    return os.name == "posix" and os.geteuid() not in (0, path.stat().st_uid)
 
 
 def check_parent(path: Path) -> None:
@@ -231,6 +246,11 @@ def _enter(room: Path, wait: bool, path: Path) -> TextIO:
         try:
             room.mkdir(exist_ok=True)
             lock = os.fdopen(os.open(room / "lock", _LOCK, 0o666), "w")
+        except PermissionError as error:
+            if is_there(room) and _is_anothers(room):
+                said = "another user's run is writing here, or has left this"
+                raise PermissionError(error.errno, said, str(room)) from None
+            raise PermissionError(error.errno, error.strerror, str(path)) from None
         except FileExistsError:
             if room.exists() and not room.is_dir():
                 raise

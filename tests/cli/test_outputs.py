@@ -51,8 +51,8 @@ def test_an_output_in_a_folder_that_does_not_exist_is_refused(command, shared):
 
 
 @pytest.mark.parametrize("words", [
-    "export art --model model.py:build --onnx o --pt2 ./o", "recipes copy digits digits.safetensors",
-    "recipes copy digits recipe.schema.json",
+    "export art --model model.py:build --onnx o --pt2 ./o",
+    "recipes copy digits digits.safetensors", "recipes copy digits recipe.schema.json",
     "convert model.py:build --data data --macs 0.5 --out o --save-config o",
 ])  # fmt: skip
 def test_two_outputs_of_one_name_are_refused(words, shared):
