@@ -44,7 +44,7 @@ def test_new_path_may_be_written(tmp_path: Path):
 
 
 def test_existing_path_is_refused(tmp_path: Path):
-    with pytest.raises(ConvswapError, match=r"exists - choose another name, or pass --force"):
+    with pytest.raises(ConvswapError, match=r"exists - choose .*--force \(in Python force=True\)"):
         check_new(tmp_path, force=False)
 
 

@@ -61,8 +61,10 @@ def read_description(folder: str | Path) -> Description:
     try:
         content = read_json(read_text(path))
     except (OSError, ValueError) as error:
+        inside = sorted(str(each.parent) for each in Path(folder).glob(f"*/{DESCRIPTION}"))
         raise ArtifactError(
-            f"not an artifact folder: cannot read {path} ({reason(error)})"
+            f"not an artifact folder: cannot read {path} ({reason(error)})",
+            do=f"take one of those in it: {', '.join(inside[:5])}" if inside else None,
         ) from None
     if isinstance(content, dict) and content.get("format") != FORMAT:
         raise ArtifactError(

@@ -37,7 +37,9 @@ def writer(
         return lambda: None
     path, goal = check_new(path, force), wanted.goal
     if not isinstance(goal, Budget) or images.data is None:
-        raise ConvswapError("--save-config needs a budget and --data: a recipe has both")
+        raise ConvswapError(
+            "--save-config goes with a budget (not --plan or --max-drop) and --data"
+        )
     time = wanted.timing
     content = {
         "version": 1, "model": _model(model, network), "data": _data(images), "budget": goal,

@@ -77,7 +77,9 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
     if path.is_symlink() and not (folder and path.is_dir()):
         raise ConvswapError(f"{path} is a symbolic link", do="name the place it leads to")
     if path.exists() and not force:
-        raise ConvswapError(f"{path} exists", do="choose another name, or pass --force")
+        raise ConvswapError(
+            f"{path} exists", do="choose another name, or pass --force (in Python force=True)"
+        )
     if path.exists() and not (path.is_dir() if folder else path.is_file()):
         kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "a device or pipe"
         raise ConvswapError(f"{path} is {kind}", do="choose another name")

@@ -102,6 +102,9 @@ BAD = {
         "inspect model.py:build --weights w.pt", ["w.pt", "state_dict"]),
     "a checkpoint that holds itself": (
         _itself, "inspect model.py:build --weights w.pt", ["no state_dict in w.pt"]),
+    "the folder of a run": (
+        lambda: shutil.copytree("art", "made/converted"), "evaluate made --data data",
+        ["not an artifact folder", "made/converted"]),
     "a folder that is no artifact": (
         None, "evaluate empty --data data", ["empty"]),
     "no such images": (
