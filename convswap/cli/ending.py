@@ -22,6 +22,9 @@ UNREAD = 141  # as a program ends that SIGPIPE stops
 def ending() -> Iterator[None]:
     """How a command ends: as `_ending` says, or, where nobody reads what it prints any more (as
     with `| head`), without a word."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names that the terminal's characters cannot write
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _ending():
             yield
@@ -44,9 +47,6 @@ def _ending() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait
         raise KeyboardInterrupt
 
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # names that the terminal's characters cannot write
-            stream.reconfigure(errors="backslashreplace")
     before = {each: signal.signal(each, stop) for each in asking()}
     try:
         with one_writer():
