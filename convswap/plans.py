@@ -19,9 +19,10 @@ from pydantic import (
     model_validator,
 )
 
-from .errors import PlanError, problems
+from .errors import PlanError, problems, reason
 from .support.files import new_file, read_text
 from .support.numbered import Numbered
+from .support.plain import read_json
 
 Fit = Literal["weight", "moments", "corrected"]
 Kind = Literal["logits", "values"]
@@ -288,13 +289,11 @@ class Plan(_Data):
             PlanError: it is missing, not JSON, or not a plan; all problems in one message.
         """
         try:
-            return cls.model_validate_json(read_text(path))
-        except OSError as error:
-            raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise PlanError(f"cannot read plan {path}: it is not a text file") from None
+            return cls.model_validate(read_json(read_text(path)))
         except ValidationError as error:
             raise PlanError(f"not a valid plan: {problems(error)}", where=str(path)) from None
+        except (OSError, ValueError) as error:
+            raise PlanError(f"cannot read plan {path}: {reason(error)}") from None
 
     def save(self, path: str | Path) -> None:
         """Write the plan as indented JSON."""

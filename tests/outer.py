@@ -115,9 +115,15 @@ def _not_json(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def convswap(*arguments: object) -> Finished:
-    """Call the function of the console script in this process, as a shell would."""
-    out, err = io.StringIO(), io.StringIO()
+def convswap(
+    *arguments: object, out: io.StringIO | None = None, err: io.StringIO | None = None
+) -> Finished:
+    """Call the function of the console script in this process, as a shell would.
+
+    Args:
+        out, err: what it prints to.
+    """
+    out, err = out or io.StringIO(), err or io.StringIO()
     code: object = 0
     with (
         mock.patch.object(sys, "argv", ["convswap", *map(str, arguments)]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -138,6 +139,13 @@ def _text_in_zip(path: Path) -> None:
         archive.writestr("x", "text")
 
 
+def _twice_in_zip(path: Path) -> None:
+    np.savez(path, x=np.zeros((2, 2)))
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile says that it writes a name twice
+        archive.writestr("x.npy", archive.read("x.npy"))
+
+
 REFUSED = {  # what writes the file; words of the reason
     "Python objects": (
         lambda path: np.save(path, np.full((2, 2), None), allow_pickle=True), "Python objects"),
@@ -156,13 +164,14 @@ REFUSED = {  # what writes the file; words of the reason
         "class number"),
     "no arrays": (lambda path: np.savez(path), "holds 0 arrays"),
     "no arrays, but text": (_text_in_zip, "holds 0 arrays"),
+    "an array twice": (_twice_in_zip, "holds x.npy twice"),
     "a class of a billion": (
         lambda path: np.savez(path, x=np.zeros((2, 2)), y=np.full(2, 10**9)), "holds 1000000000"),
 }  # fmt: skip
 PACKED = (
     "several arrays", "labels that are fractions", "labels of some", "no arrays",
     "no arrays, but text",
-    "a class of a billion",
+    "an array twice", "a class of a billion",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -311,6 +312,19 @@ def _folder(folder: Path) -> None:
     (folder / "model.safetensors").mkdir()
 
 
+def _text(path: Path, change: Callable[[str], str]) -> None:
+    path.write_text(change(path.read_text()))
+
+
+def _header(folder: Path, change: Callable[[str], str]) -> None:
+    """The header of the weights changed, in a folder without digests."""
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = change(content[8:start].decode()).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[start:])
+
+
 DAMAGED = {
     "truncated": lambda folder: truncate(folder / "model.safetensors"),
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
@@ -322,6 +336,10 @@ DAMAGED = {
     "a negative variance": _value("bn1.running_var", -1.0),
     "a weight as large as can be": _value("conv1.weight", 1e38),
     "a description that is no JSON": lambda folder: truncate(folder / "convswap.json"),
+    "a description that names something twice": lambda folder: _text(
+        folder / "convswap.json", lambda text: text.replace("{", '{"format": 1, ', 1)),
+    "tensors of one name": lambda folder: _header(folder, lambda text: text.replace(
+        '"fc.bias":', '"fc.bias":{"dtype":"I32","shape":[4],"data_offsets":[0,16]},"fc.bias":')),
     "a description of other bytes": lambda folder: (folder / "convswap.json").write_bytes(b"\xff"),
 }  # fmt: skip
 VERBS = (
@@ -544,7 +562,7 @@ WRITES = {
 @pytest.mark.parametrize("verb", WRITES)
 def test_a_full_disk_is_one_line_and_leaves_nothing(verb, small_disk):
     disk = small_disk("4k")
-    assert "No space left on device" in fail(*WRITES[verb].split())
+    assert "No space left on device: disk/" in fail(*WRITES[verb].split())
     assert names(disk) == []
 
 

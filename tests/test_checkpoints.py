@@ -186,7 +186,8 @@ def test_a_folder_of_safetensors_is_read(kind, user, state, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": {"a": "../x"}}', "[" * 10_000,
-                                     '{"weight_map": {"a": 3}}'])  # fmt: skip
+                                     '{"weight_map": {"a": 3}}',
+                                     '{"weight_map": {"a": "x", "a": "y"}}'])  # fmt: skip
 def test_an_index_that_is_none_is_refused(content, user, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ConvswapError, match="index"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -41,7 +42,7 @@ def test_new_path_may_be_written(tmp_path: Path):
 
 
 def test_existing_path_is_refused(tmp_path: Path):
-    with pytest.raises(ConvswapError, match=r"exists - choose another name, or pass --force"):
+    with pytest.raises(ConvswapError, match=r"exists - choose .*--force \(in Python force=True\)"):
         check_new(tmp_path, force=False)
 
 
@@ -308,6 +309,26 @@ def test_a_room_that_is_a_link_is_refused(tmp_path: Path):
     with pytest.raises(ConvswapError, match="symbolic link"), claimed(tmp_path / "a"):
         pass
     assert names(tmp_path / "elsewhere") == ["kept"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="who owns what is POSIX")
+def test_what_another_user_has_left_is_told(tmp_path: Path, monkeypatch):
+    (tmp_path / ".a.convswap").mkdir()
+    (tmp_path / "b").write_text("theirs")
+    tmp_path.chmod(0o1777)
+
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    with pytest.raises(ConvswapError, match="b may not be written to"):
+        check_new(tmp_path / "b", force=True)
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(OSError, match=r"another user's run .*a\.convswap"), claimed(tmp_path / "a"):
+        pass
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OSError, match=r"Permission denied: .*/c'"), claimed(tmp_path / "c"):
+        pass
 
 
 def test_writers_of_one_file_wait_for_each_other(nursery, tmp_path: Path):

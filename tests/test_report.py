@@ -171,6 +171,8 @@ def test_figures_that_are_not_known_do_not_hide_those_that_are(folder):
     ("history.json", '[{"step": 1, "trained": 1e300, "averaged": 1, "best": 1}]'),
     ("history.json", "{}"), ("history.json", "[]"), ("history.json", '[{"step": 1}]'),
     ("history.json", '[{"step": "x"}]'),
+    ("history.json", '[{"step": 1, "step": 2, "trained": 1, "averaged": 1, "best": 1}]'),
+    ("report.json", '{"dense": {}, "dense": {}}'),
 ])  # fmt: skip
 def test_damaged_figures_are_refused_in_one_line(name, content, folder):
     (folder / name).write_text(content)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from ..errors import ArtifactError, problems, reason
 from ..record import Record
 from ..support.files import read_text
-from ..support.plain import levels_of
+from ..support.plain import levels_of, read_json
 from ..support.tensors import Entry, read_header
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "convswap.json"
@@ -59,10 +59,12 @@ def read_description(folder: str | Path) -> Description:
     """
     path = Path(folder) / DESCRIPTION
     try:
-        content = json.loads(read_text(path), parse_constant=_no_number)
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(read_text(path))
+    except (OSError, ValueError) as error:
+        inside = sorted(str(each.parent) for each in Path(folder).glob(f"*/{DESCRIPTION}"))
         raise ArtifactError(
-            f"not an artifact folder: cannot read {path} ({reason(error)})"
+            f"not an artifact folder: cannot read {path} ({reason(error)})",
+            do=f"take one of those in it: {', '.join(inside[:5])}" if inside else None,
         ) from None
     if isinstance(content, dict) and content.get("format") != FORMAT:
         raise ArtifactError(
@@ -78,10 +80,6 @@ def read_description(folder: str | Path) -> Description:
             f"{path} was changed since it was written", do="remove its entry `digest` if you did it"
         )
     return description
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
 
 
 def digest_of(content: dict[str, Any]) -> str:

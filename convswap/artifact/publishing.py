@@ -12,7 +12,7 @@ from ..inputs.bases import is_library
 from ..inputs.hub import answers, endpoint
 from ..network.copies import first_line
 from .card import CARD
-from .description import DESCRIPTION, WEIGHTS, read_description, weights_of
+from .description import DESCRIPTION, WEIGHTS, header_of, read_description, weights_of
 from .fit import check_digests
 from .loading import load, read_weights
 from .timm_net import CONFIG
@@ -38,6 +38,7 @@ def push(folder: str | Path, name: str, *, private: bool = False) -> str:
     folder = Path(folder)
     description = read_description(folder)
     weights = weights_of(folder, description)
+    header_of(weights)
     if is_library(description.record.base.name):
         load(folder)
     elif description.tensors:

@@ -16,7 +16,7 @@ from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import is_library
 from ..network.wrappers import unwrapped
 from ..record import Base, Record, record_of
-from ..support.files import check_new, check_ours, claimed, settle
+from ..support.files import check_new, check_ours, claimed, named, settle
 from ..support.plain import nameless, numbers_in
 from ..support.tensors import Entry, digests
 from .card import CARD, card_of, is_replaceable
@@ -83,7 +83,7 @@ def save(
         text = json.dumps(content, indent=1) + "\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"provenance and arguments must be JSON: {error}") from None
-    with claimed(folder) as room:
+    with claimed(folder) as room, named(folder, room):
         new = room / "new"
         new.mkdir()
         # subtle: safetensors' own writer makes files that only their owner can read

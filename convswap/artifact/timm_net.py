@@ -7,7 +7,6 @@ wherever `convswap` has been imported.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,12 +66,13 @@ def opens(base: Base) -> bool:
 def is_config(path: Path) -> bool:
     """Whether a file is a `config.json` of this module's, and no link."""
     from ..support.files import read_text
+    from ..support.plain import read_json
 
     if path.is_symlink():
         return False
     try:
-        content = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(read_text(path))
+    except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("architecture") == ARCHITECTURE
 

@@ -17,6 +17,7 @@ from ..errors import ConvswapError
 from . import (
     bench,
     completion,
+    console,
     convert,
     distill,
     evaluate,
@@ -43,6 +44,7 @@ app = App(
     help="Make pretrained convolutional networks smaller and faster: convolutions are swapped "
     "for separable ones fitted to what each layer really sees.",
     version=__version__,
+    console=console.help_pages,
     default_parameter=Parameter(negative=(), show_default=_shown),
 )
 for verb in (

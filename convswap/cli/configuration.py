@@ -37,7 +37,7 @@ def writer(
         return lambda: None
     path, goal = check_new(path, force), wanted.goal
     if not isinstance(goal, Budget) or images.data is None:
-        raise ConvswapError("--save-config needs a budget and --data: a recipe has both")
+        raise ConvswapError("--save-config needs --data and a budget, not --plan or --max-drop")
     time = wanted.timing
     content = {
         "version": 1, "model": _model(model, network), "data": _data(images), "budget": goal,

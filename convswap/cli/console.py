@@ -24,8 +24,18 @@ if TYPE_CHECKING:
 for stream in ("stdout", "stderr"):
     if getattr(sys, stream) is None:  # closed: what is opened next must not take its place
         setattr(sys, stream, Path(os.devnull).open("w", encoding="utf-8"))
-out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True, highlight=False, markup=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """What was printed to is gone: how a command ends then is for `ending` to say."""
+        raise
+
+
+_AS_IT_IS = {"highlight": False, "markup": False, "emoji": False}
+out = _Console(**_AS_IT_IS, width=None if sys.stdout.isatty() else 120)
+err = _Console(**_AS_IT_IS, stderr=True)
+help_pages = _Console(**_AS_IT_IS)
 
 
 @contextmanager
@@ -42,8 +52,13 @@ def only_results() -> Iterator[Console]:
 
 
 def note(text: str) -> None:
-    """One line for the person, on stderr."""
-    err.print(one_line(text), soft_wrap=True)
+    """One line for the person, on stderr; work does not end for want of a place to tell of it."""
+    try:
+        err.print(one_line(text), soft_wrap=True)
+    except BrokenPipeError:
+        raise
+    except OSError:  # such as a log on a full disk
+        pass
 
 
 def clean(text: str) -> str:

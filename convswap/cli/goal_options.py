@@ -72,7 +72,7 @@ class BudgetOptions:
         if budget == Budget():
             raise ConvswapError(
                 "no budget given",
-                do="say --macs 0.5, --params 0.5, --bytes 0.5, --latency 0.5, or --plan FILE",
+                do="say --macs 0.5, --params 0.5, --bytes 0.5 or --latency 0.5",
             )
         return budget
 

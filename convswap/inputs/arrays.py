@@ -126,6 +126,9 @@ def by(shape: tuple[int, ...]) -> str:
 def _unpack(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
+        names = archive.namelist()
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{path} holds {twice[0]} twice")
     if size > UNPACKED_BYTES:
         raise DataError(
             f"{path} unpacks to more than {UNPACKED_BYTES >> 30} GiB", do="save its arrays as .npy"

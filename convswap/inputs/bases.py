@@ -67,7 +67,8 @@ def build_library(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> 
         if pretrained:
             raise ModelError(
                 f"cannot fetch the pretrained weights of {name}: {lines[0]}",
-                do="give a file with --weights, or --random-weights for a trial",
+                do="give a file with --weights (in Python weights=), or, for a trial, "
+                "--random-weights (random_weights=True)",
             ) from None
         raise ModelError(f"cannot build {name}: {lines[0]}") from error
 

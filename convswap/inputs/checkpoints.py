@@ -71,7 +71,8 @@ def load_weights_(
         raise ModelError(
             f"weights do not fit {type(model).__name__}: {', '.join(parts)}",
             where=str(path),
-            do="check the model's name and arguments (--model-arg num_classes=10)",
+            do="check the model's name and arguments (--model-arg num_classes=10, in Python "
+            "kwargs=dict(num_classes=10))",
         )
     try:
         model.load_state_dict(of_today(state, model))
@@ -97,7 +98,8 @@ def _state_dict(
     order = averages | trained if averaged else trained | averages
     name, state = next(iter(order.items()), (None, content))
     if averaged and name in averages:
-        note(f"{path}: averaged weights are taken ({name}; --no-ema takes the others)")
+        others = "--no-ema, in Python averaged=False, takes the others"
+        note(f"{path}: averaged weights are taken ({name}; {others})")
     elif averaged and (nameless := [n for n in AVERAGED if _has_no_names(content.get(n))]):
         note(f"{path}: averaged weights are passed over, for they have no names ({nameless[0]})")
     if name is None and not all(isinstance(value, Tensor) for value in content.values()):

@@ -39,6 +39,6 @@ def white_of(source: str, found: Source, note: Note) -> int | None:
     if shares and max(shares) < 1 / DARK:
         note(
             f"images of {source} are almost black: no value of {len(shares)} looked at is above "
-            f"{max(shares):.2%} of white; if that is white, multiply --mean and --std by it"
+            f"{max(shares):.2%} of white; if that is white, multiply mean and std by it"
         )
     return white

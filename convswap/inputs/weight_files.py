@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from ..errors import ModelError
 from ..support.files import check_regular, read_text
+from ..support.plain import read_json
 from ..support.progress import Note, unheard
 from ..support.quiet import quiet
 from ..support.tensors import read_header, read_tensors
@@ -55,7 +55,7 @@ def weight_files(path: Path, note: Note = unheard) -> list[Path]:
     try:
         file = _chosen(path, note) if path.is_dir() else path
         if file.name.endswith(INDEX):
-            shards = sorted(set(json.loads(read_text(file))["weight_map"].values()))
+            shards = sorted(set(read_json(read_text(file))["weight_map"].values()))
             if any(Path(shard).name != shard for shard in shards):
                 raise ModelError(f"the index {file} names files outside of its folder")
             files = [file.parent / shard for shard in shards]
@@ -67,7 +67,9 @@ def weight_files(path: Path, note: Note = unheard) -> list[Path]:
         raise ModelError(f"no such weights file: {error.filename}") from None
     except OSError as error:
         raise ModelError(f"cannot read weights {path}: {error.strerror}") from None
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except ValueError as error:
+        raise ModelError(f"not an index of weights files: {file} ({error})") from None
+    except (LookupError, TypeError, AttributeError):
         raise ModelError(f"not an index of weights files: {file}") from None
     return files
 

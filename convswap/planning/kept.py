@@ -24,6 +24,7 @@ from ..network.match import tensors
 from ..network.sites import Site
 from ..plans import Kind, Rank
 from ..support.files import new_file, read_text
+from ..support.plain import read_json
 from ..support.tensors import digests
 from .candidates import Candidate, costs_of
 
@@ -88,7 +89,7 @@ def read(file: Path, sites: Sequence[Site]) -> Found | None:
     """What was kept; None if nothing was, or it is damaged."""
     options = {}
     try:
-        kept = _File.model_validate_json(read_text(file, MOST_BYTES))
+        kept = _File.model_validate(read_json(read_text(file, MOST_BYTES)))
         if not {*kept.cut_off} <= {site.path for site in sites}:
             return None
         for site in sites:

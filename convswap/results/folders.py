@@ -18,6 +18,7 @@ from ..network.observe import Observation, observe
 from ..plans import LEAST_MS, MOST_MS
 from ..record import planned_output
 from ..support.files import read_text
+from ..support.plain import read_json
 from ..support.progress import Note, Progress, silent, unheard
 from . import pictures
 from .differences import Case, differing
@@ -77,7 +78,7 @@ def rows_of(folder: str | Path) -> dict[str, dict[str, float | None]]:
     measured = Path(folder) / "report.json"
     if measured.is_file():
         try:
-            known = _ROWS.validate_json(read_text(measured))
+            known = _ROWS.validate_python(read_json(read_text(measured)))
         except (OSError, ValueError) as error:
             said = problems(error) if isinstance(error, ValidationError) else str(error)
             raise ArtifactError(f"invalid {measured}: {said}") from None
@@ -160,7 +161,7 @@ def report_on_folder(
 
 def _recovery(path: Path) -> Chart:
     try:
-        svg = pictures.recovery_svg(_HISTORY.validate_json(read_text(path)))
+        svg = pictures.recovery_svg(_HISTORY.validate_python(read_json(read_text(path))))
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"invalid {path}: {one_line(str(error), 200)}") from None
     about = "Distance to the original network's output, on images not trained on."

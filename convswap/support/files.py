@@ -69,7 +69,7 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
 
     Raises:
         ConvswapError: it exists, or is of the other kind, or has no name, or its parent folder
-            does not exist, or another run is writing it.
+            does not exist, or another run is writing it, or this one something else there.
     """
     path = Path(path)
     if path.name in ("", ".."):
@@ -77,16 +77,35 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
     if path.is_symlink() and not (folder and path.is_dir()):
         raise ConvswapError(f"{path} is a symbolic link", do="name the place it leads to")
     if path.exists() and not force:
-        raise ConvswapError(f"{path} exists", do="choose another name, or pass --force")
+        raise ConvswapError(
+            f"{path} exists", do="choose another name, or pass --force (in Python force=True)"
+        )
     if path.exists() and not (path.is_dir() if folder else path.is_file()):
         kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "a device or pipe"
         raise ConvswapError(f"{path} is {kind}", do="choose another name")
-    if path.is_dir() and not os.access(path, os.W_OK):
+    if path.exists() and not _may_change(path):
         raise ConvswapError(f"{path} may not be written to", do="choose another name")
     check_parent(path)
     if command := _command.get():
+        if not folder and _place(path) in _rooms:
+            raise ConvswapError(f"{path} would be written twice", do="choose another name")
         command.enter_context(claimed(path))
     return path
+
+
+def _may_change(path: Path) -> bool:
+    """Whether files may be put in a folder, or another in the place of a file: not where it is
+    another user's, in a folder such as /tmp."""
+    if path.is_dir():
+        return os.access(path, os.W_OK)
+    folder = path.absolute().parent
+    sticky = folder.stat().st_mode & stat.S_ISVTX
+    return not (sticky and _is_anothers(path) and _is_anothers(folder))
+
+
+def _is_anothers(path: Path) -> bool:
+    """Whether another user owns what is at a path; root may do what they may."""
+    return os.name == "posix" and os.geteuid() not in (0, path.stat().st_uid)
 
 
 def check_parent(path: Path) -> None:
@@ -129,7 +148,7 @@ def one_writer() -> Iterator[None]:
 def new_file(path: str | Path) -> Iterator[Path]:
     """A temporary name to write to; it takes the name `path` if all went well."""
     path = Path(path)
-    with claimed(path, wait=True) as room:
+    with claimed(path, wait=True) as room, named(path, room):
         temporary = room / path.name
         yield temporary
         settle(temporary)
@@ -142,7 +161,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """A temporary folder to write files in; it takes the name `path` if all went well. Where that
     exists, the files take the places of those of the same names, and others stay."""
     path = Path(path)
-    with claimed(path, wait=True) as room:
+    with claimed(path, wait=True) as room, named(path, room):
         new = room / "new"
         new.mkdir()
         yield new
@@ -168,8 +187,7 @@ def claimed(path: str | Path, *, wait: bool = False) -> Iterator[Path]:
     Raises:
         ConvswapError: another process is writing `path`.
     """
-    path = Path(path).absolute()
-    path = path.parent.resolve() / path.name
+    path = _place(Path(path))
     if path in _rooms:
         yield _rooms[path]
         return
@@ -184,10 +202,30 @@ def claimed(path: str | Path, *, wait: bool = False) -> Iterator[Path]:
         finally:
             del _rooms[path]
             with collected():  # whoever is asked to stop here clears all of it
-                _clear(room)
-                (room / "lock").unlink(missing_ok=True)
-                with suppress(OSError):  # the next owner may have come in already
-                    room.rmdir()
+                try:
+                    _clear(room)
+                finally:
+                    (room / "lock").unlink(missing_ok=True)
+                    with suppress(OSError):  # the next owner may have come in already
+                        room.rmdir()
+
+
+def _place(path: Path) -> Path:
+    """A path by the one name that its folder has; the path itself may be a link."""
+    path = path.absolute()
+    return path.parent.resolve() / path.name
+
+
+@contextmanager
+def named(path: Path, room: Path) -> Iterator[None]:
+    """The system's errors that name no file, as where a disk is full, or one in the room that
+    `path` is written in, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and str(error.filename or room).startswith(str(room)):
+            error.filename = str(path)
+        raise
 
 
 def settle(path: Path) -> None:
@@ -210,6 +248,11 @@ def _enter(room: Path, wait: bool, path: Path) -> TextIO:
         try:
             room.mkdir(exist_ok=True)
             lock = os.fdopen(os.open(room / "lock", _LOCK, 0o666), "w")
+        except PermissionError as error:
+            if is_there(room) and _is_anothers(room):
+                said = "another user's run is writing here, or has left this"
+                raise PermissionError(error.errno, said, str(room)) from None
+            raise PermissionError(error.errno, error.strerror, str(path)) from None
         except FileExistsError:
             if room.exists() and not room.is_dir():
                 raise

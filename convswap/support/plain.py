@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,32 @@ def read_yaml(text: str) -> Any:
             LookupError) as error:  # fmt: skip
         # all but the first: what PyYAML lets through for `!!int abc` and its like
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def read_json(text: str) -> Any:
+    """What JSON text says: each name is given once, and numbers are finite.
+
+    Raises:
+        ValueError: it is not such text; one line says where.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_each_once)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} is given twice")
+        numbers = value if isinstance(value, list) else [value]
+        if not all(math.isfinite(each) for each in numbers if isinstance(each, float)):
+            raise ValueError(f"{name} must be a finite number")
+        found[name] = value
+    return found
 
 
 def numbers_in(value: object) -> list[float]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .files import check_regular
+from .plain import read_json
 
 HEADER_BYTES = 4 << 20  # some 30,000 tensors
 DTYPES = {
@@ -48,11 +49,13 @@ def read_header(path: Path) -> dict[str, Entry]:
     check_regular(path)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-    if length > HEADER_BYTES:
-        raise ValueError(f"its header says it has {length} bytes")
+        if length > HEADER_BYTES:
+            raise ValueError(f"its header says it has {length} bytes")
+        header = file.read(length)
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
+            read_json(header.decode())  # subtle: safetensors takes the last of tensors of one name
             kinds = {name: part.get_dtype() for name, part in slices.items()}
             if odd := [name for name, kind in kinds.items() if kind not in DTYPES]:
                 raise ValueError(f"{odd[0]} has the unknown type {kinds[odd[0]]}")

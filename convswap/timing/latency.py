@@ -13,6 +13,7 @@ from ..forms import Kernel, Rank
 from ..network.sites import Site
 from ..runtimes import Runner, Target, running
 from ..support.files import new_file, read_text, user_cache
+from ..support.plain import read_json
 from ..support.progress import Progress, silent
 from .microbench import Signature, signatures
 from .turns import fastest, sensible, take_turns
@@ -155,10 +156,10 @@ class LatencyTable:
     def _read(self) -> dict[str, float]:
         """Times in the file; none if there is none, or it is damaged."""
         try:
-            document = json.loads(read_text(self._file, MOST_BYTES)) if self._file else {}
+            document = read_json(read_text(self._file, MOST_BYTES)) if self._file else {}
             if document["fingerprint"] == self._fingerprint:
                 return {key: ms for key, ms in document["ms"].items() if sensible(ms)}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             pass
         return {}
 

@@ -229,8 +229,9 @@ def test_a_command_that_fails_leaves_no_recipe(shared):
 
 
 @pytest.mark.parametrize(("model", "goal", "words"), [
-    (USER, "--max-drop 5 --val data --data data", "needs a budget and --data"),
-    (USER, "--macs 0.5 --input-size 3,16,16", "needs a budget and --data"),
+    (USER, "--max-drop 5 --val data --data data", "a budget, not --plan or --max-drop"),
+    (USER, "--plan plan.json --data data", "a budget, not --plan or --max-drop"),
+    (USER, "--macs 0.5 --input-size 3,16,16", "needs --data"),
     (("art", "--model", "model.py:build"), "--macs 0.9 --data data", "starts from a folder"),
 ])  # fmt: skip
 def test_what_no_recipe_can_say_is_refused_first(model, goal, words, shared):

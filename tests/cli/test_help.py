@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shlex
@@ -14,6 +16,7 @@ import torch
 from outer import RECIPE, USER, commands, convswap, fail, parsed, squeezed, succeed
 
 from convswap import __version__, cli
+from convswap.cli import console
 
 
 @pytest.mark.parametrize("words", [*commands()])
@@ -193,6 +196,57 @@ def test_an_unexpected_error_is_not_hidden(shared, monkeypatch):
         convswap("inspect", "model.py:build")
 
 
+class Gone(io.StringIO):
+    """What is printed to, and takes nothing: a closed pipe, or a file on a full disk."""
+
+    def __init__(self, code: int):
+        super().__init__()
+        self.code = code
+
+    def write(self, text: str) -> int:
+        raise OSError(self.code, os.strerror(self.code))
+
+
+@pytest.fixture
+def unread(shared):
+    """What a console could not print, it keeps: not for the next test."""
+    yield
+    for each in (console.out, console.err, console.help_pages):
+        with each.capture():
+            pass
+
+
+PRINTING = (
+    "--help",
+    "--version",
+    "recipes list",
+    "recipes schema",
+    "recipes show digits",
+    "completion fish",
+    "inspect model.py:build",
+    "inspect model.py:build --json",
+)
+
+
+@pytest.mark.parametrize("words", PRINTING)
+@pytest.mark.parametrize(("code", "ends", "said"), [
+    (errno.EPIPE, 141, []), (errno.ENOSPC, 2, ["error: No space left on device"]),
+])  # fmt: skip
+def test_what_nobody_can_read_ends_a_command(code, ends, said, words, unread):
+    done = convswap(*words.split(), out=Gone(code))
+    assert done.code == ends
+    assert [line for line in done.err.splitlines() if line.startswith("error")] == said
+
+
+@pytest.mark.parametrize(("code", "ends"), [(errno.EPIPE, 141), (errno.ENOSPC, 2)])
+def test_an_error_that_nobody_can_read_has_its_exit_code(code, ends, unread):
+    assert convswap("inspect", "nowhere.py:build", err=Gone(code)).code == ends
+
+
+def test_work_goes_on_where_its_course_cannot_be_told(unread):
+    assert convswap("inspect", "model.py:build", err=Gone(errno.ENOSPC)).code == 0
+
+
 def fail_for_memory():
     raise MemoryError
 
@@ -201,7 +255,13 @@ def fail_on_a_gpu():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
-@pytest.mark.parametrize("lack", [fail_for_memory, fail_on_a_gpu, lambda: torch.empty(1 << 50)])
+def fail_in_a_convolution():
+    raise RuntimeError("could not create a primitive")
+
+
+@pytest.mark.parametrize("lack", [
+    fail_for_memory, fail_on_a_gpu, fail_in_a_convolution, lambda: torch.empty(1 << 50),
+])  # fmt: skip
 def test_memory_that_does_not_suffice_is_one_line(lack, shared, monkeypatch):
     monkeypatch.setattr("convswap.observe", lambda *args, **kwargs: lack())
     assert "out of memory - use fewer images" in fail("inspect", "model.py:build")

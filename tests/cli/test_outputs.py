@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from outer import fail, succeed, tree
+from outer import fail, names, succeed, tree
 
 WRITERS = {
     "plan": "plan model.py:build --data data --macs 0.5 --out taken",
@@ -18,7 +21,15 @@ WRITERS = {
     "sweep": "sweep model.py:build --data data --points 2 --out taken",
     "report": "report art --out taken",
     "recipes copy": "recipes copy digits taken",
+    "bench": "bench art --model model.py:build --picture taken",
 }
+HOLD = """
+import fcntl, sys, time
+lock = open(sys.argv[1], "w")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+print("mine", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -30,13 +41,42 @@ def test_an_output_that_exists_is_refused_and_untouched(command, kind, here):
         Path("taken").mkdir()
         Path("taken/file").write_text("precious")
     before = tree(here)
-    assert fail(*command.split()) == ("error: taken exists - choose another name, or pass --force")
+    assert fail(*command.split()).startswith(
+        "error: taken exists - choose another name, or pass --force"
+    )
     assert tree(here) == before
 
 
 @pytest.mark.parametrize("command", WRITERS.values(), ids=WRITERS.keys())
 def test_an_output_in_a_folder_that_does_not_exist_is_refused(command, shared):
     assert "does not exist" in fail(*command.replace("taken", "no/such/folder").split())
+
+
+@pytest.mark.parametrize("words", [
+    "export art --model model.py:build --onnx o --pt2 ./o",
+    "recipes copy digits digits.safetensors", "recipes copy digits recipe.schema.json",
+    "convert model.py:build --data data --macs 0.5 --out o --save-config o",
+])  # fmt: skip
+def test_two_outputs_of_one_name_are_refused(words, shared):
+    assert "would be written twice" in fail(*words.split())
+
+
+@pytest.fixture
+def other_run(here):
+    """Another process that writes `taken`."""
+    Path(".taken.convswap").mkdir()
+    command = [sys.executable, "-c", HOLD, ".taken.convswap/lock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        yield
+        process.kill()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="two writers are not told apart")
+def test_an_output_that_another_run_writes_is_refused_at_the_start(other_run):
+    for command in WRITERS.values():
+        assert "another run is writing" in fail(*command.split())
+    assert names().count(".taken.convswap") == 1
 
 
 @pytest.mark.parametrize("name", ["plan", "export pt2", "report", "recipes copy"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -66,3 +67,10 @@ def test_a_damaged_folder_is_not_put_there(here, hub):
     Path("art/model.safetensors").write_bytes(held)
     assert "not what was written" in fail("push", "art", "me/small")
     assert hub == {}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with names are POSIX")
+def test_a_pipe_in_place_of_the_weights_is_not_waited_for(here, hub):
+    Path("art/model.safetensors").unlink()
+    os.mkfifo("art/model.safetensors")
+    assert "not a regular file" in fail("push", "art", "me/small")

@@ -102,6 +102,9 @@ BAD = {
         "inspect model.py:build --weights w.pt", ["w.pt", "state_dict"]),
     "a checkpoint that holds itself": (
         _itself, "inspect model.py:build --weights w.pt", ["no state_dict in w.pt"]),
+    "the folder of a run": (
+        lambda: shutil.copytree("art", "made/converted"), "evaluate made --data data",
+        ["not an artifact folder", "made/converted"]),
     "a folder that is no artifact": (
         None, "evaluate empty --data data", ["empty"]),
     "no such images": (
@@ -170,6 +173,12 @@ BAD = {
     "a plan that is no JSON": (
         lambda: _text("p.json", "{not json"),
         "convert model.py:build --data data --plan p.json --out o", ["p.json", "json"]),
+    "a plan that names something twice": (
+        lambda: _text("p.json", '{"version": 1, "version": 1}'),
+        "convert model.py:build --data data --plan p.json --out o", ["version is given twice"]),
+    "a plan that is no text": (
+        lambda: Path("p.json").write_bytes(b"\xff"),
+        "convert model.py:build --data data --plan p.json --out o", ["p.json", "utf-8"]),
     "a plan with unknown entries": (
         lambda: _text("p.json", json.dumps({"version": 1, "choises": []})),
         "convert model.py:build --data data --plan p.json --out o", ["choises", "choices"]),
