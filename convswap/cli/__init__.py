@@ -30,7 +30,6 @@ from . import (
     run,
     sweep,
 )
-from .console import only_results
 from .ending import ending
 
 
@@ -68,11 +67,11 @@ app.command(recipes.app)
 
 def main() -> None:
     """The console script: expected failures are one line on stderr and an exit code."""
-    with ending(), only_results() as stdout:
+    with ending(), console.only_results():
         _check_given(sys.argv[1:])
         _check_alone(sys.argv[1:2])
         try:
-            app(sys.argv[1:], exit_on_error=False, print_error=False, console=stdout)
+            app(sys.argv[1:], exit_on_error=False, print_error=False)
         except CycloptsError as error:
             raise ConvswapError(" ".join(str(error).split())) from None
 

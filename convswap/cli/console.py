@@ -39,16 +39,15 @@ help_pages = _Console(**_AS_IT_IS)
 
 
 @contextmanager
-def only_results() -> Iterator[Console]:
-    """Nothing but results reaches stdout inside, wherever users' code prints. Yields a console for
-    the rest that belongs there: help, and the version."""
-    stdout = sys.stdout
-    out.file = stdout
+def only_results() -> Iterator[None]:
+    """Nothing but results and help reaches stdout inside: what users' code prints goes to
+    stderr."""
+    out.file = help_pages.file = sys.stdout
     try:
         with redirect_stdout(sys.stderr):
-            yield Console(file=stdout)
+            yield
     finally:
-        out._file = None
+        out._file = help_pages._file = None  # that of the moment again
 
 
 def note(text: str) -> None:
