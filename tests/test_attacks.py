@@ -623,7 +623,7 @@ import sys, time
 from unittest import mock
 from convswap import cli
 def wait(*args, **kwargs):
-    print("waiting", flush=True)
+    print("waiting", file=sys.__stdout__, flush=True)
     time.sleep(60)
 sys.argv = ["convswap", "plan", "model.py:build", "--macs", "0.5", "--out", "plan.json"]
 with mock.patch("convswap.inputs.networks._run_factory", wait):

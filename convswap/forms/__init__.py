@@ -109,14 +109,15 @@ def check_rank(form: str, kernel: Kernel, rank: Rank) -> None:
         )
 
 
-def ranks(form: str, kernel: Kernel, count: int) -> list[Rank]:
+@cache
+def ranks(form: str, kernel: Kernel, count: int) -> tuple[Rank, ...]:
     """About `count` ranks of a form on a geometric grid of weights, up to the dense kernel's.
 
     Large ranks are multiples of 8, which vector units like; small ones of 4 or 2.
     """
     full = FORMS[form].full_rank(kernel)
     if full is None:
-        return [1]
+        return (1,)
     dense = kernel.out_channels * kernel.patch
     found: list[Rank] = []
     for step in range(count):
@@ -127,7 +128,7 @@ def ranks(form: str, kernel: Kernel, count: int) -> list[Rank]:
             rank = _largest(form, kernel, (full,), share * dense)[0]
         if rank not in found:
             found.append(rank)
-    return found
+    return tuple(found)
 
 
 def _largest(form: str, kernel: Kernel, full: tuple[int, ...], weights: float) -> list[int]:

@@ -14,6 +14,7 @@ from ..errors import ModelError
 from ..network.copies import check_finite
 from ..record import Base, Preprocess, remember
 from ..support.files import is_there
+from ..support.randomness import seeded
 from .bases import build_library, fold_branches_, is_library
 from .checkpoints import load_weights_
 from .user_code import failed, open_function
@@ -55,8 +56,7 @@ def open_model(
     found = None
     if weights is not None:
         source, found = str(Path(weights).resolve()), digest(Path(weights))
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with seeded(seed):
         if is_library(name):
             model = build_library(name, kwargs, pretrained=source == "pretrained")
         else:

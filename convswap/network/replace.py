@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from ..errors import PlanError
@@ -19,6 +18,7 @@ from ..forms import (
     unit_of,
 )
 from ..plans import Plan
+from ..support.randomness import seeded
 from .copies import deep_copy, in_eval_mode
 from .norms import Norm, fold_
 
@@ -54,8 +54,7 @@ def blank(model: nn.Module, plan: Plan, norms: Sequence[Norm] = ()) -> nn.Module
         norms: that are folded where the plan says so.
     """
     network = install_(deep_copy(model), plan)
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(plan.seed)
+    with seeded(plan.seed):
         for choice in plan.choices:
             for layer in network.get_submodule(choice.site):
                 layer.reset_parameters()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from ..forms import FORMS, PLAIN, TRANSPOSED, Kernel, Rank, build, check_rank, in_groups
 from ..network.calls import noise
 from ..network.cost import Size
 from ..network.sites import Site
+from ..support.randomness import seeded
 
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}  # by number of axes
 
@@ -74,8 +74,7 @@ class Signature:
         Raises:
             RankError: the form or rank does not fit the kernel.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
+        with seeded(0):
             dense = layer = self._dense()
             if form is not None:
                 check_rank(form, self.unit, rank)
