@@ -45,5 +45,5 @@ def nursery(_cache, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _start(_cache):
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     shutil.rmtree(user_cache("surveys"), ignore_errors=True)
