@@ -145,18 +145,12 @@ def test_a_pipe_gets_one_json_document_and_nothing_else(shared):
     assert "\x1b" not in done.stdout + done.stderr
 
 
-PLANS = ["plan", *USER, "--fit", "weight", "--macs", "0.6", "--input-size", "3,16,16", "--out"]
-
-
-@pytest.mark.parametrize(("closed", "arguments"), [
-    ("1>&-", ["recipes", "copy", "digits"]), ("2>&-", ["recipes", "copy", "digits"]),
-    ("1>&- 2>&-", PLANS),
-])  # fmt: skip
-def test_a_command_whose_output_is_closed_does_its_work(closed, arguments, here):
-    command = [sys.executable, "-m", "convswap", *arguments, "written"]
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
+def test_a_command_whose_output_is_closed_does_its_work(closed, here):
+    command = [sys.executable, "-m", "convswap", "recipes", "copy", "digits", "written"]
     done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], timeout=600)
     assert done.returncode == 0
-    assert ("choices" if arguments is PLANS else "budget") in Path("written").read_text()
+    assert "budget" in Path("written").read_text()
 
 
 def test_a_terminal_of_few_characters_is_told_names_of_any(here):
