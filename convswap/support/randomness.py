@@ -25,8 +25,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _seed(seed: int) -> None:
-    """As `torch.manual_seed`, which also keeps a trace of its callers for each kind of device that
-    there is none of: milliseconds every time, and memory for ever."""
+    """As `torch.manual_seed`, which also formats a trace of its callers for each kind of device
+    that there is none of: a millisecond every time."""
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(seed)
