@@ -7,6 +7,7 @@ than the mean output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +36,7 @@ def output_kind(model: nn.Module, batches: Sequence[Batch]) -> Kind:
     Raises:
         ModelError: it puts out nothing that could be compared.
     """
-    leaves = tensors(output_of(model, batches[0]))
+    leaves = tensors(output_of(model, batches[0].take(slice(0, 2))))
     if not all(leaf.isfinite().all() for leaf in leaves):
         raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_PICK)
     if not leaves:
@@ -116,11 +117,11 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def held_back(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
-    """Batches without their last samples, and those: an eighth of all, and of few as many as
-    `JUDGES` but not more than half; two at least, for one alone has no spread."""
+def held_back(batches: Sequence[Batch], most: float = math.inf) -> tuple[list[Batch], list[Batch]]:
+    """Batches without their last samples, and those: an eighth of all but no more than `most`, and
+    of few as many as `JUDGES` but not more than half; two at least, for one alone has no spread."""
     samples = sum(map(len, batches))
-    wanted = max(samples // 8, min(JUDGES, samples // 2), 2)
+    wanted = max(min(samples // 8, most), min(JUDGES, samples // 2), 2)
     rest, held = list(batches), []
     while rest and wanted > 0:
         last = rest.pop()

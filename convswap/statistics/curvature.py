@@ -17,7 +17,7 @@ from ..network.sites import Site
 from ..network.thread_state import differentiable, gradients_flow
 from ..plans import Kind
 from ..support.progress import Progress
-from .rows import columns
+from .rows import add_gram, columns
 
 IMAGES = 128  # seen one small batch at a time: every position of each is a sample
 CHUNK = 8
@@ -31,8 +31,9 @@ class Curvature:
         samples: inputs of the network.
         gradients: `[out, out]`, sum over samples and positions of g g^T.
         arrived: whether there was a gradient, be it zero.
-        power: sum over samples and positions of the output's squared distance from its mean.
-        positions: of all samples together.
+        power: sum over samples and positions of the output's squared distance from its mean, as
+            long as no gradient has arrived.
+        positions: of all these together.
     """
 
     gradients: Tensor
@@ -129,12 +130,12 @@ def _add(
         found[path] = Curvature(torch.zeros(out, out, dtype=torch.float64, device=output.device))
     here = found[path]
     if gradient is not None:
-        rows = columns(layer, gradient).float()
-        here.gradients += (rows @ rows.T).double()
+        add_gram(here.gradients, columns(layer, gradient).float().T)
         here.arrived = True
-    rows = columns(layer, output).float()
-    here.power += (rows - rows.mean(1, keepdim=True)).square().sum().item()
-    here.positions += rows.shape[1]
+    if not here.arrived:
+        rows = columns(layer, output).float()
+        here.power += (rows - rows.mean(1, keepdim=True)).square().sum().item()
+        here.positions += rows.shape[1]
 
 
 @dataclass

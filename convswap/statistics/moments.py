@@ -16,13 +16,12 @@ from ..network.lockstep import walk
 from ..network.observe import MOST_READ
 from ..network.sites import Site
 from ..network.sums import undo_norms
-from .rows import lengths, outputs, patches
+from .rows import add_gram, lengths, outputs, patches
 
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
 RIDGES = (1.0, 1e-1, 1e-2, 1e-3)  # tried for the correction, of the mean variance
 SKETCH = 64  # mixtures of the outputs that stand in for all, while ridges are compared
 ROUNDING = 1e-8  # of a mean squared: variance below it can be what rounding has left
-GRAM_BLOCK = 512  # columns from which a symmetric product is worth splitting
 PATCH_BYTES = 1 << 27  # of unfolded patches at a time
 FIT_COPIES = 10  # of the moments, in double precision, while a layer is fitted
 POSITIONS = 1024  # sampled per image at most; neighbouring patches are nearly copies
@@ -35,6 +34,7 @@ def gather(
     batches: Sequence[Batch],
     seed: int,
     changed: nn.Module | None = None,
+    samples: int = SAMPLES,
 ) -> Iterator[tuple[Site, Moments]]:
     """Walk over the images once and yield every site with its moments, in execution order.
 
@@ -61,7 +61,8 @@ def gather(
         site = waiting[stop.path]
         if site.path not in moments:
             layer = model.get_submodule(site.path)
-            moments[site.path] = Moments(layer, seed, images, crossed=changed is not None)
+            crossed = changed is not None
+            moments[site.path] = Moments(layer, seed, images, crossed, samples)
         nothing = [(None, None)] * len(stop.pairs)
         for (x, y), (ours, theirs) in zip(stop.pairs, stop.kept or nothing, strict=True):
             if ours is not None and theirs is not None:
@@ -102,16 +103,25 @@ class Moments:
         crossed: whether inputs are set against outputs, which only a correction needs.
     """
 
-    def __init__(self, layer: nn.Module, seed: int = 0, images: int = 1, crossed: bool = True):
+    def __init__(
+        self,
+        layer: nn.Module,
+        seed: int = 0,
+        images: int = 1,
+        crossed: bool = True,
+        samples: int = SAMPLES,
+    ):
         self.layer, self._crossed = layer, crossed
         groups, unit = getattr(layer, "groups", 1), unit_of(layer)
         out, depth = unit.out_channels, unit.patch
-        self._positions = min(math.ceil(SAMPLES * depth / images), POSITIONS)
-        new = {"dtype": torch.float64, "device": layer.weight.device}
+        self._positions = min(math.ceil(samples * depth / images), POSITIONS)
+        device, dtype = layer.weight.device, working_dtype(depth)
         self._count = [0, 0]
-        self._x, self._y = (torch.zeros(2, groups, n, **new) for n in (depth, out))
-        self._xx = torch.zeros(2, groups, depth, depth, **new)
-        self._yx = torch.zeros(2, groups, out, depth, **new)
+        self._x, self._y = (
+            torch.zeros(2, groups, n, dtype=torch.float64, device=device) for n in (depth, out)
+        )
+        self._xx = torch.zeros(2, groups, depth, depth, dtype=dtype, device=device)
+        self._yx = torch.zeros(2, groups, out, depth, dtype=dtype, device=device)
         self._images = 0
         self._random = torch.Generator().manual_seed(seed)
 
@@ -132,8 +142,9 @@ class Moments:
 
     @property
     def finite(self) -> bool:
-        """Whether all sums are numbers."""
-        return all(bool(each.isfinite().all()) for each in (self._xx, self._yx))
+        """Whether all sums are numbers; no product is larger than the squares on the diagonal."""
+        squares = self._xx.diagonal(dim1=-2, dim2=-1)
+        return all(bool(each.isfinite().all()) for each in (squares, self._yx))
 
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> None:
@@ -164,7 +175,7 @@ class Moments:
             self._count[half] += rows.shape[1]
             self._x[half] += rows.sum(1)
             self._y[half] += wanted.sum(1)
-            _add_gram(self._xx[half], rows)
+            add_gram(self._xx[half], rows)
             if self._crossed:
                 self._yx[half] += wanted.mT @ rows
         self._images += len(x)
@@ -231,11 +242,11 @@ class Moments:
         patches tap by tap."""
         count = sum(self._count[half] for half in halves)
         x, y = (sum(each[half, group] for half in halves) / count for each in (self._x, self._y))
-        dtype = working_dtype(len(x))
 
         def about(sums: Tensor, mean: Tensor) -> Tensor:
             first, *others = (sums[half, group] for half in halves)
-            return torch.addr(sum(others, first), mean, x, beta=1 / count, alpha=-1).to(dtype)
+            total = sum(others, first)
+            return torch.addr(total, mean.to(total), x.to(total), beta=1 / count, alpha=-1)
 
         return about(self._xx, x), about(self._yx, y)
 
@@ -284,21 +295,6 @@ def _ridged(gap: Tensor, moment: Tensor, ridge: float) -> Tensor:
     regular = moment.clone()
     regular.diagonal().add_(ridge)
     return torch.cholesky_solve(gap.T, cholesky(regular)).T
-
-
-def _add_gram(total: Tensor, rows: Tensor) -> None:
-    """Add X^T X to `[..., D, D]`, X being `[..., n, D]`: of two equal halves one is computed."""
-    depth = rows.shape[-1]
-    if depth < GRAM_BLOCK:
-        total += rows.mT @ rows
-        return
-    half = depth // 2
-    left, right = rows[..., :half], rows[..., half:]
-    both = left.mT @ right
-    total[..., :half, half:] += both
-    total[..., half:, :half] += both.mT
-    _add_gram(total[..., :half, :half], left)
-    _add_gram(total[..., half:, half:], right)
 
 
 def _sketch(gap: Tensor) -> Tensor:
