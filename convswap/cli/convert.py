@@ -39,26 +39,33 @@ def convert(
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
-    """Replace convolutions by separable ones, fitted to the images; no training."""
+    """Replace convolutions by separable ones, fitted to the images; no training.
+
+    On several devices: `torchrun --nproc-per-node N -m convswap convert ...`.
+    """
     early.check_output(out, force)
     fit = images.settled(goal := wanted.goal)
     asked = (model, wanted, network, images, layers, output, run)
-    write_recipe = configuration.writer(save_config, force, *asked)
+    write_recipe = configuration.writer(save_config if early.leads() else None, force, *asked)
     early.check_model(model, network)
     early.check_sources(images.data)
     early.check_goal(goal)
     from ..results.goals import reach
     from . import opening, tables
 
-    target = opening.timing_target(goal, wanted.timing, run)
-    dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
-    judge = opening.quality(dense, goal.judge, output) if isinstance(goal, Drop) else None
-    with console.progress(run.quiet) as progress:
-        small = reach(
-            dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
-            batch=wanted.timing.batch, quality=judge, progress=progress, **run.planning,
-        )  # fmt: skip
-    convswap.save(small, out, provenance=_made(images.data, batches, run, target), force=force)
+    with opening.processes(run, sharing=True) as run:
+        target = opening.timing_target(goal, wanted.timing, run)
+        dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
+        judge = opening.quality(dense, goal.judge, output) if isinstance(goal, Drop) else None
+        with console.progress(run.quiet) as progress:
+            small = reach(
+                dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
+                batch=wanted.timing.batch, quality=judge, progress=progress, **run.planning,
+            )  # fmt: skip
+        provenance = _made(images.data, batches, run, target)
+    if not early.leads():
+        return
+    convswap.save(small, out, provenance=provenance, force=force)
     applied = convswap.record_of(small).plans[-1]
     document = {"out": out, **vars(applied.planned), "plan": applied.model_dump(mode="json")}
     parts = [tables.plan_table(applied), tables.plan_summary(applied)]
@@ -72,6 +79,9 @@ def _made(
     data: str | None, batches: Sequence[Sequence], run: o.Run, target: Target | None
 ) -> dict[str, object]:
     """What is kept of how a network was made."""
-    made = {"data": data, "images": sum(len(batch[0]) for batch in batches), "seed": run.seed}
+    from ..support import ranks
+
+    images = sum(ranks.gathered(sum(len(batch[0]) for batch in batches)))
+    made = {"data": data, "images": images, "seed": run.seed}
     made |= {"command": console.command()}
     return made | ({"target": target.fingerprint()} if target else {})

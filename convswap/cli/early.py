@@ -3,6 +3,7 @@ takes seconds: a mistake is told at once."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..artifact import DESCRIPTION
@@ -16,9 +17,16 @@ from . import options as o
 __all__ = ["check_artifact", "check_goal", "check_model", "check_output", "check_sources", "judges"]
 
 
+def leads() -> bool:
+    """Whether this process writes and speaks for all that `torchrun` started."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
+
+
 def check_output(folder: str, force: bool) -> None:
-    """Raise `ConvswapError` unless an artifact may be written to a folder."""
-    check_ours(check_new(folder, force, folder=True), DESCRIPTION)
+    """Raise `ConvswapError` unless an artifact may be written to a folder, where this process is to
+    write it."""
+    if leads():
+        check_ours(check_new(folder, force, folder=True), DESCRIPTION)
 
 
 def check_model(name: str, network: o.Network = o.Network()) -> None:

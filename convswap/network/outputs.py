@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..plans import Kind
 from ..support.randomness import seeded
+from ..support.ranks import gathered
 from .calls import Batch
 from .match import tensors
 from .running import output_of
@@ -144,7 +145,7 @@ class Reference:
         self._outputs = [_run(model, batch) for batch in batches]
         if not all(t.isfinite().all() for output in self._outputs for t in tensors(output)):
             raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_PICK)
-        self.scale = energy(self._outputs) if kind == "values" else []
+        self.scale = gathered(energy(self._outputs) if kind == "values" else [])[0]
 
     @torch.no_grad()
     def distance(self, network: nn.Module) -> float:
@@ -154,7 +155,8 @@ class Reference:
             divergence(_run(network, batch), output, self._kind, self.scale).item() * len(batch)
             for batch, output in zip(self._batches, self._outputs, strict=True)
         )
-        return max(total / sum(map(len, self._batches)), 0.0)
+        totals, samples = zip(*gathered((total, sum(map(len, self._batches)))), strict=True)
+        return max(sum(totals) / sum(samples), 0.0)
 
 
 def _run(network: nn.Module, batch: Batch) -> object:

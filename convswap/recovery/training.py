@@ -17,8 +17,8 @@ from torch import nn
 from ..network.calls import Batch
 from ..network.copies import deep_copy, in_eval_mode, parameters_of
 from ..network.state import set_state_, state_of
+from ..support import ranks
 from ..support.randomness import seeded
-from . import ranks
 from .judging import Judge, Judgement
 from .losses import Errors
 from .rates import optimizer_for, schedule_for

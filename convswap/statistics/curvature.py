@@ -17,6 +17,7 @@ from ..network.sites import Site
 from ..network.thread_state import differentiable, gradients_flow
 from ..plans import Kind
 from ..support.progress import Progress
+from ..support.ranks import gathered, share, sum_
 from .rows import add_gram, columns
 
 IMAGES = 128  # seen one small batch at a time: every position of each is a sample
@@ -41,6 +42,12 @@ class Curvature:
     arrived: bool = False
     power: float = 0.0
     positions: int = 0
+
+    def join_(self) -> None:
+        """Count in what other processes have seen."""
+        sum_(self.gradients)
+        theirs = gathered((self.samples, self.arrived, self.power, self.positions))
+        self.samples, self.arrived, self.power, self.positions = map(sum, zip(*theirs, strict=True))
 
     @property
     def gain(self) -> Tensor:
@@ -68,12 +75,15 @@ def output_curvature(
     progress: Progress,
 ) -> dict[str, Curvature]:
     """The curvature of every site, from one backward pass of some of the samples."""
-    each = -(-IMAGES // len(batches))
+    part, parts = share()
+    images = -(-IMAGES // parts)
+    each = -(-images // len(batches))
     chunks = [chunk for batch in batches for chunk in batch.take(slice(each)).split(CHUNK)]
-    chunks = chunks[: -(-IMAGES // CHUNK)]
-    random = torch.Generator().manual_seed(seed)
+    chunks = chunks[: -(-images // CHUNK)]
+    random = torch.Generator().manual_seed(seed + part)
     with torch.no_grad():
         scale = energy([chunk.run(model) for chunk in chunks]) if kind == "values" else []
+    scale = gathered(scale)[0]
     found: dict[str, Curvature] = {}
     with _recorded(model, sites) as outputs, _frozen(model):
         for index, chunk in enumerate(chunks):
@@ -83,7 +93,8 @@ def output_curvature(
             for path in {path for path, _ in seen}:
                 found[path].samples += len(chunk)
             progress("curvature", index + 1, len(chunks))
-    for path, here in found.items():
+    for path, here in sorted(found.items()):
+        here.join_()
         if not here.gradients.isfinite().all():
             raise ModelError(f"the output's gradient at {path} is NaN or infinite")
     return found

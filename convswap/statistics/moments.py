@@ -16,6 +16,7 @@ from ..network.lockstep import walk
 from ..network.observe import MOST_READ
 from ..network.sites import Site
 from ..network.sums import undo_norms
+from ..support.ranks import gathered, led_, sum_
 from .rows import add_gram, lengths, outputs, patches
 
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
@@ -45,13 +46,14 @@ def gather(
             on through a site only after the caller has asked for the next one. Where a site
             feeds a sum, y also makes up for what differs in the other addend by then, so that
             the sum is matched (as He et al. 2017 do for residual blocks).
+        samples: positions looked at of all images together, for each number that a layer reads.
 
     Raises:
         ConversionError: some sites are not reached by the images as by a blank one.
     """
     waiting = {site.path: site for site in sites}
     calls = dict.fromkeys(waiting, 0)
-    images = sum(map(len, batches))
+    images = sum(gathered(sum(map(len, batches))))
     moments: dict[str, Moments] = {}
     sums = {s.path: s.sum for s in sites if s.sum} if changed is not None else {}
     taps = {path: sum_.other for path, sum_ in sums.items()}
@@ -72,6 +74,7 @@ def gather(
         if calls[site.path] == site.calls:
             del waiting[site.path]
             seen = moments.pop(site.path)
+            seen.join_()
             if not seen.count:
                 raise ConversionError(
                     f"{site.path} gets nothing to read from these images",
@@ -101,6 +104,7 @@ class Moments:
         seed: decides which positions of large maps are sampled.
         images: how many will come; the more, the fewer positions are taken of each.
         crossed: whether inputs are set against outputs, which only a correction needs.
+        samples: as for `gather`.
     """
 
     def __init__(
@@ -124,6 +128,11 @@ class Moments:
         self._yx = torch.zeros(2, groups, out, depth, dtype=dtype, device=device)
         self._images = 0
         self._random = torch.Generator().manual_seed(seed)
+
+    def join_(self) -> None:
+        """Count in what other processes have seen."""
+        sum_(self._x, self._y, self._xx, self._yx)
+        self._count = [sum(counts) for counts in zip(*gathered(self._count), strict=True)]
 
     @property
     def count(self) -> int:
@@ -168,6 +177,7 @@ class Moments:
         """Patches `[n, positions, groups, D]` and outputs of some images."""
         if not self._images:  # subtle: far from zero, uncentred float32 sums would cancel
             self._origin_x, self._origin_y = x.mean((0, 1)), y.mean((0, 1))
+            led_(self._origin_x, self._origin_y)
         for half in (0, 1):
             mine = slice((half + self._images) % 2, None, 2)
             rows = (x[mine] - self._origin_x).flatten(0, 1).transpose(0, 1)  # [groups, N, D]
