@@ -62,7 +62,7 @@ def processes(run: o.Run, sharing: bool = False) -> Iterator[o.Run]:
     Args:
         sharing: as for `ranks.joined`.
     """
-    with ranks.joined(run.device, sharing) as device:
+    with ranks.joined(run.device, sharing) as device, ranks.company("start it again"):
         yield replace(run, device=device, quiet=run.quiet or not early.leads())
 
 

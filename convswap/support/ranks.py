@@ -119,8 +119,8 @@ def agreed(value: Value) -> Value:
 
 
 @contextmanager
-def company() -> Iterator[None]:
-    """A process that is lost is an error of one line in all others."""
+def company(do: str) -> Iterator[None]:
+    """A process that is lost is an error of one line in all others, with what to do then."""
     try:
         yield
     except RuntimeError as error:
@@ -128,5 +128,5 @@ def company() -> Iterator[None]:
             raise
         raise ConvswapError(
             f"lost another process of this run: {str(error).splitlines()[0]}",
-            do="the same command goes on from the checkpoint",
+            do=do,
         ) from error
