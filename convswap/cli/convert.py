@@ -15,6 +15,9 @@ from . import goal_options as g
 from . import options as o
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from ..plans import Fit, Kind
     from ..runtimes import Target
 
 SaveConfig = Annotated[
@@ -47,13 +50,37 @@ def convert(
     fit = images.settled(goal := wanted.goal)
     asked = (model, wanted, network, images, layers, output, run)
     write_recipe = configuration.writer(save_config if early.leads() else None, force, *asked)
-    early.check_model(model, network)
-    early.check_sources(images.data)
-    early.check_goal(goal)
+    early.check(model, network, sources=[images.data], goal=goal)
+    small, provenance, kept = _converted(fit, *asked)
+    if not early.leads():
+        return
+    from . import tables
+
+    convswap.save(small, out, provenance=provenance, force=force)
+    applied = convswap.record_of(small).plans[-1]
+    document = {"out": out, **vars(applied.planned), "plan": applied.model_dump(mode="json")}
+    parts = [tables.plan_table(applied), tables.plan_summary(applied), *kept]
+    console.answer(as_json, document, *parts)
+    console.wrote(out)
+    write_recipe()
+
+
+def _converted(
+    fit: Fit,
+    model: str,
+    wanted: g.GoalOptions,
+    network: o.Network,
+    images: o.Fitting,
+    layers: o.Layers,
+    output: Kind | None,
+    run: o.Run,
+) -> tuple[nn.Module, dict[str, object], list[str]]:
+    """The network, how it was made, and a line on what it can do, if that was judged."""
     from ..results.goals import reach
     from . import opening, tables
 
     with opening.processes(run, sharing=True) as run:
+        goal = wanted.goal
         target = opening.timing_target(goal, wanted.timing, run)
         dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
         judge = opening.quality(dense, goal.judge, output) if isinstance(goal, Drop) else None
@@ -62,17 +89,8 @@ def convert(
                 dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
                 batch=wanted.timing.batch, quality=judge, progress=progress, **run.planning,
             )  # fmt: skip
-        provenance = _made(images.data, batches, run, target)
-    if not early.leads():
-        return
-    convswap.save(small, out, provenance=provenance, force=force)
-    applied = convswap.record_of(small).plans[-1]
-    document = {"out": out, **vars(applied.planned), "plan": applied.model_dump(mode="json")}
-    parts = [tables.plan_table(applied), tables.plan_summary(applied)]
-    parts += [tables.quality_summary(judge(dense), judge(small), goal.judge)] if judge else []
-    console.answer(as_json, document, *parts)
-    console.wrote(out)
-    write_recipe()
+        kept = [tables.quality_summary(judge(dense), judge(small), goal.judge)] if judge else []
+        return small, _made(images.data, batches, run, target), kept
 
 
 def _made(

@@ -66,8 +66,7 @@ def distill(
     `torchrun --nproc-per-node N -m convswap distill ...`.
     """
     early.check_output(out, force)
-    early.check_artifact(artifact_dir)
-    early.check_sources(data)
+    early.check(artifact=artifact_dir, sources=[data])
     from . import opening
 
     with opening.processes(run) as run:

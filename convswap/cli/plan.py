@@ -37,8 +37,7 @@ def plan(
     if early.leads():
         check_new(out, force)
     fit = images.settled(goal := wanted.goal)
-    early.check_model(model, network)
-    early.check_sources(images.data)
+    early.check(model, network, sources=[images.data])
     from . import opening, tables
 
     with opening.processes(run, sharing=True) as run:
