@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -85,9 +85,10 @@ def output_curvature(
         scale = energy([chunk.run(model) for chunk in chunks]) if kind == "values" else []
     scale = gathered(scale)[0]
     found: dict[str, Curvature] = {}
+    rooms = [nullcontext, differentiable]
     with _recorded(model, sites) as outputs, _frozen(model):
         for index, chunk in enumerate(chunks):
-            seen, gradients = _gradients(model, outputs, chunk, kind, scale, random)
+            seen, gradients = _gradients(model, outputs, chunk, kind, scale, random, rooms)
             for (path, output), gradient in zip(seen, gradients, strict=True):
                 _add(found, path, model.get_submodule(path), output.detach(), gradient)
             for path in {path for path, _ in seen}:
@@ -107,13 +108,18 @@ def _gradients(
     kind: Kind,
     scale: Sequence[float],
     random: torch.Generator,
+    rooms: list[Callable[[], AbstractContextManager]],
 ) -> tuple[list[tuple[str, Tensor]], Sequence[Tensor | None]]:
     """What sites wrote, and the gradients of a network's `probe` there; None where there are
-    none."""
-    for room in (nullcontext, differentiable):
+    none.
+
+    Args:
+        rooms: where they may be had, tried in order; those where there are none are taken out.
+    """
+    while rooms:
         outputs.start()
         try:
-            with room(), gradients_flow():
+            with rooms[0](), gradients_flow():
                 scalar = probe(chunk.run(model), kind, scale, random)
                 seen = outputs.stop()
                 if scalar.requires_grad:
@@ -122,6 +128,7 @@ def _gradients(
         except RuntimeError as error:  # PyTorch does not differentiate all that is done in place
             if "memory" in str(error):
                 raise
+        rooms.pop(0)
     outputs.start()
     with torch.no_grad():
         chunk.run(model)
