@@ -274,6 +274,16 @@ def test_only_regular_files_of_a_sane_size_are_read(kind, name, artifact, tmp_pa
 
 
 @posix
+def test_a_folder_that_no_file_can_be_opened_of_is_told(artifact, monkeypatch):
+    def fails(*args: object, **kwargs: object) -> None:  # as PyTorch, which maps the file
+        raise RuntimeError("unable to open file <model.safetensors>: Too many open files (24)")
+
+    monkeypatch.setattr("convswap.support.tensors.safe_open", fails)
+    with pytest.raises(ConvswapError, match=r"cannot read .*: unable to open file .*\(24\)"):
+        load(artifact[0])
+
+
+@posix
 def test_what_another_run_had_staged_is_not_even_opened(artifact, tmp_path):
     shutil.copytree(artifact[0], tmp_path / "art")
     os.mkfifo(tmp_path / "art" / staged_as("0" * 64))
