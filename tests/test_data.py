@@ -380,5 +380,5 @@ def test_networks_that_are_judged_with_a_border_open():
 ])  # fmt: skip
 def test_an_image_is_not_enlarged_without_bounds(settings):
     transform = ImageTransform(Preprocess(**settings), False)
-    with pytest.raises(DataError, match="16 x 16 pixels, at the size .* more than 67,108,864"):
+    with pytest.raises(DataError, match=r"16 x 16 pixels, at the size .* more than 67,108,864"):
         transform(Image.new("RGB", (16, 16)))
