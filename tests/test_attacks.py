@@ -218,6 +218,8 @@ HOSTILE = {
     "a layer that forges a line": _choice(site="x\nwrote base"),
     "a layer inside a replaced one": lambda content: _choices(content).append(
         _choices(content)[0] | {"site": "layer1.0.conv1.reduce"}),
+    "versions by the hundred": lambda content: content.update(
+        versions={str(index): "1" for index in range(200)}),
     "plans by the hundred": lambda content: content["record"].update(
         plans=content["record"]["plans"] * 300),
 }  # fmt: skip
