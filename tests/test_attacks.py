@@ -393,6 +393,16 @@ def test_every_verb_refuses_a_damaged_folder_in_one_line(
         assert names(tmp_path) == before, verb
 
 
+def test_a_report_runs_nothing_that_does_not_fit_the_weights(artifact, tmp_path):
+    shutil.copytree(artifact[0], tmp_path / "art")
+    content = json.loads((tmp_path / "art" / "convswap.json").read_text())
+    del content["digest"]
+    content["record"]["base"].update(name="timm:resnetv2_152x4_bit", kwargs={})  # takes minutes
+    (tmp_path / "art" / "convswap.json").write_text(json.dumps(content))
+    with frugal():
+        succeed("report", tmp_path / "art")
+
+
 AUDIT = """
 import os, sys
 import convswap, timm, torch, torchvision  # noqa: imported before anything is forbidden

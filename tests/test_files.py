@@ -246,6 +246,21 @@ def test_a_room_without_a_lock_does_not_stay(tmp_path: Path, monkeypatch, error:
     assert names(tmp_path) == []
 
 
+def test_a_stop_while_a_room_is_made_leaves_nothing(tmp_path: Path, monkeypatch):
+    opened = os.open
+
+    def stopped(path: object, *args: object) -> int:
+        descriptor = opened(path, *args)
+        if Path(path).name == "lock":
+            signal.raise_signal(signal.SIGINT)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", stopped)
+    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == []
+
+
 def test_a_pipe_is_neither_written_nor_read(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConvswapError, match="device or pipe"):

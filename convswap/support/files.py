@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TextIO
@@ -198,20 +198,25 @@ def claimed(path: str | Path, *, wait: bool = False) -> Iterator[Path]:
     room = path.with_name(f".{path.name}.convswap")
     if path.is_dir() and not os.access(path.parent, os.W_OK):  # such as a mounted volume
         room = path / ".convswap"
-    with _enter(room, wait, path):
-        _rooms[path] = room
+    with ExitStack() as stack:
+        with nullcontext() if wait else collected():  # nobody stops before there is what clears it
+            stack.enter_context(_enter(room, wait, path))
+            _rooms[path] = room
+            stack.callback(_leave, path)
+        _clear(room)
+        yield room
+
+
+def _leave(path: Path) -> None:
+    """Remove the room that `path` was written in."""
+    room = _rooms.pop(path)
+    with collected():  # whoever is asked to stop here clears all of it
         try:
             _clear(room)
-            yield room
         finally:
-            del _rooms[path]
-            with collected():  # whoever is asked to stop here clears all of it
-                try:
-                    _clear(room)
-                finally:
-                    (room / "lock").unlink(missing_ok=True)
-                    with suppress(OSError):  # the next owner may have come in already
-                        room.rmdir()
+            (room / "lock").unlink(missing_ok=True)
+            with suppress(OSError):  # the next owner may have come in already
+                room.rmdir()
 
 
 def _place(path: Path) -> Path:
