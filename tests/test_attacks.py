@@ -38,6 +38,7 @@ from safetensors.torch import load_file, save_file
 
 from convswap import ConvswapError, load, save
 from convswap.artifact.description import read_description, staged_as
+from convswap.cli.ending import ending
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and links are POSIX")
 
@@ -665,6 +666,19 @@ def test_a_command_that_is_stopped_cleans_up_and_says_how_to_go_on(number, nurse
     assert "Traceback" not in done.err
     assert f"stopped by {number.name}" in done.err
     assert names(tmp_path) == []
+
+
+@posix
+def test_a_stop_that_a_library_turns_into_its_own_error_is_one():
+    def stopped() -> None:  # as the import of compiled code is
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    with pytest.raises(SystemExit) as stop, ending():
+        stopped()
+    assert stop.value.code == 128 + signal.SIGTERM
 
 
 @posix
