@@ -242,7 +242,7 @@ class Plan(_Data):
     """
 
     version: Literal[1] = 1
-    inputs: tuple[Input, ...]
+    inputs: Annotated[tuple[Input, ...], Field(max_length=10_000)]
     fit: Fit = "corrected"
     output: Kind | None = None
     seed: Seed = 0

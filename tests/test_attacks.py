@@ -38,6 +38,7 @@ from safetensors.torch import load_file, save_file
 
 from convswap import ConvswapError, load, save
 from convswap.artifact.description import read_description, staged_as
+from convswap.cli.ending import ending
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and links are POSIX")
 
@@ -218,6 +219,8 @@ HOSTILE = {
     "a layer that forges a line": _choice(site="x\nwrote base"),
     "a layer inside a replaced one": lambda content: _choices(content).append(
         _choices(content)[0] | {"site": "layer1.0.conv1.reduce"}),
+    "versions by the hundred": lambda content: content.update(
+        versions={str(index): "1" for index in range(200)}),
     "plans by the hundred": lambda content: content["record"].update(
         plans=content["record"]["plans"] * 300),
 }  # fmt: skip
@@ -271,6 +274,16 @@ def test_only_regular_files_of_a_sane_size_are_read(kind, name, artifact, tmp_pa
             file.truncate(8 << 30)
     with pytest.raises(ConvswapError, match=name), frugal():
         load(tmp_path / "art")
+
+
+@posix
+def test_a_folder_that_no_file_can_be_opened_of_is_told(artifact, monkeypatch):
+    def fails(*args: object, **kwargs: object) -> None:  # as PyTorch, which maps the file
+        raise RuntimeError("unable to open file <model.safetensors>: Too many open files (24)")
+
+    monkeypatch.setattr("convswap.support.tensors.safe_open", fails)
+    with pytest.raises(ConvswapError, match=r"cannot read .*: unable to open file .*\(24\)"):
+        load(artifact[0])
 
 
 @posix
@@ -379,6 +392,16 @@ def test_every_verb_refuses_a_damaged_folder_in_one_line(
         assert line.isprintable(), verb
         assert len(line) <= 2100, verb
         assert names(tmp_path) == before, verb
+
+
+def test_a_report_runs_nothing_that_does_not_fit_the_weights(artifact, tmp_path):
+    shutil.copytree(artifact[0], tmp_path / "art")
+    content = json.loads((tmp_path / "art" / "convswap.json").read_text())
+    del content["digest"]
+    content["record"]["base"].update(name="timm:resnetv2_152x4_bit", kwargs={})  # takes minutes
+    (tmp_path / "art" / "convswap.json").write_text(json.dumps(content))
+    with frugal():
+        succeed("report", tmp_path / "art")
 
 
 AUDIT = """
@@ -643,6 +666,19 @@ def test_a_command_that_is_stopped_cleans_up_and_says_how_to_go_on(number, nurse
     assert "Traceback" not in done.err
     assert f"stopped by {number.name}" in done.err
     assert names(tmp_path) == []
+
+
+@posix
+def test_a_stop_that_a_library_turns_into_its_own_error_is_one():
+    def stopped() -> None:  # as the import of compiled code is
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    with pytest.raises(SystemExit) as stop, ending():
+        stopped()
+    assert stop.value.code == 128 + signal.SIGTERM
 
 
 @posix

@@ -11,6 +11,7 @@ from outer import CLASSES, SIZE, names, truncate, write_images, write_tar
 from PIL import Image
 
 from convswap import ConvswapError, Preprocess, open_images
+from convswap.errors import DataError
 from convswap.inputs.digits import HELD_OUT_DIGITS
 from convswap.inputs.images import native_size, training_batches
 from convswap.inputs.networks import declared_preprocess, open_structure
@@ -372,3 +373,12 @@ def test_an_image_smaller_than_the_crop_has_a_border(train):
 
 def test_networks_that_are_judged_with_a_border_open():
     assert declared_preprocess(open_structure("timm:volo_d4_448")).crop_pct == 1.15
+
+
+@pytest.mark.parametrize("settings", [
+    {"input_size": (3, 1024, 1024), "crop_pct": 0.01}, {"input_size": (3, 1, 1 << 20)},
+])  # fmt: skip
+def test_an_image_is_not_enlarged_without_bounds(settings):
+    transform = ImageTransform(Preprocess(**settings), False)
+    with pytest.raises(DataError, match=r"16 x 16 pixels, at the size .* more than 67,108,864"):
+        transform(Image.new("RGB", (16, 16)))

@@ -13,6 +13,7 @@ import pytest
 from convswap.errors import ConvswapError
 from convswap.support import files
 from convswap.support.files import (
+    PARTS,
     check_new,
     check_ours,
     claimed,
@@ -82,6 +83,15 @@ def test_force_replaces_what_is_ours_or_empty(tmp_path: Path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "sign").write_text("")
     check_ours(tmp_path, "sign", "folder/sign")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_file_of_an_artifact_is_not_replaced_by_another(tmp_path: Path, name: str):
+    (tmp_path / "convswap.json").write_text("{}")
+    with pytest.raises(ConvswapError, match=f"{name} is a part of an artifact"):
+        check_new(tmp_path / name, force=True)
+    (tmp_path / "convswap.json").unlink()
+    assert check_new(tmp_path / name, force=True) == tmp_path / name
 
 
 def test_missing_parent_is_refused(tmp_path: Path):
@@ -222,6 +232,35 @@ def test_where_nothing_can_be_made_nothing_is_waited_for():
         pass
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), KeyboardInterrupt()]
+)
+def test_a_room_without_a_lock_does_not_stay(tmp_path: Path, monkeypatch, error: BaseException):
+    def fails(*args: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fails)
+        with pytest.raises(type(error)), claimed(tmp_path / "a"):
+            pass
+    assert names(tmp_path) == []
+
+
+def test_a_stop_while_a_room_is_made_leaves_nothing(tmp_path: Path, monkeypatch):
+    opened = os.open
+
+    def stopped(path: object, *args: object) -> int:
+        descriptor = opened(path, *args)
+        if Path(path).name == "lock":
+            signal.raise_signal(signal.SIGINT)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", stopped)
+    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == []
+
+
 def test_a_pipe_is_neither_written_nor_read(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConvswapError, match="device or pipe"):
@@ -314,6 +353,7 @@ def test_a_room_that_is_a_link_is_refused(tmp_path: Path):
 @pytest.mark.skipif(os.name != "posix", reason="who owns what is POSIX")
 def test_what_another_user_has_left_is_told(tmp_path: Path, monkeypatch):
     (tmp_path / ".a.convswap").mkdir()
+    (tmp_path / ".a.convswap" / "lock").touch()
     (tmp_path / "b").write_text("theirs")
     tmp_path.chmod(0o1777)
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from convswap import Budget, fidelity, record_of, survey
 from convswap.errors import BudgetError, ConvswapError
+from convswap.results import pictures
 from convswap.results.frontier import Point, knee, save_frontier, smallest_within, sweep
 
 
@@ -95,3 +96,10 @@ def test_frontier_is_written_as_data_and_picture(seen, quality, tmp_path):
     assert [row["macs_kept"] for row in rows] == [p.macs_kept for p in points]
     assert rows[1]["plan"]["version"] == 1
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["$x^", "a$b$", "d\udcff", "a\nb", "\x1b[2J"])
+def test_a_name_is_drawn_as_it_is(name, tmp_path):
+    rows = {"dense": {"ms": 2.0}, name: {"ms": 1.0}}
+    pictures.draw_comparison(rows, [], "eager", tmp_path / "times.svg")
+    assert (tmp_path / "times.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -105,3 +107,24 @@ def test_it_goes_on_from_its_state_to_the_bit():
     through, _ = run(17)
     halfway, state = run(8)
     assert torch.equal(run(9, state, halfway)[0], through)
+
+
+@pytest.mark.parametrize(("place", "value"), [
+    (("state", 0, "bases", 0), 0), (("state", 0, "moments", 1), torch.zeros(3, 3)),
+    (("state", 0, "mean"), torch.zeros(4)), (("state", 0, "step"), None),
+    (("state", 0, "bases"), [None]), (("param_groups", 0, "eps"), None),
+    (("param_groups", 0, "betas"), (0.9, {})), (("param_groups", 0, "lr"), torch.zeros(0)),
+])  # fmt: skip
+def test_a_damaged_state_is_refused_before_the_first_step(place, value):
+    weight = nn.Parameter(torch.ones(4, 4))
+    by = Soap([weight], lr=0.1)
+    weight.square().sum().backward()
+    by.step()
+    state = by.state_dict()
+    by.load_state_dict(copy.deepcopy(state))
+    inside, (*path, last) = state, place
+    for key in path:
+        inside = inside[key]
+    inside[last] = value
+    with pytest.raises(ValueError, match=r"another kind|argument"):
+        Soap([weight], lr=0.1).load_state_dict(state)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ArtifactError, problems, reason
 from ..record import Record
@@ -44,7 +44,7 @@ class Description(BaseModel):
 
     format: int
     record: Annotated[Record, AfterValidator(_converted)]
-    versions: dict[str, str] = {}
+    versions: Annotated[dict[str, str], Field(max_length=100)] = {}
     provenance: Annotated[dict[str, Any], AfterValidator(_shallow)] = {}
     tensors: dict[str, str] = {}
     digest: str | None = None

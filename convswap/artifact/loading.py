@@ -49,12 +49,12 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     weights = weights_of(folder, description)
     header = header_of(weights)
     try:
-        restored = _rebuilt(folder, record, header, model)
+        restored = rebuilt(folder, record, header, model)
     except ArtifactError:
         ran = model and has_run(model, record.plans[-1].inputs, header)
         if ran is None:
             raise
-        restored = _rebuilt(folder, record, header, ran)
+        restored = rebuilt(folder, record, header, ran)
     state = read_weights(weights)
     if description.tensors:
         check_digests(state, description.tensors, str(weights))
@@ -79,10 +79,14 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     return remember(in_eval_mode(restored), **dict(record))
 
 
-def _rebuilt(
-    folder: Path, record: Record, header: dict[str, Entry], model: nn.Module | None
+def rebuilt(
+    folder: Path, record: Record, header: dict[str, Entry], model: nn.Module | None = None
 ) -> nn.Module:
-    """The network that a folder holds the tensors of; its parameters have no values yet."""
+    """The network that a folder holds the tensors of; its parameters have no values yet.
+
+    Raises:
+        ArtifactError: what the folder says leads to no network, or to one of other tensors.
+    """
     try:
         restored = architecture(record, header, model)
     except ConvswapError as error:

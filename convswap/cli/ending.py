@@ -62,7 +62,7 @@ def _ending() -> Iterator[None]:
         if not _lacks_memory(error):
             raise
         _fail("out of memory - use fewer images, or a smaller --batch-size", 2)
-    except (KeyboardInterrupt, SystemExit):  # libraries turn the first into the second
+    except BaseException:  # libraries turn the interrupt into what they like
         if not stopped:
             raise
         note(

@@ -165,7 +165,7 @@ class _Bounded(TorchFunctionMode):
 
     def __init__(self, tensors: int):
         super().__init__()
-        self.left = min(20 * tensors + 2000, 50_000)  # of timm's, 4 times the tensors and fewer
+        self.left = min(20 * tensors + 1000, 50_000)  # of timm's, 4 times the tensors and fewer
         self.calls_left = min(60 * tensors + 10_000, 60_000)  # 15 times and fewer
         self._hooks = ExitStack()
 

@@ -85,6 +85,9 @@ class ImageTransform:
 
     Args:
         train: crop at a random place, not in the centre.
+
+    Raises:
+        DataError: on being called: the image would become too large for that.
     """
 
     def __init__(self, preprocess: Preprocess, train: bool):
@@ -99,12 +102,20 @@ class ImageTransform:
                 RandomCrop(step.size, pad_if_needed=True) if isinstance(step, CenterCrop) else step
                 for step in self.resize.transforms
             ]
-        self.channels = preprocess.input_size[0]
+        self.channels, *size = preprocess.input_size
+        self.least = [side / preprocess.crop_pct for side in size]
         self.mean, self.std = (
             torch.tensor(values).view(-1, 1, 1) for values in (preprocess.mean, preprocess.std)
         )
 
     def __call__(self, image: Image.Image) -> Tensor:
+        sides = (image.height, image.width)
+        factor = max(least / side for least, side in zip(self.least, sides, strict=True))
+        if math.prod(sides) * factor**2 > PIXELS:  # as a folder may say, or a narrow image leads to
+            raise DataError(
+                f"{image.width} x {image.height} pixels, at the size that the network reads, are "
+                f"more than {PIXELS:,}"
+            )
         x = self.resize(image)
         x = x.clamp(0, 1) if x.is_floating_point() else x / 255  # bicubic overshoots
         return (x.expand(self.channels, -1, -1) - self.mean) / self.std

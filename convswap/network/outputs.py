@@ -24,6 +24,7 @@ from .running import output_of
 
 JUDGES = 16  # samples that tell how far two networks are apart, where there are not many
 _PICK = "say what to compare: output=lambda output: output[...]"
+_NAN = f"look for inputs that are not scaled as it wants them, or {_PICK}"
 
 
 @torch.no_grad()
@@ -39,7 +40,7 @@ def output_kind(model: nn.Module, batches: Sequence[Batch]) -> Kind:
     """
     leaves = tensors(output_of(model, batches[0].take(slice(0, 2))))
     if not all(leaf.isfinite().all() for leaf in leaves):
-        raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_PICK)
+        raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_NAN)
     if not leaves:
         raise ModelError(f"{type(model).__name__} puts out no floating-point tensor", do=_PICK)
     if len(leaves) != 1 or leaves[0].dim() != 2 or batches[0].match.parts:
@@ -144,7 +145,7 @@ class Reference:
         self._batches, self._kind = batches, kind
         self._outputs = [_run(model, batch) for batch in batches]
         if not all(t.isfinite().all() for output in self._outputs for t in tensors(output)):
-            raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_PICK)
+            raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_NAN)
         self.scale = gathered(energy(self._outputs) if kind == "values" else [])[0]
 
     @torch.no_grad()

@@ -45,21 +45,24 @@ class Soap(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     self._learn(parameter, group)
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take over the state of another process; whatever is raised, it is damaged."""
+        settings = [_kinds(group) for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        if settings != [_kinds(group) for group in self.param_groups]:
+            raise ValueError("settings of another kind")
+        for parameter, state in self.state.items():
+            wanted = _start(_matrix(parameter.detach().to("meta")))
+            pairs = zip(state["bases"], wanted["moments"], strict=True)
+            wanted["bases"] = [None if basis is None else moments for basis, moments in pairs]
+            if _kinds(state) != _kinds(wanted):
+                raise ValueError("tensors of another kind or shape")
+
     def _learn(self, parameter: Tensor, group: dict) -> None:
-        state = self.state[parameter]
-        parameter, gradient = map(_in_real_numbers, (parameter, parameter.grad))
-        gradient = gradient.float()
-        gradient = gradient.flatten(1) if gradient.dim() > 1 else gradient.reshape(1, -1)
+        state, gradient = self.state[parameter], _matrix(parameter.grad)
+        parameter = _in_real_numbers(parameter)
         if not state:
-            state["step"] = 0
-            state["mean"], state["squares"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
-            state["moments"] = [
-                gradient.new_zeros(size, size)
-                if size <= LARGEST and min(gradient.shape) > 1
-                else None
-                for size in gradient.shape
-            ]
-            state["bases"] = [None, None]
+            state.update(_start(gradient))
         state["step"] += 1
         for moments, product in zip(state["moments"], (_outer, _inner), strict=True):
             if moments is not None:
@@ -74,6 +77,37 @@ class Soap(torch.optim.Optimizer):
         else:
             change = _change(state, group)
         parameter.add_(change.view_as(parameter).to(parameter.dtype), alpha=-group["lr"])
+
+
+def _matrix(gradient: Tensor) -> Tensor:
+    gradient = _in_real_numbers(gradient).float()
+    return gradient.flatten(1) if gradient.dim() > 1 else gradient.reshape(1, -1)
+
+
+def _start(gradient: Tensor) -> dict:
+    """What is known of a weight before its first step."""
+    turned = min(gradient.shape) > 1
+    return {
+        "step": 0,
+        "mean": torch.zeros_like(gradient),
+        "squares": torch.zeros_like(gradient),
+        "moments": [
+            gradient.new_zeros(size, size) if turned and size <= LARGEST else None
+            for size in gradient.shape
+        ],
+        "bases": [None, None],
+    }
+
+
+def _kinds(value: object) -> object:
+    """Types and shapes of what a state holds, but for the parameters of a group."""
+    if isinstance(value, dict):
+        return {key: _kinds(each) for key, each in value.items() if key != "params"}
+    if isinstance(value, list | tuple):
+        return [*map(_kinds, value)]
+    if torch.is_tensor(value):
+        return value.shape
+    return float if isinstance(value, int) else type(value)
 
 
 def _in_real_numbers(tensor: Tensor) -> Tensor:

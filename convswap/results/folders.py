@@ -11,6 +11,7 @@ from torch import nn
 
 from ..artifact import DESCRIPTION, read_description
 from ..artifact.description import Description, header_of, weights_of
+from ..artifact.loading import rebuilt
 from ..errors import ArtifactError, ModelError, one_line, problems
 from ..inputs.bases import build_base
 from ..inputs.networks import open_model
@@ -92,7 +93,8 @@ def look(
 ) -> Observation | None:
     """What is in the network before conversion; no weights are read. None where that is not
     known: for a network of the user's own code without its architecture, `file.py:factory`, and
-    where it takes something else than one image, or runs with values alone."""
+    where it takes something else than one image, runs with values alone, or does not fit the
+    weights that the folder holds."""
     *_, artifact = stages(folder).values()
     description = read_description(artifact)
     record, size = description.record, description.record.plans[0].input_size
@@ -100,10 +102,11 @@ def look(
         return None
     if architecture:
         return observe(open_model(architecture, random_weights=True, kwargs=kwargs), size)
-    base = build_base(record.base, len(header_of(weights_of(artifact, description))))
+    header = header_of(weights_of(artifact, description))
     try:
-        return observe(base, size)
-    except ModelError:
+        rebuilt(artifact, record, header)  # what does not fit its weights may take minutes to run
+        return observe(build_base(record.base, len(header)), size)
+    except (ArtifactError, ModelError):
         return None
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ConvswapError
+from ..errors import ConvswapError, spelled
 from ..support.figures import score_name
 from ..support.files import new_file
 
@@ -112,8 +112,10 @@ def draw_comparison(
     width = 0.8 / len(bars)
     for index, (name, values) in enumerate(bars.items()):
         places = [group + (index - (len(bars) - 1) / 2) * width for group in range(len(groups))]
-        axes.bar(places, values, width, label=name)
-    axes.set_xticks(range(len(groups)), groups, rotation=90 if len(groups) > 3 else 0)
+        axes.bar(places, values, width, label=_plain(name))
+    axes.set_xticks(
+        range(len(groups)), [*map(_plain, groups)], rotation=90 if len(groups) > 3 else 0
+    )
     axes.set_ylabel("milliseconds")
     axes.legend()
     with new_file(path) as temporary:
@@ -145,6 +147,11 @@ def _svg(figure: Figure) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace(INK, "currentColor")
+
+
+def _plain(name: str) -> str:
+    """A name as it is, not read as a formula, without characters that cannot be drawn."""
+    return spelled(name).replace("$", r"\$")
 
 
 def _figure(size: tuple[float, float]) -> Figure:

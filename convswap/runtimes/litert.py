@@ -195,6 +195,7 @@ def _content(model: nn.Module, images: Tensor, channels_last: bool) -> bytes:
     litert = _converter()
     if channels_last:
         model, images = _ChannelsLast(model).eval(), images.movedim(1, -1).contiguous()
+    _check_space(sum(each.nbytes for each in (*model.parameters(), *model.buffers())))
     try:
         with quiet(), silent_streams(), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.tflite"
@@ -204,6 +205,16 @@ def _content(model: nn.Module, images: Tensor, channels_last: bool) -> bytes:
         raise ConvswapError(
             f"LiteRT cannot write the network: {one_line(first_line(error), 300)}"
         ) from error
+
+
+def _check_space(size: int) -> None:
+    """Raise `OSError` unless the folder of temporary files has space for a network of so many
+    bytes, twice, and for names: the converter ends the process on a full disk."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(2 * size + (1 << 20)))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
 
 
 def _quantised(content: bytes, inputs: Sequence[Tensor], channels_last: bool) -> bytes:

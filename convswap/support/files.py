@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TextIO
@@ -21,6 +21,7 @@ try:
 except ImportError:  # Windows: two writers are not told apart there
     fcntl = None
 
+PARTS = ("convswap.json", "model.safetensors", "config.json")  # of an artifact folder
 TEXT_BYTES = 4 << 20  # most that a description, a plan or a recipe may have
 _LOCK = os.O_WRONLY | os.O_CREAT
 _LOCK |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link, no pipe
@@ -69,13 +70,16 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
 
     Raises:
         ConvswapError: it exists, or is of the other kind, or has no name, or its parent folder
-            does not exist, or another run is writing it, or this one something else there.
+            does not exist, or it is a part of an artifact, or another run is writing it, or this
+            one something else there.
     """
     path = Path(path)
     if path.name in ("", ".."):
         raise ConvswapError(f"{path} has no name of its own", do="name what is to be written")
     if path.is_symlink() and not (folder and path.is_dir()):
         raise ConvswapError(f"{path} is a symbolic link", do="name the place it leads to")
+    if path.name in PARTS and is_there(path.with_name(PARTS[0])):
+        raise ConvswapError(f"{path} is a part of an artifact", do="choose another name")
     if path.exists() and not force:
         raise ConvswapError(
             f"{path} exists", do="choose another name, or pass --force (in Python force=True)"
@@ -194,20 +198,25 @@ def claimed(path: str | Path, *, wait: bool = False) -> Iterator[Path]:
     room = path.with_name(f".{path.name}.convswap")
     if path.is_dir() and not os.access(path.parent, os.W_OK):  # such as a mounted volume
         room = path / ".convswap"
-    with _enter(room, wait, path):
-        _rooms[path] = room
+    with ExitStack() as stack:
+        with nullcontext() if wait else collected():  # nobody stops before there is what clears it
+            stack.enter_context(_enter(room, wait, path))
+            _rooms[path] = room
+            stack.callback(_leave, path)
+        _clear(room)
+        yield room
+
+
+def _leave(path: Path) -> None:
+    """Remove the room that `path` was written in."""
+    room = _rooms.pop(path)
+    with collected():  # whoever is asked to stop here clears all of it
         try:
             _clear(room)
-            yield room
         finally:
-            del _rooms[path]
-            with collected():  # whoever is asked to stop here clears all of it
-                try:
-                    _clear(room)
-                finally:
-                    (room / "lock").unlink(missing_ok=True)
-                    with suppress(OSError):  # the next owner may have come in already
-                        room.rmdir()
+            (room / "lock").unlink(missing_ok=True)
+            with suppress(OSError):  # the next owner may have come in already
+                room.rmdir()
 
 
 def _place(path: Path) -> Path:
@@ -246,8 +255,7 @@ def _enter(room: Path, wait: bool, path: Path) -> TextIO:
         raise ConvswapError(f"{room} is a symbolic link", do="remove it")
     while True:
         try:
-            room.mkdir(exist_ok=True)
-            lock = os.fdopen(os.open(room / "lock", _LOCK, 0o666), "w")
+            lock = _opened(room)
         except PermissionError as error:
             if is_there(room) and _is_anothers(room):
                 said = "another user's run is writing here, or has left this"
@@ -276,6 +284,17 @@ def _enter(room: Path, wait: bool, path: Path) -> TextIO:
         if os.fstat(lock.fileno()).st_nlink:
             return lock
         lock.close()  # the last owner has removed it meanwhile
+
+
+def _opened(room: Path) -> TextIO:
+    """The file of a lock, in a room that is made if need be, and does not stay without one."""
+    room.mkdir(exist_ok=True)
+    try:
+        return os.fdopen(os.open(room / "lock", _LOCK, 0o666), "w")
+    except BaseException:  # such as too many open files, a umask of 777, being stopped
+        with suppress(OSError):  # it is not empty
+            room.rmdir()
+        raise
 
 
 def _clear(room: Path) -> None:

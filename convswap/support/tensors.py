@@ -53,7 +53,7 @@ def read_header(path: Path) -> dict[str, Entry]:
             raise ValueError(f"its header says it has {length} bytes")
         header = file.read(length)
     try:
-        with safe_open(path, framework="pt") as file:
+        with _mapped(path) as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
             read_json(header.decode())  # subtle: safetensors takes the last of tensors of one name
             kinds = {name: part.get_dtype() for name, part in slices.items()}
@@ -74,11 +74,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         OSError, ValueError: the file cannot be read, or is damaged; one line.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with _mapped(path) as file:
             # subtle: tensors in the mapped file are not aligned as fresh ones are; sums would
             # differ
             return {name: file.get_tensor(name).clone() for name in file.keys()}
     except SafetensorError as error:
+        raise ValueError(str(error)) from None
+
+
+def _mapped(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except RuntimeError as error:  # PyTorch's, which maps the file
         raise ValueError(str(error)) from None
 
 

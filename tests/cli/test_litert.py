@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -96,6 +97,21 @@ def test_a_package_that_is_missing_is_named(small, tmp_path, monkeypatch):
     assert [*tmp_path.iterdir()] == []
     with pytest.raises(ConvswapError, match="PyTorch up to"):
         open_target("litert")
+
+
+def test_a_disk_too_small_is_told_before_the_converter_ends_the_process(
+    small, tmp_path, monkeypatch
+):
+    resource = pytest.importorskip("resource", reason="limits are POSIX")
+    monkeypatch.setitem(sys.modules, "litert_torch", object())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match=re.escape(tempfile.gettempdir())):
+            export_tflite(small, image_batches(SIZE)[0], tmp_path / "net.tflite")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(("options", "words"), [
