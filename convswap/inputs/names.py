@@ -49,15 +49,16 @@ def check_artifact(folder: str) -> None:
         raise ArtifactError(f"no such artifact folder: {folder}", do="make one with convert")
 
 
-def check_source(source: str) -> None:
+def check_source(source: str | Path) -> None:
     """Raise `DataError` unless there is a file or folder of this name, or it needs none."""
     if source not in (DIGITS, SYNTHETIC) and not Path(source).exists():
         raise DataError(f"no such folder or file: {source}")
 
 
-def check_judge(name: str) -> None:
+def check_judge(name: str | Path) -> None:
     """Raise `ConvswapError` unless there is this function of the user's own, or these images, to
     judge by: those that are made up say nothing of quality."""
+    name = str(name)
     if is_function(name):
         check_file(name.rpartition(":")[0])
     elif name == SYNTHETIC:
