@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
-from ..network.copies import attributes_of, first_line, meta_copy
+from ..network.copies import first_line, meta_copy
+from ..network.state import attributes_of
 from ..record import Base
 from ..support.plain import numbers_in
 from ..support.quiet import quiet

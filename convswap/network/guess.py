@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from .batch import Batch
@@ -25,7 +26,7 @@ WHOLE = ("batch", "sample", "data_dict", "input_dict")  # in the name of an argu
 def guessed(model: nn.Module, batch: object) -> Batch:
     """Inputs and labels of a batch; how much is input follows from the arguments of `forward`."""
     said, required = _takes_a_list(model), len(_required(model))
-    if isinstance(batch, Tensor) or (said and is_list_of_samples(batch, said)):
+    if isinstance(batch, (Tensor, PackedSequence)) or (said and is_list_of_samples(batch, said)):
         return Batch((batch,))
     if isinstance(batch, Mapping):
         return _from_mapping(model, batch)
@@ -121,17 +122,8 @@ def _is_whole(name: str, parameter: inspect.Parameter) -> bool:
 def _parts_of_first(model: nn.Module) -> int | None:
     """Into how many parts `forward` takes its first argument; 0: it asks for parts by name; None:
     it does not take it apart, or nobody knows."""
-    names, forward = list(_parameters(model)), getattr(model.forward, "__func__", model.forward)
-    return _parts_of(names[0], forward) if names else None
-
-
-@lru_cache
-def _parts_of(name: str, forward: Callable) -> int | None:
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
-    except (OSError, TypeError, SyntaxError):  # of code that is in no file
-        return None
-    for node in ast.walk(tree):
+    name = next(iter(_parameters(model)), "")
+    for node in ast.walk(_code_of(model)):
         match node:
             case ast.Subscript(value=ast.Name(id=taken), slice=ast.Constant(value=str())):
                 parts = 0
@@ -142,6 +134,25 @@ def _parts_of(name: str, forward: Callable) -> int | None:
         if taken == name:
             return parts
     return None
+
+
+def _goes_through(name: str, code: ast.AST) -> bool:
+    """Whether code iterates over a variable."""
+    loops = [n.iter for n in ast.walk(code) if isinstance(n, (ast.For, ast.comprehension))]
+    return any(isinstance(each, ast.Name) and each.id == name for each in loops)
+
+
+def _code_of(model: nn.Module) -> ast.AST:
+    """The code of `forward`; empty, where it is in no file."""
+    return _parsed(getattr(model.forward, "__func__", model.forward))
+
+
+@lru_cache
+def _parsed(function: Callable) -> ast.AST:
+    try:
+        return ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return ast.Module([], [])
 
 
 def _is_optional_input(parameter: inspect.Parameter) -> bool:
@@ -176,12 +187,14 @@ def _required(model: nn.Module) -> list[str]:
 
 
 def _takes_a_list(model: nn.Module) -> bool:
-    """Whether `forward` says that its input is a list, or the network is one of torchvision's
-    detectors, not all of which say it."""
+    """Whether `forward` says that its input is a list, or goes through it one by one, or the
+    network is one of torchvision's detectors, not all of which say it."""
     if isinstance(getattr(model, "transform", None), GeneralizedRCNNTransform):
         return True
-    first = next(iter(_parameters(model).values()), None)
-    return first is not None and "list[" in str(first.annotation).lower()
+    name, first = next(iter(_parameters(model).items()), ("", None))
+    if first is None:
+        return False
+    return "list[" in str(first.annotation).lower() or _goes_through(name, _code_of(model))
 
 
 def _labels(rest: Iterable[object]) -> Tensor | None:

@@ -224,6 +224,14 @@ def _notes(model: nn.Module, batch: Batch, cut_off: Sequence[str]) -> tuple[str,
             f"not passed to the network: {_some(batch.unused)}; where it should be, say "
             "call=lambda model, batch: ...",
         )
+    if batch.layout.whole:
+        notes += ("the samples of a batch cannot be told apart: each batch counts as one",)
+    if batch.kept:
+        kept = [path or type(model).__name__ for path in batch.kept]
+        notes += (
+            f"what {_some(kept)} keeps from one call to the next changes the outputs: every batch "
+            "finds it as it was given",
+        )
     if parts:
         notes += (f"the outputs vary in number or shape: judged by those of {_some(parts)}",)
     if cut_off:
