@@ -10,10 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision
-from timm.utils import reparameterize_model
 from torch import nn
 from torch.nn.modules import module as registration
 from torch.overrides import TorchFunctionMode
@@ -46,6 +43,9 @@ def build_library(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> 
     Raises:
         ModelError: the name is unknown, an argument does not fit, or weights cannot be fetched.
     """
+    import timm
+    import torchvision
+
     source, _, rest = name.partition(":")
     try:
         with quiet():  # they warn of what future versions will do
@@ -81,6 +81,8 @@ def fold_branches_(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: they cannot be folded.
     """
+    from timm.utils import reparameterize_model
+
     try:
         return reparameterize_model(model, inplace=True)
     except Exception as error:

@@ -13,13 +13,14 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from ..support.loaded import loaded
 from .batch import Batch
 from .samples import is_list_of_samples, is_ragged, layout_of
 
 LABELS = ("label", "labels", "target", "targets", "y")  # keys that are not passed on
 IMAGES = ("image", "images", "pixel_values", "input", "inputs", "x", "img", "data")
+_OF_DETECTORS = "torchvision.models.detection.transform:GeneralizedRCNNTransform"
 WHOLE = ("batch", "sample", "data_dict", "input_dict")  # in the name of an argument that is all
 
 
@@ -189,7 +190,7 @@ def _required(model: nn.Module) -> list[str]:
 def _takes_a_list(model: nn.Module) -> bool:
     """Whether `forward` says that its input is a list, or goes through it one by one, or the
     network is one of torchvision's detectors, not all of which say it."""
-    if isinstance(getattr(model, "transform", None), GeneralizedRCNNTransform):
+    if isinstance(getattr(model, "transform", None), loaded(_OF_DETECTORS)):
         return True
     name, first = next(iter(_parameters(model).items()), ("", None))
     if first is None:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ..support.loaded import loaded
 from ..support.randomness import seeded
 from .calls import Batch
 from .cost import Size
@@ -247,6 +247,6 @@ def _version(tensor: Tensor) -> int | None:
 
 def _is_plain_norm(module: nn.Module) -> bool:
     """Whether a module is a batch norm with fixed statistics, and nothing else."""
-    if isinstance(module, BatchNormAct2d):
+    if isinstance(module, loaded("timm.layers:BatchNormAct2d")):
         return isinstance(module.act, nn.Identity) and module.running_var is not None
     return type(module) is nn.BatchNorm2d and module.running_var is not None
