@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from convswap import ConvswapError, accuracy, fidelity
+from convswap.inputs.images import Images
+from convswap.results.evaluation import quality
 
 
 class Says(nn.Module):
@@ -62,6 +64,27 @@ def test_labels_beyond_the_classes_are_refused():
 def test_an_image_is_not_a_class_score():
     with pytest.raises(ConvswapError, match="class scores"):
         accuracy(Says(), [(torch.randn(1, 3, 4, 4), torch.tensor([0]))])
+
+
+class Labelled(list):
+    """Inputs with their labels, as sources give them: by number and seed."""
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int]:
+        return super().__getitem__(place[0])
+
+
+@pytest.mark.parametrize(("labels", "told"), [([0, 1, 2, 3], True), ([0, 0, 0, 1], False)])
+def test_labels_that_the_original_guesses_at_are_said_to_tell_nothing(labels, told):
+    heard: list[str] = []
+    items = Labelled(zip(scores([0, 0, 0, 0]), labels, strict=True))
+    images, dense, other = Images("data", items, [*"abcd"], heard.append), Says(), Says(shift=1.0)
+    assert quality(other, dense, images)["top1"] == 100 * labels.count(0) / 4
+    assert heard == []
+    quality(dense, dense, images)
+    assert heard == told * [
+        "the network itself names 25.00 % of the 4 classes of data, as guesses would: accuracy "
+        "there tells nothing"
+    ]
 
 
 @pytest.mark.parametrize("measure", [

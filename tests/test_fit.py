@@ -36,7 +36,7 @@ def sampled(samples: int = 400) -> tuple[Tensor, Tensor, LeastSquares]:
 
 def mix_of(problem, basis, ridge=0.0):
     """The best mix for a fixed basis, with an absolute penalty on its squared norm."""
-    return problem._seen(lambda x: x @ basis.T).mix(ridge)
+    return problem._seen([basis], lambda rows: rows, None).mix(ridge)
 
 
 def test_cross_is_the_moment_of_inputs_and_outputs():
@@ -172,7 +172,8 @@ def test_fewer_rows_leave_what_a_basis_of_them_alone_would(ridge: float):
         return x @ rows.T
 
     sizes = [1, 5, 12, 7]
-    for size, left in zip(sizes, problem.leading([rows], apply, sizes, ridge=ridge), strict=True):
+    lefts = problem.leading([rows], sizes, apply=apply, ridge=ridge)
+    for size, left in zip(sizes, lefts, strict=True):
         alone = problem.refine([rows[:size]], lambda rows: rows, 0, apply=apply, ridge=ridge)
         torch.testing.assert_close(left, alone.left)
         torch.testing.assert_close(left, problem.left(alone.mix @ rows[:size]))

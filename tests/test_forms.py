@@ -30,9 +30,7 @@ WITH_ARGUMENTS = [
 def problem_for(weight: Tensor, seed: int | None) -> LeastSquares:
     """The fit to a known kernel `[out, D]`, under white inputs or random moments."""
     weight = weight.flatten(1).double()
-    size = weight.shape[1]
-    spd = torch.eye(size, dtype=torch.float64) if seed is None else moment(size, seed)
-    return LeastSquares(weight, spd)
+    return LeastSquares(weight, None if seed is None else moment(weight.shape[1], seed))
 
 
 def random_problem(kernel: Kernel, seed: int | None) -> LeastSquares:
@@ -196,6 +194,20 @@ def truncated(matrix: Tensor, rank: int) -> Tensor:
     """The best approximation of rank `rank`, batched."""
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     return (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_white_inputs_need_no_moments_and_no_more_steps_than_pay(form: str):
+    weight = torch.randn(KERNEL, dtype=torch.float64).flatten(1)
+    rank = ranks(form, KERNEL, 3)[1] if form in RANKED else 1
+    white, told = LeastSquares(weight), LeastSquares(weight, torch.eye(36, dtype=torch.float64))
+    for steps in (0, 30):
+        left, same = (FORMS[form].fit(p, KERNEL, rank, steps).left.trace() for p in (white, told))
+        torch.testing.assert_close(left, same, rtol=1e-6, atol=0)
+    for left, same in zip(
+        *(FORMS[form].start_errors(p, KERNEL, [rank]) for p in (white, told)), strict=True
+    ):
+        torch.testing.assert_close(left, same)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 5])

@@ -57,6 +57,14 @@ def test_costs_of_the_choices_add_up_to_the_plan():
     assert made.damage == pytest.approx(sum(choice.damage for choice in made.choices))
 
 
+def test_layers_that_the_output_does_not_depend_on_are_named():
+    """As in networks of timm that are not trained: the last layer of each block is zero."""
+    model, input_size = tiny("residual")
+    nn.init.zeros_(model.second.weight)
+    made = plan(model, image_batches(input_size), Budget(macs=0.5))
+    assert any("does not depend on first, second: weights after" in note for note in made.notes)
+
+
 def test_looser_budget_does_no_more_damage():
     model, input_size = tiny("residual")
     batches = image_batches(input_size)

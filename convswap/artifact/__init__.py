@@ -2,10 +2,12 @@
 
 import lazy_loader
 
+WEIGHTS, DESCRIPTION = "model.safetensors", "convswap.json"
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "description": ["DESCRIPTION", "WEIGHTS", "read_description"],
+        "description": ["read_description"],
         "loading": ["load"],
         "saving": ["save"],
     },

@@ -14,8 +14,8 @@ from ..record import Record
 from ..support.files import read_text
 from ..support.plain import levels_of, read_json
 from ..support.tensors import Entry, read_header
+from . import DESCRIPTION, WEIGHTS
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "convswap.json"
 FORMAT = 1
 LEVELS = 32  # of lists and mappings in one another, in what is kept with an artifact
 

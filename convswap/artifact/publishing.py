@@ -8,8 +8,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from .. import __version__
 from ..errors import ConvswapError
-from ..inputs.bases import is_library
 from ..inputs.hub import answers, endpoint
+from ..inputs.names import is_library
 from ..network.copies import first_line
 from .card import CARD
 from .description import DESCRIPTION, WEIGHTS, header_of, read_description, weights_of

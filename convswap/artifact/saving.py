@@ -13,7 +13,7 @@ from torch import nn
 
 from .. import __version__
 from ..errors import ArtifactError, ConvswapError
-from ..inputs.bases import is_library
+from ..inputs.names import is_library
 from ..network.wrappers import unwrapped
 from ..record import Base, Record, record_of
 from ..support.files import check_new, check_ours, claimed, named, settle

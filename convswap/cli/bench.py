@@ -11,7 +11,7 @@ import convswap
 
 from ..errors import ConvswapError
 from ..support.files import check_new
-from . import console
+from . import console, early
 from . import options as o
 
 if TYPE_CHECKING:
@@ -48,14 +48,18 @@ def bench(
     as_json: o.Json = False,
 ) -> None:
     """Time a converted network against the original, taking turns in one process."""
+    if layers and against:
+        raise ConvswapError("--layers compares with the original network", do="omit --against")
+    drawn = picture and check_new(picture, force)
+    early.check_artifact(artifact_dir)
+    if against is not None:
+        early.check_model(against)
     from ..results import pictures
     from ..results.comparison import compare
     from . import opening, tables
 
-    if layers and against:
-        raise ConvswapError("--layers compares with the original network", do="omit --against")
-    if picture:
-        pictures.check_picture(check_new(picture, force))
+    if drawn:
+        pictures.check_picture(drawn)
     target = convswap.open_target(
         timing.target, threads=machine.threads, device=machine.device, dtype=timing.dtype
     )

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 import convswap
 
 from ..plans import Drop
-from . import console
+from . import configuration, console, early
 from . import goal_options as g
 from . import options as o
 
@@ -40,13 +40,16 @@ def convert(
     as_json: o.Json = False,
 ) -> None:
     """Replace convolutions by separable ones, fitted to the images; no training."""
-    from ..results.goals import reach
-    from . import configuration, opening, tables
-
-    opening.check_output(out, force)
+    early.check_output(out, force)
     fit = images.settled(goal := wanted.goal)
     asked = (model, wanted, network, images, layers, output, run)
     write_recipe = configuration.writer(save_config, force, *asked)
+    early.check_model(model, network)
+    early.check_sources(images.data)
+    early.check_goal(goal)
+    from ..results.goals import reach
+    from . import opening, tables
+
     target = opening.timing_target(goal, wanted.timing, run)
     dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
     judge = opening.quality(dense, goal.judge, output) if isinstance(goal, Drop) else None

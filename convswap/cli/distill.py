@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import convswap
 
 from ..plans import FAST, LONG, THREADS
 from ..support.progress import unheard
-from . import console
+from . import console, early
 from . import options as o
 
 if TYPE_CHECKING:
@@ -66,12 +67,14 @@ def distill(
     Stopped or killed, it goes on from its last checkpoint when called again. On several devices:
     `torchrun --nproc-per-node N -m convswap distill ...`.
     """
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one writes
+        early.check_output(out, force)
+    early.check_artifact(artifact_dir)
+    early.check_sources(data)
     from ..recovery import ranks
     from . import opening
 
     with ranks.joined(run.device) as device:
-        if ranks.leads():
-            opening.check_output(out, force)
         run = replace(run, device=device, quiet=run.quiet or not ranks.leads())
         student = opening.open_artifact(artifact_dir, original, run)
         teacher = opening.open_original(student, original, device)
@@ -93,6 +96,7 @@ def _recovered(
     from ..inputs.images import training_batches
     from ..recovery import ranks
     from ..recovery.judging import History
+    from ..results.evaluation import tell_classes
     from . import opening
 
     told = console.note if ranks.leads() else unheard
@@ -102,6 +106,7 @@ def _recovered(
     batches, judges = training_batches(
         source, preprocess, size, seed=run.seed, workers=workers, share=ranks.place(), note=told
     )
+    tell_classes(teacher, judges.images)
     history = History(_heard(settings.pop("log"), out, run))
     with console.progress(run.quiet) as progress:
         small = convswap.distill(

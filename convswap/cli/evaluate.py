@@ -9,7 +9,7 @@ from cyclopts import Parameter
 import convswap
 
 from ..errors import DataError
-from . import console
+from . import console, early
 from . import options as o
 
 EXAMPLE = "convswap evaluate r18-half --data val/ --json"
@@ -38,6 +38,10 @@ def evaluate(
     network of an artifact, its weights are found where they were at conversion; --weights are
     others.
     """
+    early.check_model(model, network)
+    early.check_sources(data)
+    if against is not None:
+        early.check_model(against)
     from ..results import evaluation
     from . import opening, tables
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from ..errors import ConvswapError
 from ..support.files import check_new
-from . import console
+from . import console, early
 from . import options as o
 
 if TYPE_CHECKING:
@@ -43,9 +43,11 @@ def export(
 
     With --int8 it is compared in quality and in time with the same file in float32.
     """
+    wanted = _wanted({"onnx": onnx, "tflite": tflite, "pt2": pt2}, data, file, force)
+    early.check_artifact(artifact_dir)
+    early.check_sources(data)
     from . import opening
 
-    wanted = _wanted({"onnx": onnx, "tflite": tflite, "pt2": pt2}, data, file, force)
     network = opening.open_artifact(artifact_dir, code)
     preprocess = opening.settle(network, data)
     data = opening.source_for(network, preprocess, data)

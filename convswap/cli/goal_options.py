@@ -13,7 +13,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from ..errors import ConvswapError
-from ..inputs.user_code import is_function_name
+from ..inputs.names import is_function
 from ..plans import Budget, Drop, Goal, Plan
 from .options import Timing
 
@@ -21,7 +21,7 @@ _JUDGES = "images to judge by: labelled, or closeness to the original"
 
 
 def _of_a_file(kind: object, name: str | None) -> None:
-    if name is not None and not is_function_name(name):
+    if name is not None and not is_function(name):
         raise ValueError(f"takes file.py:function, not {name!r}")
 
 

@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import convswap
 
-from . import console
+from ..inputs.names import is_library
+from . import console, early
 from . import options as o
 
 EXAMPLE = "convswap inspect timm:resnet18"
@@ -21,7 +22,8 @@ def inspect(
     as_json: o.Json = False,
 ) -> None:
     """List every layer: shape, cost, and what could replace it, or why nothing can."""
-    from ..inputs.bases import has_branches, is_library
+    early.check_model(model, network)
+    from ..inputs.bases import has_branches
     from ..inputs.networks import open_structure
     from . import opening, tables
 

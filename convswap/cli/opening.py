@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +16,17 @@ from .. import artifact
 from ..errors import ConvswapError, ModelError
 from ..inputs.calibration import calibration_batches
 from ..inputs.images import open_images
+from ..inputs.names import check_artifact, is_artifact, is_function
 from ..inputs.networks import open_model, open_teacher
 from ..inputs.preprocess import settle_preprocess
 from ..inputs.synthetic import real_or_made_up
-from ..inputs.user_code import failed, is_function_name, open_function
+from ..inputs.user_code import failed, open_function
 from ..plans import Budget, Goal, Kind
 from ..record import Preprocess, record_of
 from ..results import evaluation
 from ..runtimes import Target, device_for, open_target
 from ..runtimes.machine import check_device
-from ..support.files import check_new, check_ours, user_cache
+from ..support.files import user_cache
 from . import console
 from . import options as o
 from .console import note
@@ -62,14 +63,6 @@ def source_for(
             data, network, preprocess, user_cache("synthetic"), seed=run.seed, progress=progress,
             note=note,
         )  # fmt: skip
-
-
-def judges(judge: str | None, val: str | None, data: str) -> str:
-    """What to judge by: a function, the images for it, else those that layers are fitted to."""
-    if judge and val:
-        raise ConvswapError("give one of --judge and --val")
-    evaluation.check_judges(by := judge or val or data)
-    return by
 
 
 def settle(
@@ -121,8 +114,7 @@ def open_named(
 
 def open_artifact(folder: str, code: o.Code, machine: o.Machine = o.Machine()) -> nn.Module:
     """The network of an artifact folder, on its device."""
-    if not is_artifact(folder):
-        raise ConvswapError(f"{folder} is not an artifact folder", do="make one with convert")
+    check_artifact(folder)
     _use(machine)
     base = None
     if code.architecture:
@@ -164,16 +156,6 @@ def open_pair(
     return opened, open_network(against, theirs, run)
 
 
-def check_output(folder: str, force: bool) -> None:
-    """Raise `ConvswapError` unless an artifact may be written to a folder."""
-    check_ours(check_new(folder, force, folder=True), artifact.DESCRIPTION)
-
-
-def is_artifact(name: str) -> bool:
-    """Whether a MODEL argument is a folder, which must then be an artifact."""
-    return Path(name).is_dir()
-
-
 def timing_target(goal: Goal, timing: o.Timing, machine: o.Machine) -> Target | None:
     """The target a budget of latency is for; opened early, so that it fails early."""
     if not isinstance(goal, Budget) or goal.latency is None:
@@ -192,12 +174,21 @@ def open_timing(timing: o.Timing, machine: o.Machine) -> Target:
 def quality(
     model: nn.Module, source: str, output: Kind | None = None
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """What measures a network: a function of the user's own, or images, by accuracy, or closeness
-    to `model` without labels."""
-    if is_function_name(source):
-        return partial(_own, open_function(source), source)
-    images = evaluation.open_judges(model, source, note)
-    return lambda network: evaluation.quality(network, model, images, output)
+    """What measures a network, each once: a function of the user's own, or images, by accuracy, or
+    closeness to `model` without labels."""
+    if is_function(source):
+        measure = partial(_own, open_function(source), source)
+    else:
+        images = evaluation.open_judges(model, source, note)
+        measure = partial(evaluation.quality, reference=model, images=images, output=output)
+    known: WeakKeyDictionary[nn.Module, dict[str, float]] = WeakKeyDictionary()
+
+    def found(network: nn.Module) -> dict[str, float]:
+        if network not in known:
+            known[network] = measure(network)
+        return known[network]
+
+    return found
 
 
 def _own(judge: Callable, name: str, network: nn.Module) -> dict[str, float]:

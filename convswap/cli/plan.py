@@ -9,7 +9,7 @@ from cyclopts import Parameter
 import convswap
 
 from ..support.files import check_new
-from . import console
+from . import console, early
 from . import goal_options as g
 from . import options as o
 
@@ -31,11 +31,12 @@ def plan(
     as_json: o.Json = False,
 ) -> None:
     """Choose a form and rank per convolution that meet a budget; nothing is converted yet."""
+    check_new(out, force)
+    fit = images.settled(goal := wanted.goal)
+    early.check_model(model, network)
+    early.check_sources(images.data)
     from . import opening, tables
 
-    check_new(out, force)
-    goal = wanted.goal
-    fit = images.settled(goal)
     target = opening.timing_target(goal, wanted.timing, run)
     dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
     with console.progress(run.quiet) as progress:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from . import console
+from . import console, early
 from . import options as o
 
 EXAMPLE = "convswap push r18-half me/resnet18-half"
@@ -21,6 +21,7 @@ def push(folder: o.Artifact, repository: Repository, /, *, private: Private = Fa
 
     The account is that of `hf auth login`, or of the variable HF_TOKEN.
     """
+    early.check_artifact(folder)
     from ..artifact.publishing import push as put
 
     console.wrote(put(folder, repository, private=private))

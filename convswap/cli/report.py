@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..support.files import check_new
-from . import console
+from . import console, early
 from . import options as o
 
 if TYPE_CHECKING:
@@ -38,10 +38,12 @@ def report(
 
     Without --data it shows what the folder knows by itself, and no weights are needed.
     """
+    early.check_artifact(folder)
+    path = check_new(out or Path(folder) / "report.html", force)
+    early.check_sources(data)
     from ..results import folders
     from ..results.report import write_report
 
-    path = check_new(out or Path(folder) / "report.html", force)
     rows, cases = folders.rows_of(folder), []
     if data:
         networks = _opened(folder, original, machine)

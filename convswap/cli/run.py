@@ -9,8 +9,9 @@ from cyclopts import Parameter
 
 from ..errors import RecipeError
 from ..recipe import recipe
+from ..recipe.mark import SIGNS, unfinished
 from ..support.files import check_new, check_ours, user_cache
-from . import console
+from . import console, early
 from . import options as o
 
 EXAMPLE = "convswap run digits"
@@ -32,15 +33,17 @@ def run(
     as_json: o.Json = False,
 ) -> None:
     """Plan, convert, distil and measure as a recipe says; one table, and a page to look at."""
-    from ..recipe import job
-    from . import opening, tables
-
     path = recipe.find(name)
     todo = recipe.load(path, settings)
     folder = Path(out or f"{path.stem}-out")
-    check_ours(check_new(folder, force or job.unfinished(todo, folder), folder=True), *job.SIGNS)
+    check_ours(check_new(folder, force or unfinished(todo, folder), folder=True), *SIGNS)
     if not (model or todo.model.name):
         raise RecipeError("the recipe names no model", do="add --model file.py:factory")
+    early.check_model(model or todo.model.name)
+    early.check_sources(todo.data.calibration, todo.data.train, todo.data.test)
+    from ..recipe import job
+    from . import opening, tables
+
     dense = opening.open_named(
         model or todo.model.name, weights=weights or todo.model.weights,
         random_weights=todo.model.random_weights, seed=todo.seed, kwargs=todo.model.kwargs,

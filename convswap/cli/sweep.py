@@ -12,7 +12,7 @@ import convswap
 
 from .. import plans
 from ..support.files import check_new, check_ours, new_folder
-from . import console
+from . import console, early
 from . import goal_options as g
 from . import options as o
 
@@ -52,11 +52,13 @@ def sweep(
     as_json: o.Json = False,
 ) -> None:
     """Convert at several budgets from one look at the layers: a table, a picture and a page."""
+    folder, by = check_new(out, force, folder=True), early.judges(judge, val, data)
+    early.check_model(model, network)
+    early.check_sources(data)
     from ..results import frontier
     from . import opening, tables
 
-    check_ours(check_new(out, force, folder=True), frontier.FILE)
-    by = opening.judges(judge, val, data)
+    check_ours(folder, frontier.FILE)
     runtime = opening.open_timing(o.Timing(target=target), run)
     dense, batches = opening.open_calibrated(model, network, data, images, run, runtime)
     quality, budgets = opening.quality(dense, by, output), frontier.budgets(points, least)

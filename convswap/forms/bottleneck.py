@@ -61,7 +61,7 @@ def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
 
 def start_errors(problem: LeastSquares, kernel: Kernel, ranks: Sequence[int]) -> list[Tensor]:
     start = _start(problem, kernel, max(ranks))
-    return problem.leading(start, lambda x, *f: x @ _basis(*f).T, ranks, ridge=RIDGE)
+    return problem.leading(start, ranks, basis=_basis, ridge=RIDGE)
 
 
 def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:

@@ -41,7 +41,7 @@ class GroupFits:
         """The fits of about as many output channels, evenly spread, and which of all they are."""
         groups, out = len(self.problems), self.kernel.out_channels
         kept = torch.arange(0, out, max(groups * out // outputs, 1))
-        problems = [LeastSquares(p.target[kept], p.moment) for p in self.problems]
+        problems = [p.of(kept) for p in self.problems]
         kernel = Kernel(len(kept), *self.kernel[1:])
         return GroupFits(problems, kernel), (torch.arange(groups)[:, None] * out + kept).flatten()
 

@@ -58,18 +58,27 @@ class LeastSquares:
 
     Args:
         target: `[out, D]`, T: what a form would spell at full rank.
-        moment: `[D, D]`, S = E[x x^T], symmetric positive definite.
+        moment: `[D, D]`, S = E[x x^T], symmetric positive definite; default: that of white inputs.
         dense: `[out, D]`, the kernel that is replaced, where the target is not it.
     """
 
-    def __init__(self, target: Tensor, moment: Tensor, dense: Tensor | None = None):
-        self.target, self.moment, self.dense = target, moment, dense
+    def __init__(self, target: Tensor, moment: Tensor | None = None, dense: Tensor | None = None):
+        self.target, self.dense, self.white = target, dense, moment is None
+        self.moment = torch.eye(target.shape[1]).to(target) if moment is None else moment
         self._found: dict[str, Tensor] = {}
+
+    def of(self, outputs: Tensor) -> LeastSquares:
+        """The same for some of the outputs, by their numbers."""
+        return LeastSquares(self.target[outputs], None if self.white else self.moment)
+
+    def measured(self, rows: Tensor) -> Tensor:
+        """`rows` `[n, D]` times S, which costs nothing where inputs are white."""
+        return rows if self.white else rows @ self.moment
 
     @cached_property
     def cross(self) -> Tensor:
         """T S `[out, D]`: the outputs wanted against the inputs seen."""
-        return self.target @ self.moment
+        return self.measured(self.target)
 
     @cached_property
     def outputs(self) -> Tensor:
@@ -102,14 +111,14 @@ class LeastSquares:
             if out <= depth:
                 return leading(self.outputs, out)
             frame, inner = torch.linalg.qr(self.target)  # of an expansion by 4, 64 times cheaper
-            return frame @ leading(inner @ self.moment @ inner.T, depth)
+            return frame @ leading(self.measured(inner) @ inner.T, depth)
 
         return self.once("outputs", find)
 
     def left(self, weight: Tensor) -> Tensor:
         """Second moments `[out, out]` of the output error of a kernel `[out, D]`."""
         gap = weight - self.target
-        return gap @ self.moment @ gap.T
+        return self.measured(gap) @ gap.T
 
     def error(self, weight: Tensor) -> float:
         """Relative squared output error of a kernel `[out, D]`: 0 exact, 1 no better than zero."""
@@ -136,10 +145,6 @@ class LeastSquares:
                 power. With rows of unit norm it bounds terms that cancel (Phan et al. 2020).
         """
 
-        def times(*factors: Tensor) -> Callable[[Tensor], Tensor]:
-            rows = None if apply else basis(*factors)
-            return lambda x: apply(x, *factors) if apply else x @ rows.T
-
         penalty = ridge * self.moment.diagonal().mean().item()
         leaves = [f.detach().clone().requires_grad_() for f in factors]
 
@@ -154,7 +159,7 @@ class LeastSquares:
             for leaf in leaves:
                 leaf.grad = None
             with torch.enable_grad():
-                seen = self._seen(times(*leaves))
+                seen = self._seen(leaves, basis, apply)
             with torch.no_grad():  # subtle: the mix is the best one, so it counts as constant
                 mix = seen.mix(penalty)
                 scaled = mix * (2 / self.energy)
@@ -174,7 +179,7 @@ class LeastSquares:
                     break
                 last = start
         factors = [leaf.detach() for leaf in leaves]
-        seen = self._seen(times(*factors))
+        seen = self._seen(factors, basis, apply)
         mix = seen.mix(penalty)
         captured = mix @ seen.wanted.T
         left = self.outputs - captured - captured.T + mix @ seen.gram @ mix.T
@@ -183,9 +188,10 @@ class LeastSquares:
     def leading(
         self,
         factors: Sequence[Tensor],
-        apply: Callable[..., Tensor],
         sizes: Sequence[int],
         *,
+        basis: Callable[..., Tensor] | None = None,
+        apply: Callable[..., Tensor] | None = None,
         ridge: float = 0.0,
     ) -> list[Tensor]:
         """What the best mix leaves of the outputs, `[out, out]`, with the first rows of a basis
@@ -195,11 +201,12 @@ class LeastSquares:
         factorisation of all rows holds those of fewer.
 
         Args:
-            factors, apply, ridge: as for `refine`, of the whole basis.
             sizes: how many rows.
+            factors, basis, apply, ridge: as for `refine`, of the whole basis; one of `basis` and
+                `apply`.
         """
         penalty = ridge * self.moment.diagonal().mean().item()
-        seen = self._seen(lambda x: apply(x, *factors))
+        seen = self._seen(factors, basis, apply)
         factor = seen.factor(penalty)
         solved = torch.linalg.solve_triangular(factor, seen.wanted.T, upper=False)  # [R, out]
         found = []
@@ -212,11 +219,19 @@ class LeastSquares:
             found.append(left)
         return found
 
-    def _seen(self, times: Callable[[Tensor], Tensor]) -> _Seen:
-        """What a basis M sees, given X -> X M^T."""
+    def _seen(
+        self,
+        factors: Sequence[Tensor],
+        basis: Callable[..., Tensor] | None,
+        apply: Callable[..., Tensor] | None,
+    ) -> _Seen:
+        """What a basis M sees."""
         # subtle: only one M of the gram matrix has a gradient, which is half of the whole one
-        measured = times(self.moment).detach().T
-        return _Seen(times(measured), times(self.cross))
+        if apply:
+            measured = apply(self.moment, *factors).detach().T
+            return _Seen(apply(measured, *factors), apply(self.cross, *factors))
+        rows = basis(*factors)
+        return _Seen(self.measured(rows).detach() @ rows.T, self.cross @ rows.T)
 
 
 class _Seen(NamedTuple):

@@ -39,6 +39,7 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
 
 
 def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
+    steps = 0 if problem.white else steps  # the start is the best there is
     start = _start(problem, kernel, rank)
     (depthwise,), mix, left = problem.refine([start], _basis, steps, apply=_apply)
     return Fitted([depthwise, mix], left)
@@ -51,7 +52,7 @@ def start_errors(problem: LeastSquares, kernel: Kernel, ranks: Sequence[int]) ->
         return _apply(x, depthwise).unflatten(1, (in_, most)).mT.flatten(1)
 
     start = _start(problem, kernel, most)
-    return problem.leading([start], apply, [rank * in_ for rank in ranks])
+    return problem.leading([start], [rank * in_ for rank in ranks], apply=apply)
 
 
 def spell(weights: list[Tensor], kernel: Kernel) -> Tensor:

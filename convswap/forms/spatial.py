@@ -40,6 +40,7 @@ def layers(kernel: Kernel, rank: int) -> list[Layer]:
 
 
 def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
+    steps = 0 if problem.white else steps  # the start is the best there is
     (vertical,), mix, left = problem.refine(
         [_start(problem, kernel, rank)], lambda h: _basis(h, kernel), steps,
         apply=lambda x, h: _apply(x, h, kernel),
@@ -50,8 +51,8 @@ def fit(problem: LeastSquares, kernel: Kernel, rank: int, steps: int) -> Fitted:
 def start_errors(problem: LeastSquares, kernel: Kernel, ranks: Sequence[int]) -> list[Tensor]:
     width = _folded(kernel)[1]
     return problem.leading(
-        [_start(problem, kernel, max(ranks))], lambda x, h: _apply(x, h, kernel),
-        [rank * width for rank in ranks],
+        [_start(problem, kernel, max(ranks))], [rank * width for rank in ranks],
+        apply=lambda x, h: _apply(x, h, kernel),
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def start_errors(
     area, reduce = kernel.area, _reduce(problem, kernel)[: max(s for _, s in ranks)]
     sizes = [rank_in * area for _, rank_in in ranks]
 
-    lefts = problem.leading([reduce], lambda x, r: _some(x, r, area), sizes)
+    lefts = problem.leading([reduce], sizes, apply=lambda x, r: _some(x, r, area))
     found = []
     for (rank_out, _), left in zip(ranks, lefts, strict=True):
         kept = problem.outputs - left

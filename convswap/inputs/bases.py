@@ -23,6 +23,7 @@ from ..record import Base
 from ..support.plain import numbers_in
 from ..support.quiet import quiet
 from .hub import check_fetched, hub
+from .names import is_library
 
 _NAME = re.compile(r"[\w.\-]{1,200}")
 _REFUSED = {"checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit", "progress"}
@@ -30,11 +31,6 @@ _FOLDS = ("fuse", "reparameterize", "switch_to_deploy")  # methods that timm cal
 _LARGEST = 1 << 13  # of an argument
 _CLASSES = 1 << 20  # they are the size of one layer alone
 _SPARE_BYTES = 32 << 20  # what a dense network may have beside 16 times the weights file
-
-
-def is_library(name: str) -> bool:
-    """Whether a name is one of timm's or torchvision's."""
-    return name.startswith(("timm:", "torchvision:"))
 
 
 def build_library(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> nn.Module:

@@ -19,10 +19,10 @@ from .arrays import ArrayFile, ArrayTransform, by, is_array_file, read_array
 from .depth import white_of
 from .digits import Digits
 from .items import Items, ReadFile, unreadable
+from .names import DIGITS, SYNTHETIC
 from .pixels import ImageTransform, read_colour, read_gray, size_of
 from .sources import open_source
 from .split import shuffled, to_judge, to_train
-from .synthetic import SYNTHETIC
 
 UNREADABLE = 0.05  # the share of images that may fail before it is an error; one may always
 
@@ -154,7 +154,7 @@ def open_images(
     Raises:
         DataError: nothing is there, or it does not fit the network's channels.
     """
-    if source == "digits":
+    if source == DIGITS:
         return Images(source, Digits(preprocess, held_out), [str(i) for i in range(10)])
     if is_array_file(source):
         file = ArrayFile(Path(source))
@@ -197,7 +197,7 @@ def training_batches(
 
 def native_size(source: str, channels: int) -> tuple[int, int, int] | None:
     """The size all of the first images of a source have, or None if they differ."""
-    if source == "digits":
+    if source == DIGITS:
         return (1, 32, 32)
     if source == SYNTHETIC:
         return None
@@ -217,7 +217,7 @@ def first_array(source: str) -> np.ndarray | None:
     Raises:
         DataError: none can be read.
     """
-    if source in ("digits", SYNTHETIC):
+    if source in (DIGITS, SYNTHETIC):
         return None
     if is_array_file(source):
         return ArrayFile(Path(source)).read(0)

@@ -14,8 +14,9 @@ from ..network.copies import check_finite
 from ..record import Base, Preprocess, remember
 from ..support.files import is_there
 from ..support.randomness import seeded
-from .bases import build_library, fold_branches_, is_library
+from .bases import build_library, fold_branches_
 from .checkpoints import load_weights_
+from .names import check_model, is_library
 from .user_code import failed, open_function
 from .weight_files import digest
 
@@ -165,11 +166,7 @@ def input_channels(model: nn.Module) -> int:
 
 
 def _run_factory(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    if ":" not in name:
-        raise ModelError(
-            f"unknown model {name!r}",
-            do="say timm:NAME, torchvision:NAME, path/to/file.py:factory or an artifact folder",
-        )
+    check_model(name)
     factory = open_function(name)
     try:
         model = factory(**kwargs)

@@ -16,6 +16,7 @@ from typing import BinaryIO
 from ..errors import DataError, one_line, reason
 from .folders import are_scales, below_the_shared, one_of_pairs, one_split, parts_of, without_masks
 from .formats import SUFFIXES as IMAGES
+from .names import check_source
 
 ARRAYS = frozenset({".npy"})
 PACKED = {
@@ -65,9 +66,8 @@ def open_source(source: str, held_out: bool = False) -> Source:
     Raises:
         DataError: there is no such folder or `.tar`, it is packed, or nothing in it to read.
     """
+    check_source(source)
     root = Path(source)
-    if not root.exists():
-        raise DataError(f"no such folder or .tar file: {source}")
     if root.is_file() and (packed := _packing(root)):
         raise DataError(f"{source} is packed with {packed}", do="unpack it, and give the folder")
     if not root.is_dir() and (not root.is_file() or root.suffix.lower() != ".tar"):

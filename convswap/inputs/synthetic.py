@@ -27,8 +27,8 @@ from ..support.files import check_regular, new_file
 from ..support.progress import Note, Progress, silent, unheard
 from ..support.tensors import digests
 from .arrays import ArrayFile
+from .names import SYNTHETIC
 
-SYNTHETIC = "synthetic"  # as a source
 IMAGES = 256  # each takes as long as some 180 forward passes
 AT_ONCE = 64  # whose statistics are those of a batch
 STEPS = 60

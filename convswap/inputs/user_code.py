@@ -14,14 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import ModelError
+from .names import check_file
 
 _brought: dict[str, Path] = {}  # modules that lie beside users' files, and in which folder
-
-
-def is_function_name(name: str) -> bool:
-    """Whether it is `path/to/file.py:function`."""
-    place, _, function = name.rpartition(":")
-    return place.endswith(".py") and function.isidentifier()
 
 
 def open_function(name: str) -> Callable:
@@ -80,8 +75,7 @@ def _at_home(place: str) -> Iterator[None]:
 def _executed(path: Path) -> ModuleType:
     """The module of a file, which is found by its name from its first line on, and remains so:
     dataclasses look theirs up, and so do pickle and torch.compile."""
-    if not path.is_file():
-        raise ModelError(f"no such file: {path}")
+    check_file(path)
     own = f"convswap_user_{path.stem}_{zlib.crc32(bytes(path.resolve())):08x}"
     spec = importlib.util.spec_from_file_location(own, path)
     module = sys.modules[own] = importlib.util.module_from_spec(spec)

@@ -148,12 +148,13 @@ class Reference:
 
     @torch.no_grad()
     def distance(self, network: nn.Module) -> float:
-        """Mean `divergence` of another network's outputs, over images."""
+        """Mean `divergence` of another network's outputs, over images; not less than zero, as
+        rounding can make that of equal ones."""
         total = sum(
             divergence(_run(network, batch), output, self._kind, self.scale).item() * len(batch)
             for batch, output in zip(self._batches, self._outputs, strict=True)
         )
-        return total / sum(map(len, self._batches))
+        return max(total / sum(map(len, self._batches)), 0.0)
 
 
 def _run(network: nn.Module, batch: Batch) -> object:

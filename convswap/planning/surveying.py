@@ -28,6 +28,8 @@ from .by_time import meet_latency
 from .candidates import Candidate, costs_of, find_candidates, weight_candidates
 from .knapsack import check_reachable, solve
 
+NOTHING = 1e-20  # damage that is none
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -208,11 +210,11 @@ def survey(
         found = kept.Found(kind, options, cut_off)
         if file:
             kept.write(found, file)
-    notes = _notes(model, batches[0], found.cut_off)
+    notes = _notes(model, batches[0], found)
     return Survey(model, seen, found.options, fit, seed, found.kind, notes)
 
 
-def _notes(model: nn.Module, batch: Batch, cut_off: Sequence[str]) -> tuple[str, ...]:
+def _notes(model: nn.Module, batch: Batch, found: kept.Found) -> tuple[str, ...]:
     notes, parts = (), batch.match.parts
     if training := still_training(model):
         notes += (
@@ -234,12 +236,21 @@ def _notes(model: nn.Module, batch: Batch, cut_off: Sequence[str]) -> tuple[str,
         )
     if parts:
         notes += (f"the outputs vary in number or shape: judged by those of {_some(parts)}",)
-    if cut_off:
+    if found.cut_off:
         notes += (
-            f"no gradient of the output reaches {_some(cut_off)}: judged by what these put out "
-            "themselves",
+            f"no gradient of the output reaches {_some(found.cut_off)}: judged by what these put "
+            "out themselves",
+        )
+    if mute := [path for path, row in found.options.items() if row and _worst(row) < NOTHING]:
+        notes += (
+            f"the output does not depend on {_some(mute)}: weights after them are zero, as where "
+            "a network was not trained",
         )
     return notes
+
+
+def _worst(row: Sequence[Candidate]) -> float:
+    return max(candidate.damage for candidate in row)
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..artifact import DESCRIPTION, WEIGHTS, read_description, save
+from ..artifact import WEIGHTS, read_description, save
 from ..errors import ArtifactError
 from ..inputs.calibration import calibration_batches
 from ..inputs.images import training_batches
@@ -22,26 +21,16 @@ from ..planning import plan
 from ..recovery.distill import distill
 from ..recovery.judging import History, Judgement, write_history
 from ..results.differences import differing
-from ..results.evaluation import open_judges, quality
+from ..results.evaluation import open_judges, quality, tell_classes
 from ..results.folders import report_on_folder
 from ..results.report import write_report
 from ..runtimes import device_for, open_target
-from ..support.files import new_file, new_folder, read_text, user_cache
+from ..support.files import new_file, new_folder, user_cache
 from ..support.progress import Note, Progress, once, silent, unheard
 from ..surgery.convert import convert
 from ..timing import measure
+from .mark import MARK, digest_of, unfinished
 from .recipe import Recipe
-
-MARK = ".unfinished"  # in a folder whose run has not ended, with the digest of its recipe
-SIGNS = (MARK, f"converted/{DESCRIPTION}")  # what the folder of a run is known by
-
-
-def unfinished(recipe: Recipe, folder: str | Path) -> bool:
-    """Whether a folder is what a stopped or killed run of this very recipe left."""
-    try:
-        return read_text(Path(folder) / MARK) == _digest(recipe)
-    except (OSError, ValueError):
-        return False
 
 
 def run(
@@ -93,6 +82,7 @@ def run(
         source = made_up(sources.train) if sources.train else source
         batch_size = settings.pop("batch_size")
         training, judges = training_batches(source, preprocess, batch_size, seed=seed, note=note)
+        tell_classes(dense, judges.images)
     networks = {"dense": dense}
     chosen = plan(
         dense, batches, recipe.budget, fit=recipe.fit, output=recipe.output, layers=recipe.layers,
@@ -102,7 +92,7 @@ def run(
     checkpoint, history = folder / "checkpoint.pt", History(heard)
     before = _weights_in(folder) if unfinished(recipe, folder) else {}
     with new_folder(folder) as new:
-        (new / MARK).write_text(_digest(recipe), encoding="utf-8")
+        (new / MARK).write_text(digest_of(recipe), encoding="utf-8")
         chosen.save(new / "plan.json")
     made = {"command": command, "data": sources.model_dump(), "seed": seed,
             "target": target.fingerprint()}  # fmt: skip
@@ -147,7 +137,3 @@ def _weights_in(folder: Path) -> dict[str, str]:
         return read_description(folder / "converted").tensors
     except ArtifactError:
         return {}
-
-
-def _digest(recipe: Recipe) -> str:
-    return hashlib.sha256(json.dumps(recipe.model_dump()).encode()).hexdigest()

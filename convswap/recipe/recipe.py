@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from .. import plans
 from ..errors import RecipeError, problem, reason
+from ..inputs.names import DIGITS, SYNTHETIC
 from ..plans import Budget, Fit, InputSize, Kind, Layers, Mean, Seed, Std, TargetName
 from ..support.files import new_file, read_text
 from ..support.numbered import Numbered
@@ -27,7 +28,6 @@ _PATHS = (
     ("data", "train"),
     ("data", "test"),
 )
-_MADE = ("digits", "synthetic")  # in place of a path
 
 
 def _named(path: str) -> str:
@@ -206,7 +206,7 @@ def dump(recipe: Recipe, path: str | Path) -> None:
     content = {"version": recipe.version} | content
     for section, key in _PATHS:
         part = content.get(section) or {}
-        if part.get(key) not in (None, *_MADE):
+        if part.get(key) not in (None, *(DIGITS, SYNTHETIC)):
             part[key] = os.path.relpath(part[key], path.absolute().parent)
     with new_file(path) as temporary:
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
@@ -215,7 +215,11 @@ def dump(recipe: Recipe, path: str | Path) -> None:
 
 def _resolve(content: dict, section: str, key: str, base: Path) -> None:
     part = content.get(section)
-    if isinstance(part, dict) and isinstance(part.get(key), str) and part[key] not in ("", *_MADE):
+    if (
+        isinstance(part, dict)
+        and isinstance(part.get(key), str)
+        and part[key] not in ("", *(DIGITS, SYNTHETIC))
+    ):
         part[key] = str(base / part[key])
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import ConvswapError, DataError, ModelError
 from ..inputs.images import Batches, Images, open_images
-from ..inputs.synthetic import SYNTHETIC
+from ..inputs.names import check_judge
 from ..network.calls import Batch, listed, read_batch, settled
 from ..network.match import tensors
 from ..network.outputs import output_kind
@@ -31,20 +31,20 @@ def open_judges(model: nn.Module, source: str, note: Note = unheard) -> Images:
         note: told if there are fewer classes of images than the network has, what else was
             decided about the source, and about images that were left out.
     """
-    check_judges(source)
+    check_judge(source)
     images = open_images(source, record_of(model).preprocess, held_out=True, note=note)
-    folders, classes = len(images.classes or ()), getattr(model, "num_classes", None)
-    if isinstance(classes, int) and 0 < folders < classes:
-        note(
-            f"{source} has {folders} classes, the network {classes}: taken for its first {folders}"
-        )
+    tell_classes(model, images)
     return images
 
 
-def check_judges(source: str) -> None:
-    """Raise `DataError` if a source says nothing of a network's quality."""
-    if source == SYNTHETIC:
-        raise DataError("images that are made up judge nothing", do="give real ones")
+def tell_classes(model: nn.Module, images: Images) -> None:
+    """Say so where there are fewer classes of images than the network has."""
+    folders, classes = len(images.classes or ()), getattr(model, "num_classes", None)
+    if isinstance(classes, int) and 0 < folders < classes:
+        images.note(
+            f"{images.name} has {folders} classes, the network {classes}: taken for its first "
+            f"{folders}"
+        )
 
 
 def quality(
@@ -62,7 +62,13 @@ def quality(
     """
     batches = images.batches(128)
     if images.classes and scores_classes(reference, batches):
-        return accuracy(model, batches, progress)
+        found = accuracy(model, batches, progress)
+        if model is reference and found["top1"] <= 100 / len(images.classes):
+            images.note(
+                f"the network itself names {found['top1']:.2f} % of the {len(images.classes)} "
+                f"classes of {images.name}, as guesses would: accuracy there tells nothing"
+            )
+        return found
     return closeness(model, reference, batches, output, progress)
 
 

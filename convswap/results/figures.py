@@ -65,7 +65,10 @@ class Figures:
             "psnr": 10 * math.log10(self._values / self._error) if self._error else None,
         }
         if self.kind == "logits":
-            found |= {"kl": self._kl / self.images, "agreement": 100 * self._same / self.images}
+            found |= {
+                "kl": max(self._kl / self.images, 0.0),
+                "agreement": 100 * self._same / self.images,
+            }
         return found
 
 

@@ -267,9 +267,8 @@ def weight_problems(layer: nn.Module) -> list[LeastSquares]:
     """The fit of every group of channels to the dense weights under white inputs."""
     weights = kernel_of(layer).detach().flatten(1)
     weights = weights.to(working_dtype(weights.shape[1]))
-    eye = torch.eye(weights.shape[1]).to(weights)
     groups = getattr(layer, "groups", 1)
-    return [LeastSquares(weight, eye) for weight in weights.unflatten(0, (groups, -1))]
+    return [LeastSquares(weight) for weight in weights.unflatten(0, (groups, -1))]
 
 
 def _apart(every: int, stride: int) -> int:

@@ -19,7 +19,7 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "top5": ("top-5 %", lambda v: f"{v:.2f}"),
     "r2": ("R2", lambda v: f"{v:.4f}"),
     "psnr": ("PSNR dB", lambda v: f"{v:.2f}"),
-    "kl": ("KL nats", lambda v: f"{max(v, 0):.4f}"),
+    "kl": ("KL nats", lambda v: f"{v:.4f}"),
     "agreement": ("same %", lambda v: f"{v:.2f}"),
     "macs": ("MACs", quantity),
     "params": ("params", quantity),

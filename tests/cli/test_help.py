@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import io
 import json
@@ -91,20 +92,79 @@ HEAVY = ("torch", "timm", "torchvision", "scipy", "matplotlib", "onnx", "sklearn
 QUICK = ["--help", "--version", "recipes list", *(f"{words} --help" for words in commands())]
 
 
-def test_help_versions_and_recipes_come_without_heavy_packages():
+def ends(commands: list[str], folder: Path) -> list[tuple[int, list[str], str]]:
+    """How each of some commands ends in one process: its code, the heavy packages that are imported
+    by then, and what it says."""
     code = f"""import sys
-from convswap.cli import main
-for arguments in {QUICK}:
+from convswap.cli import console, main
+ends = []
+for arguments in {commands}:
     sys.argv = ["convswap", *arguments.split()]
     try:
-        main()
+        with console.err.capture() as said:
+            main()
     except SystemExit as stop:
-        print(arguments, stop.code, sorted(set(sys.modules) & {{*{HEAVY}}}), file=sys.stderr)
+        ends.append((stop.code, sorted(set(sys.modules) & {{*{HEAVY}}}), said.get()))
+print("ENDS", ends)
 """
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines() == [f"{arguments} 0 []" for arguments in QUICK]
+    return ast.literal_eval(done.stdout.rpartition("ENDS ")[2])
+
+
+def test_help_versions_and_recipes_come_without_heavy_packages(tmp_path):
+    assert ends(QUICK, tmp_path) == [(0, [], "")] * len(QUICK)
+
+
+MISTAKES = {  # what is said of each; `here` is a folder, `here.py` a file, all else is not there
+    "inspect nothing": "unknown model 'nothing'",
+    "inspect none.py:build": "no such file: none.py",
+    "plan timm:resnet18 --macs 0.5 --out here.py": "here.py exists",
+    "plan timm:resnet18 --macs 0.5 --out plan.json --data none": "no such folder or file: none",
+    "plan timm:resnet18 --macs 5 --out plan.json": "macs",
+    "convert timm:resnet18 --macs 0.5 --out here": "here exists",
+    "convert timm:resnet18 --macs 0.5 --out new --data none": "no such folder or file: none",
+    "convert timm:resnet18 --macs 0.5 --out new --weights none.pt": "no such weights file: none.pt",
+    "convert timm:resnet18 --out new --data here": "no budget given",
+    "convert timm:resnet18 --max-drop 1 --val none --out new --data here": "none",
+    "convert timm:resnet18 --max-drop 1 --val synthetic --out new --data here": "made up",
+    "convert timm:resnet18 --max-drop 1 --judge none.py:f --out new --data here": "none.py",
+    "sweep nothing --data here --out new": "unknown model 'nothing'",
+    "sweep timm:resnet18 --data none --out new": "none",
+    "sweep timm:resnet18 --data here --out here": "here exists",
+    "distill none --data here --out new": "no such artifact folder: none",
+    "distill here --data none --out new": "no such folder or file: none",
+    "distill here --data here --out here": "here exists",
+    "evaluate nothing --data here": "unknown model 'nothing'",
+    "evaluate here --data none": "no such folder or file: none",
+    "evaluate here --data here --against nothing": "unknown model 'nothing'",
+    "bench none": "no such artifact folder: none",
+    "bench here --against nothing": "unknown model 'nothing'",
+    "bench here --picture here.py": "here.py exists",
+    "export none --onnx new.onnx": "no such artifact folder: none",
+    "export here": "nothing to export",
+    "export here --onnx new.onnx --data none": "no such folder or file: none",
+    "report none": "no such artifact folder: none",
+    "report here --data none --out new.html": "no such folder or file: none",
+    "push none me/new": "no such artifact folder: none",
+    "run nothing": "nothing",
+    "run digits --out here": "here exists",
+    "run digits --set data.calibration=none": "none",
+    "run digits --set model.name=null": "names no model",
+}
+
+
+def test_mistakes_are_told_before_heavy_packages_are_imported(tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here.py").write_text("")
+    found = dict(zip(MISTAKES, ends([*MISTAKES], tmp_path), strict=True))
+    wrong = {
+        words: (code, heavy, said)
+        for words, (code, heavy, said) in found.items()
+        if code != 2 or heavy or MISTAKES[words] not in said or said.count("\n") != 1
+    }
+    assert wrong == {}
 
 
 def test_the_package_is_a_command():

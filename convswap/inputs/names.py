@@ -1,0 +1,66 @@
+"""What names of networks and of sources may be, told without opening them or importing PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import ArtifactError, DataError, ModelError
+
+DIGITS, SYNTHETIC = "digits", "synthetic"  # images that come without a path
+
+
+def is_library(name: str) -> bool:
+    """Whether a name is one of timm's or torchvision's."""
+    return name.startswith(("timm:", "torchvision:"))
+
+
+def is_function(name: str) -> bool:
+    """Whether it is `path/to/file.py:function`."""
+    place, _, function = name.rpartition(":")
+    return place.endswith(".py") and function.isidentifier()
+
+
+def is_artifact(name: str) -> bool:
+    """Whether a name is that of a folder, which must then be an artifact."""
+    return Path(name).is_dir()
+
+
+def check_model(name: str) -> None:
+    """Raise `ModelError` if nothing could be meant by the name of a network."""
+    place, _, what = name.rpartition(":")
+    if is_function(name):
+        check_file(place)
+    elif not (place and what) and not is_artifact(name):
+        raise ModelError(
+            f"unknown model {name!r}",
+            do="say timm:NAME, torchvision:NAME, path/to/file.py:factory or an artifact folder",
+        )
+
+
+def check_file(path: str | Path) -> None:
+    """Raise `ModelError` unless there is this file of the user's own code."""
+    if not Path(path).is_file():
+        raise ModelError(f"no such file: {path}")
+
+
+def check_artifact(folder: str) -> None:
+    """Raise `ArtifactError` unless there is such a folder."""
+    if not is_artifact(folder):
+        raise ArtifactError(f"no such artifact folder: {folder}", do="make one with convert")
+
+
+def check_source(source: str) -> None:
+    """Raise `DataError` unless there is a file or folder of this name, or it needs none."""
+    if source not in (DIGITS, SYNTHETIC) and not Path(source).exists():
+        raise DataError(f"no such folder or file: {source}")
+
+
+def check_judge(name: str) -> None:
+    """Raise `ConvswapError` unless there is this function of the user's own, or these images, to
+    judge by: those that are made up say nothing of quality."""
+    if is_function(name):
+        check_file(name.rpartition(":")[0])
+    elif name == SYNTHETIC:
+        raise DataError("images that are made up judge nothing", do="give real ones")
+    else:
+        check_source(name)
