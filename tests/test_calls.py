@@ -125,6 +125,18 @@ class WithMore(OneInput):
         return super().forward(x * more["mask"] if more else x)
 
 
+class TakesAny(OneInput):
+    """Says nothing of its inputs."""
+
+    def forward(self, *inputs):
+        return super().forward(inputs[0] - inputs[1])
+
+
+class Unnamed(OneInput):
+    def forward(self, x: Tensor, /, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x if mask is None else x * mask)
+
+
 class Camera(OneInput):
     """One calibration for all images comes first."""
 
@@ -262,6 +274,8 @@ CASES = {
     "labels named y": (Guided, {"x": X, "y": LABELS}, True),
     "more by name": (WithMore, {"x": X, "mask": X.flip(0), "label": LABELS}, True),
     "an image of another name, and more": (Guided, {"image": X, "y": X.flip(0)}, False),
+    "any number": (TakesAny, (X, X.flip(0), LABELS), True),
+    "by place, not by name": (Unnamed, {"x": X, "mask": X.flip(0), "label": LABELS}, True),
     "one for all first": (Camera, (torch.eye(3), X), False),
     "the whole mapping": (WholeBatch, {"image": X, "label": LABELS}, True),
     "maps of a pyramid": (Pyramid, MAPS, False),
@@ -296,6 +310,8 @@ PASSED = {
     "labels named y": lambda m: m(X),
     "more by name": lambda m: m(X, mask=X.flip(0)),
     "an image of another name, and more": lambda m: m(X, X.flip(0)),
+    "any number": lambda m: m(X, X.flip(0)),
+    "by place, not by name": lambda m: m(X, X.flip(0)),
     "one for all first": lambda m: m(torch.eye(3), X),
     "maps of a pyramid": lambda m: m(MAPS),
 }
@@ -320,6 +336,22 @@ def test_all_that_is_input_reaches_the_network(case: str):
 def test_what_could_have_been_passed_and_was_not_is_said(make, batch: object, name: str):
     [note] = plan(make().eval(), [batch, batch], Budget(macs=0.6)).notes
     assert note.startswith(f"not passed to the network: {name};")
+
+
+class InList(OneInput):
+    """Some of its layers are in a list of Python's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.more = [nn.Conv2d(8, 8, 1)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.more[0](super().forward(x))
+
+
+def test_layers_that_pytorch_does_not_know_of_are_told():
+    [note] = plan(InList().eval(), [X, X], Budget(macs=0.6)).notes
+    assert note.startswith("more: layers in lists or mappings of Python's own are no part")
 
 
 @dataclass

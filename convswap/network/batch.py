@@ -33,7 +33,7 @@ class Batch:
         layout: where the samples lie in what is passed, where not all are rows.
         kept: paths of modules that keep something from one call to the next, which they are not
             to do.
-        taken_of: the batch that it is a part of, for networks that cannot run on parts.
+        instead: what to run a network on that cannot run on this.
         unused: names of what came with the inputs and could have been passed, but was not.
     """
 
@@ -44,7 +44,7 @@ class Batch:
     match: Match = field(default_factory=Match)
     layout: Layout = field(default_factory=Layout)
     kept: tuple[str, ...] = ()
-    taken_of: Batch | None = None
+    instead: Batch | None = None
     unused: tuple[str, ...] = ()
 
     def run(self, network: nn.Module) -> Any:

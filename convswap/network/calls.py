@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..errors import DataError
 from ..plans import Input
+from ..record import record_of
 from ..support.randomness import seeded
 from .batch import Batch, Call, noise
 from .between import kept_by
@@ -160,14 +161,18 @@ def _check_finite(given: Tensor, tensor: Tensor, name: str) -> None:
 
 
 def example_of(model: nn.Module, input_size: Sequence[int] | object) -> Batch:
-    """One sample to look at a network with: noise of a size `(channels, height, width)`, or the
-    first of a batch."""
+    """One sample to look at a network with: noise of a size `(channels, height, width)`, zeros
+    where it was planned for whole numbers; or the first of a batch."""
     if isinstance(input_size, Sequence) and all(isinstance(n, int) for n in input_size):
-        return read_batch(model, noise((1, *input_size)))
+        numbers = read_batch(model, torch.zeros((1, *input_size), dtype=torch.long))
+        seen = [each for plan in record_of(model).plans[-1:] for each in plan.inputs]
+        if [(each.dtype, each.shape[1:]) for each in seen] == [("int64", tuple(input_size))]:
+            return numbers
+        return replace(read_batch(model, noise((1, *input_size))), instead=numbers)
     batch = read_batch(model, input_size)
     if not isinstance(input_size, Batch) and not batch.in_rows:
         batch = settled(model, batch)
-    return replace(batch.take(slice(0, 1)), taken_of=batch)
+    return replace(batch.take(slice(0, 1)), instead=batch.whole())
 
 
 def stand_in(model: nn.Module, inputs: Sequence[Input]) -> Batch:

@@ -190,8 +190,8 @@ def dry_run(
     """Run a copy of a network under the eyes of `look`, which gets it and an example it can run on.
 
     On the meta device, where running computes nothing, if the network allows it; else (its
-    control flow depends on values) for real, on the CPU. Where it cannot run on the sample alone,
-    on all of the batch that this was taken of.
+    control flow depends on values) for real, on the CPU. Where it cannot run on the example, on what
+    there is instead.
 
     Args:
         devices: to try, in order.
@@ -202,7 +202,7 @@ def dry_run(
     if any(tensor.is_meta for tensor in (*parameters_of(model), *model.buffers())):
         devices = ("meta",)  # it has no values to compute with
     problems = []
-    for sample in (example, *([example.taken_of.whole()] if example.taken_of else [])):
+    for sample in (example, *([example.instead] if example.instead else [])):
         for device in devices:
             duplicate = meta_copy(model) if device == "meta" else deep_copy(model).to(device)
             in_eval_mode(duplicate).requires_grad_(False)
@@ -212,7 +212,7 @@ def dry_run(
                     return DryRun(duplicate, placed, sample, look(duplicate, placed))
             except Exception as error:
                 problems.append(error)
-    problem = problems[len(devices) - 1]  # the last with the sample alone
+    problem = problems[len(devices) - 1]  # the last with the example
     raise failure(model, example, problem) from problem
 
 

@@ -42,7 +42,7 @@ def guessed(model: nn.Module, batch: object) -> Batch:
         return Batch((batch,))
     if required <= 1 and _is_ragged(model, batch):
         return Batch((batch,))
-    inputs = batch[: max(1, required)]
+    inputs = batch[: max(1, required, _parts_of_rest(model))]
     if all(is_list_of_samples(each, said) for each in inputs) and len({*map(len, inputs)}) == 1:
         return Batch(tuple(map(list, inputs)), labels=_labels(batch[len(inputs) :]))
     if required <= 1 and (maps := _maps_of_sizes(batch)) is not None:
@@ -100,7 +100,9 @@ def _from_mapping(model: nn.Module, batch: Mapping[str, Any]) -> Batch:
         free = []
     known = {key: batch[key] for key in taken}
     if known and not missing:
-        return Batch((), known, labels)
+        first = [key for key in parameters if key in known and _is_unnamed(parameters[key])]
+        args = tuple(known.pop(key) for key in first)
+        return Batch(args, known, labels)
     if len(missing) == 1 and (
         _is_whole(missing[0], parameters[missing[0]]) or _parts_of_first(model) == 0
     ):
@@ -137,6 +139,22 @@ def _parts_of_first(model: nn.Module) -> int | None:
     return None
 
 
+def _parts_of_rest(model: nn.Module) -> int:
+    """How many `forward(*inputs)` takes out of them, by number or all at once; else 0."""
+    name, first = next(iter(_parameters(model).items()), ("", None))
+    if first is None or first.kind is not inspect.Parameter.VAR_POSITIONAL:
+        return 0
+    code = [*ast.walk(_code_of(model))]
+    taken = [
+        node.slice.value + 1
+        for node in code
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+        and isinstance(node.value, ast.Name) and node.value.id == name
+        and isinstance(node.slice.value, int)
+    ]  # fmt: skip
+    return max([*taken, _parts_of_first(model) or 0])
+
+
 def _goes_through(name: str, code: ast.AST) -> bool:
     """Whether code iterates over a variable."""
     loops = [n.iter for n in ast.walk(code) if isinstance(n, (ast.For, ast.comprehension))]
@@ -154,6 +172,10 @@ def _parsed(function: Callable) -> ast.AST:
         return ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return ast.Module([], [])
+
+
+def _is_unnamed(parameter: inspect.Parameter) -> bool:
+    return parameter.kind is inspect.Parameter.POSITIONAL_ONLY
 
 
 def _is_optional_input(parameter: inspect.Parameter) -> bool:

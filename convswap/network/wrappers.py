@@ -8,10 +8,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
+from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
 from ..support.loaded import loaded
 from .copies import deep_copy, without_modules
+from .state import attributes_of
 
 _COMPILED = "torch._dynamo.eval_frame:OptimizedModule"
 
@@ -66,3 +68,15 @@ def _uncompiled_(model: nn.Module) -> nn.Module:
             plain = getattr(plain, "__func__", plain)
             vars(module)["forward"] = MethodType(plain, module)
     return model
+
+
+def hidden_in(model: nn.Module) -> list[str]:
+    """The attributes, by path, that hold layers which PyTorch does not know of."""
+    known = {*model.modules()}
+    return [
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        for name, value in attributes_of(module).items()
+        if isinstance(value, (list, tuple, dict))
+        and any(isinstance(m, nn.Module) and m not in known for m in tree_leaves(value))
+    ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import TargetError
 from ..network.calls import Batch, example_of
 from ..plans import MOST_MS
+from ..record import record_of
 from ..runtimes import Runner, Target, running, target_of
 from ..support.progress import Progress, silent
 
@@ -72,7 +73,8 @@ def measure(
     """
     first = next(iter(models.values()))
     target = target or target_of(first)
-    x = timed_input(example_of(first, input_size), batch)
+    planned = next((model for model in models.values() if record_of(model).plans), first)
+    x = timed_input(example_of(planned, input_size), batch)
     runners: dict[tuple[str, str], Runner] = {}
     for index, (name, model) in enumerate(models.items()):
         with running(target, name):
