@@ -190,8 +190,8 @@ def dry_run(
     """Run a copy of a network under the eyes of `look`, which gets it and an example it can run on.
 
     On the meta device, where running computes nothing, if the network allows it; else (its
-    control flow depends on values) for real, on the CPU. Where it cannot run on the example, on what
-    there is instead.
+    control flow depends on values) for real, on the CPU. Where it cannot run on the example, on
+    what there is instead.
 
     Args:
         devices: to try, in order.

@@ -44,7 +44,7 @@ class OnnxGraphs:
         graph = self._from_the_last(module) if x.shape == self._shape else None
         if graph is None:
             self._network, self._shape = on_cpu(module).float(), x.shape
-            graph = self._graph = onnx_graph(self._network, Batch((x.cpu().float(),)))
+            graph = self._graph = onnx_graph(self._network, Batch((in_float32(x),)))
         return tidy(graph).SerializeToString()
 
     def _from_the_last(self, module: nn.Module) -> ModelProto | None:
@@ -113,6 +113,11 @@ def _in_a_row(module: nn.Module) -> Iterator[nn.Module]:
         return
     for child in module:
         yield from _in_a_row(child)
+
+
+def in_float32(x: Tensor) -> Tensor:
+    """An input as files take it; whole numbers, such as tokens, stay whole."""
+    return x.cpu().float() if x.is_floating_point() else x.cpu()
 
 
 def _is_plain(layer: nn.Module) -> bool:
