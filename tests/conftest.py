@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 
 # Tests run on two workers: each, and every command it starts, on one thread.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -41,6 +42,13 @@ def _rough_times():
 def nursery(_cache, tmp_path_factory):
     with nursery_in(tmp_path_factory.mktemp("nursery")) as found:
         yield found
+
+
+@pytest.fixture
+def port() -> int:
+    """One that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 @pytest.fixture(autouse=True)

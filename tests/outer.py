@@ -97,6 +97,12 @@ def ends():
 '''
 
 
+def as_torchrun_tells(rank: object, port: object) -> dict[str, str]:
+    """Variables that say which of two processes this is."""
+    return {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Finished:
     """What a command left behind."""

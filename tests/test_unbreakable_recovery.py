@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from helpers import image_batches, plan_for
 from nursery import Nursery
+from outer import as_torchrun_tells
 from torch import Tensor, nn
 
 from convswap import ConvswapError, convert, distill, record_of
@@ -229,11 +229,10 @@ def test_it_trains_for_about_as_long_as_asked():
 
 def run_together(rank: str, port: str) -> None:
     """One of two processes, told so as `torchrun` tells."""
-    from convswap.recovery import ranks
+    from convswap.support import ranks
 
     torch.set_num_threads(1)
-    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2",
-                      MASTER_ADDR="127.0.0.1", MASTER_PORT=port)  # fmt: skip
+    os.environ.update(as_torchrun_tells(rank, port))
     with ranks.joined("cpu"):
         _, size = ranks.place()
         teacher, student = pair()
@@ -242,9 +241,7 @@ def run_together(rank: str, port: str) -> None:
         torch.save(small.state_dict(), f"{rank}.pt")
 
 
-def test_processes_that_train_together_end_with_one_network(nursery, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]  # free
+def test_processes_that_train_together_end_with_one_network(nursery, tmp_path, port):
     runs = [nursery.start(TOGETHER, rank, port, cwd=tmp_path) for rank in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
     first, second = (torch.load(tmp_path / f"{i}.pt", weights_only=True) for i in range(2))

@@ -32,6 +32,8 @@ from . import (
 )
 from .ending import ending
 
+SHARED = ("plan", "convert", "distill")  # verbs that several processes do together
+
 
 def _shown(default: object) -> str | None:
     """A default as help shows it: figures and names; that nothing is given goes without saying."""
@@ -87,7 +89,8 @@ def _check_given(words: Sequence[str]) -> None:
 def _check_alone(verb: Sequence[str]) -> None:
     """Raise `ConvswapError` for a verb that several processes would do at once, each all of it."""
     started = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
-    if started and [*verb] not in ([], ["distill"]):
+    if started and [*verb] not in ([], *([each] for each in SHARED)):
         raise ConvswapError(
-            f"{verb[0]} is done by one process", do="call it without torchrun, which distill is for"
+            f"{verb[0]} is done by one process",
+            do=f"call it without torchrun, which is for {', '.join(SHARED)}",
         )

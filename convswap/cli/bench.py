@@ -10,6 +10,7 @@ from cyclopts import Parameter, validators
 import convswap
 
 from ..errors import ConvswapError
+from ..results import pictures
 from ..support.files import check_new
 from . import console, early
 from . import options as o
@@ -50,16 +51,12 @@ def bench(
     """Time a converted network against the original, taking turns in one process."""
     if layers and against:
         raise ConvswapError("--layers compares with the original network", do="omit --against")
-    drawn = picture and check_new(picture, force)
-    early.check_artifact(artifact_dir)
-    if against is not None:
-        early.check_model(against)
-    from ..results import pictures
+    early.check(artifact=artifact_dir, against=against)
+    if picture:
+        pictures.check_picture(check_new(picture, force))
     from ..results.comparison import compare
     from . import opening, tables
 
-    if drawn:
-        pictures.check_picture(drawn)
     target = convswap.open_target(
         timing.target, threads=machine.threads, device=machine.device, dtype=timing.dtype
     )

@@ -15,6 +15,9 @@ from . import goal_options as g
 from . import options as o
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from ..plans import Fit, Kind
     from ..runtimes import Target
 
 SaveConfig = Annotated[
@@ -39,39 +42,64 @@ def convert(
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
-    """Replace convolutions by separable ones, fitted to the images; no training."""
+    """Replace convolutions by separable ones, fitted to the images; no training.
+
+    On several devices: `torchrun --nproc-per-node N -m convswap convert ...`.
+    """
     early.check_output(out, force)
     fit = images.settled(goal := wanted.goal)
     asked = (model, wanted, network, images, layers, output, run)
-    write_recipe = configuration.writer(save_config, force, *asked)
-    early.check_model(model, network)
-    early.check_sources(images.data)
-    early.check_goal(goal)
-    from ..results.goals import reach
-    from . import opening, tables
+    write_recipe = configuration.writer(save_config if early.leads() else None, force, *asked)
+    early.check(model, network, sources=[images.data], goal=goal)
+    small, provenance, kept = _converted(fit, *asked)
+    if not early.leads():
+        return
+    from . import tables
 
-    target = opening.timing_target(goal, wanted.timing, run)
-    dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
-    judge = opening.quality(dense, goal.judge, output) if isinstance(goal, Drop) else None
-    with console.progress(run.quiet) as progress:
-        small = reach(
-            dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
-            batch=wanted.timing.batch, quality=judge, progress=progress, **run.planning,
-        )  # fmt: skip
-    convswap.save(small, out, provenance=_made(images.data, batches, run, target), force=force)
+    convswap.save(small, out, provenance=provenance, force=force)
     applied = convswap.record_of(small).plans[-1]
     document = {"out": out, **vars(applied.planned), "plan": applied.model_dump(mode="json")}
-    parts = [tables.plan_table(applied), tables.plan_summary(applied)]
-    parts += [tables.quality_summary(judge(dense), judge(small), goal.judge)] if judge else []
+    parts = [tables.plan_table(applied), tables.plan_summary(applied), *kept]
     console.answer(as_json, document, *parts)
     console.wrote(out)
     write_recipe()
+
+
+def _converted(
+    fit: Fit,
+    model: str,
+    wanted: g.GoalOptions,
+    network: o.Network,
+    images: o.Fitting,
+    layers: o.Layers,
+    output: Kind | None,
+    run: o.Run,
+) -> tuple[nn.Module, dict[str, object], list[str]]:
+    """The network, how it was made, and a line on what it can do, if that was judged."""
+    from ..results.goals import reach
+    from . import opening, tables
+
+    with opening.processes(run, sharing=True) as run:
+        goal = wanted.goal
+        target = opening.timing_target(goal, wanted.timing, run)
+        dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
+        judge = opening.quality(dense, goal.judge, output) if isinstance(goal, Drop) else None
+        with console.progress(run.quiet) as progress:
+            small = reach(
+                dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
+                batch=wanted.timing.batch, quality=judge, progress=progress, **run.planning,
+            )  # fmt: skip
+        kept = [tables.quality_summary(judge(dense), judge(small), goal.judge)] if judge else []
+        return small, _made(images.data, batches, run, target), kept
 
 
 def _made(
     data: str | None, batches: Sequence[Sequence], run: o.Run, target: Target | None
 ) -> dict[str, object]:
     """What is kept of how a network was made."""
-    made = {"data": data, "images": sum(len(batch[0]) for batch in batches), "seed": run.seed}
+    from ..support import ranks
+
+    images = sum(ranks.gathered(sum(len(batch[0]) for batch in batches)))
+    made = {"data": data, "images": images, "seed": run.seed}
     made |= {"command": console.command()}
     return made | ({"target": target.fingerprint()} if target else {})

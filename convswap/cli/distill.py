@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +12,6 @@ from cyclopts import Parameter, validators
 import convswap
 
 from ..plans import FAST, LONG, THREADS
-from ..support.progress import unheard
 from . import console, early
 from . import options as o
 
@@ -67,19 +65,15 @@ def distill(
     Stopped or killed, it goes on from its last checkpoint when called again. On several devices:
     `torchrun --nproc-per-node N -m convswap distill ...`.
     """
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one writes
-        early.check_output(out, force)
-    early.check_artifact(artifact_dir)
-    early.check_sources(data)
-    from ..recovery import ranks
+    early.check_output(out, force)
+    early.check(artifact=artifact_dir, sources=[data])
     from . import opening
 
-    with ranks.joined(run.device) as device:
-        run = replace(run, device=device, quiet=run.quiet or not ranks.leads())
+    with opening.processes(run) as run:
         student = opening.open_artifact(artifact_dir, original, run)
-        teacher = opening.open_original(student, original, device)
+        teacher = opening.open_original(student, original, run.device)
         small, provenance = _recovered(student, teacher, data, Path(out), training, output, run)
-        if ranks.leads():
+        if early.leads():
             _write(small, artifact_dir, Path(out), provenance, force)
 
 
@@ -94,24 +88,29 @@ def _recovered(
 ) -> tuple[nn.Module, dict[str, object]]:
     """The network after training, and how that was done."""
     from ..inputs.images import training_batches
-    from ..recovery import ranks
     from ..recovery.judging import History
     from ..results.evaluation import tell_classes
+    from ..support import ranks
     from . import opening
 
-    told = console.note if ranks.leads() else unheard
     preprocess, settings = opening.settle(student, data), asdict(training)
     size, workers = settings.pop("batch_size"), settings.pop("workers")
     source = opening.source_for(teacher, preprocess, data, run)
     batches, judges = training_batches(
-        source, preprocess, size, seed=run.seed, workers=workers, share=ranks.place(), note=told
+        source,
+        preprocess,
+        size,
+        seed=run.seed,
+        workers=workers,
+        share=ranks.place(),
+        note=opening.note,
     )
     tell_classes(teacher, judges.images)
     history = History(_heard(settings.pop("log"), out, run))
     with console.progress(run.quiet) as progress:
         small = convswap.distill(
             student, teacher, batches, **settings, output=output, judges=judges, seed=run.seed,
-            checkpoint=_checkpoint(out), progress=progress, judged=history, tell=told,
+            checkpoint=_checkpoint(out), progress=progress, judged=history, tell=opening.note,
         )  # fmt: skip
     settings |= {"data": data, "images": len(batches.order), "seed": run.seed,
                  "command": console.command()}  # fmt: skip
@@ -120,11 +119,10 @@ def _recovered(
 
 def _heard(log: str | None, out: Path, run: o.Run) -> list[Callable[[Judgement], None]]:
     """Who hears of judgements."""
-    from ..recovery import ranks
     from ..recovery.board import Board
 
     heard = [] if run.quiet else [console.judgement]
-    return [*heard, Board(Path("runs") / out.name)] if log and ranks.leads() else heard
+    return [*heard, Board(Path("runs") / out.name)] if log and early.leads() else heard
 
 
 def _write(

@@ -3,40 +3,49 @@ takes seconds: a mistake is told at once."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..artifact import DESCRIPTION
 from ..errors import ConvswapError, ModelError
-from ..inputs import names
-from ..inputs.names import check_artifact, check_judge, check_source
+from ..inputs.names import check_artifact, check_judge, check_model, check_source
 from ..plans import Drop, Goal
 from ..support.files import check_new, check_ours
 from . import options as o
 
-__all__ = ["check_artifact", "check_goal", "check_model", "check_output", "check_sources", "judges"]
+
+def leads() -> bool:
+    """Whether this process writes and speaks for all that `torchrun` started."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
 
 
 def check_output(folder: str, force: bool) -> None:
-    """Raise `ConvswapError` unless an artifact may be written to a folder."""
-    check_ours(check_new(folder, force, folder=True), DESCRIPTION)
+    """Raise `ConvswapError` unless an artifact may be written to a folder, where this process is to
+    write it."""
+    if leads():
+        check_ours(check_new(folder, force, folder=True), DESCRIPTION)
 
 
-def check_model(name: str, network: o.Network = o.Network()) -> None:
-    """Raise `ModelError` if there is no network of this name, or not the weights it is to have."""
-    names.check_model(name)
+def check(
+    model: str | None = None,
+    network: o.Network = o.Network(),
+    *,
+    artifact: str | None = None,
+    against: str | None = None,
+    sources: Sequence[str | None] = (),
+    goal: Goal | None = None,
+) -> None:
+    """Raise `ConvswapError` unless there is all that a command names: networks, weights, images,
+    and what a goal is judged by."""
+    for name in filter(None, (model, against)):
+        check_model(name)
     if network.weights is not None and not Path(network.weights).exists():
         raise ModelError(f"no such weights file: {network.weights}")
-
-
-def check_sources(*sources: str | None) -> None:
-    """Raise `DataError` unless there is what was named, where something was."""
-    for source in sources:
-        if source is not None:
-            check_source(source)
-
-
-def check_goal(goal: Goal) -> None:
-    """Raise `ConvswapError` unless there is what a goal is judged by."""
+    if artifact is not None:
+        check_artifact(artifact)
+    for source in filter(None, sources):
+        check_source(source)
     if isinstance(goal, Drop):
         check_judge(goal.judge)
 

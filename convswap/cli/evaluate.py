@@ -38,10 +38,7 @@ def evaluate(
     network of an artifact, its weights are found where they were at conversion; --weights are
     others.
     """
-    early.check_model(model, network)
-    early.check_sources(data)
-    if against is not None:
-        early.check_model(against)
+    early.check(model, network, against=against, sources=[data])
     from ..results import evaluation
     from . import opening, tables
 

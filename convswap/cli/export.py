@@ -44,8 +44,7 @@ def export(
     With --int8 it is compared in quality and in time with the same file in float32.
     """
     wanted = _wanted({"onnx": onnx, "tflite": tflite, "pt2": pt2}, data, file, force)
-    early.check_artifact(artifact_dir)
-    early.check_sources(data)
+    early.check(artifact=artifact_dir, sources=[data])
     from . import opening
 
     network = opening.open_artifact(artifact_dir, code)

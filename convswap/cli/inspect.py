@@ -22,7 +22,7 @@ def inspect(
     as_json: o.Json = False,
 ) -> None:
     """List every layer: shape, cost, and what could replace it, or why nothing can."""
-    early.check_model(model, network)
+    early.check(model, network)
     from ..inputs.bases import has_branches
     from ..inputs.networks import open_structure
     from . import opening, tables

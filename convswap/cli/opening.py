@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,10 +28,10 @@ from ..record import Preprocess, record_of
 from ..results import evaluation
 from ..runtimes import Target, device_for, open_target
 from ..runtimes.machine import check_device
+from ..support import ranks
 from ..support.files import user_cache
-from . import console
+from . import console, early
 from . import options as o
-from .console import note
 
 
 def open_calibrated(
@@ -50,9 +51,26 @@ def open_calibrated(
     source = source_for(dense, settle(dense, data, images), data, run)
     batches = calibration_batches(
         dense, source, count=images.images, batch_size=images.batch_size,
-        memory=images.memory, seed=run.seed, note=note,
+        memory=images.memory, seed=run.seed, share=ranks.share(), note=note,
     )  # fmt: skip
     return dense, batches
+
+
+@contextmanager
+def processes(run: o.Run, sharing: bool = False) -> Iterator[o.Run]:
+    """How this process runs among those that `torchrun` started, of which one speaks for all.
+
+    Args:
+        sharing: as for `ranks.joined`.
+    """
+    with ranks.joined(run.device, sharing) as device, ranks.company("start it again"):
+        yield replace(run, device=device, quiet=run.quiet or not early.leads())
+
+
+def note(text: str) -> None:
+    """One line for the person, of all processes but once."""
+    if early.leads():
+        console.note(text)
 
 
 def source_for(

@@ -5,6 +5,7 @@ Nothing here imports PyTorch: help is quick.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -254,4 +255,5 @@ class Run(Machine):
     @property
     def planning(self) -> dict[str, Any]:
         """What `plan` and `survey` are given whatever is asked of them."""
-        return {"seed": self.seed, "cache": user_cache("surveys")}
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"  # else each process has seen other images
+        return {"seed": self.seed, "cache": user_cache("surveys") if alone else None}

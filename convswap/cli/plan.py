@@ -30,21 +30,27 @@ def plan(
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
-    """Choose a form and rank per convolution that meet a budget; nothing is converted yet."""
-    check_new(out, force)
+    """Choose a form and rank per convolution that meet a budget; nothing is converted yet.
+
+    On several devices: `torchrun --nproc-per-node N -m convswap plan ...`.
+    """
+    if early.leads():
+        check_new(out, force)
     fit = images.settled(goal := wanted.goal)
-    early.check_model(model, network)
-    early.check_sources(images.data)
+    early.check(model, network, sources=[images.data])
     from . import opening, tables
 
-    target = opening.timing_target(goal, wanted.timing, run)
-    dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
-    with console.progress(run.quiet) as progress:
-        chosen = convswap.plan(
-            dense, batches, goal, fit=fit, output=output, layers=layers.allowed, target=target,
-            batch=wanted.timing.batch, progress=progress, **run.planning,
-            input_size=convswap.record_of(dense).preprocess.input_size,
-        )  # fmt: skip
+    with opening.processes(run, sharing=True) as run:
+        target = opening.timing_target(goal, wanted.timing, run)
+        dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
+        with console.progress(run.quiet) as progress:
+            chosen = convswap.plan(
+                dense, batches, goal, fit=fit, output=output, layers=layers.allowed, target=target,
+                batch=wanted.timing.batch, progress=progress, **run.planning,
+                input_size=convswap.record_of(dense).preprocess.input_size,
+            )  # fmt: skip
+    if not early.leads():
+        return
     chosen.save(out)
     table, summary = tables.plan_table(chosen), tables.plan_summary(chosen)
     console.answer(as_json, chosen.model_dump(mode="json"), table, summary)

@@ -21,7 +21,7 @@ def push(folder: o.Artifact, repository: Repository, /, *, private: Private = Fa
 
     The account is that of `hf auth login`, or of the variable HF_TOKEN.
     """
-    early.check_artifact(folder)
+    early.check(artifact=folder)
     from ..artifact.publishing import push as put
 
     console.wrote(put(folder, repository, private=private))

@@ -38,9 +38,8 @@ def report(
 
     Without --data it shows what the folder knows by itself, and no weights are needed.
     """
-    early.check_artifact(folder)
+    early.check(artifact=folder, sources=[data])
     path = check_new(out or Path(folder) / "report.html", force)
-    early.check_sources(data)
     from ..results import folders
     from ..results.report import write_report
 

@@ -39,8 +39,8 @@ def run(
     check_ours(check_new(folder, force or unfinished(todo, folder), folder=True), *SIGNS)
     if not (model or todo.model.name):
         raise RecipeError("the recipe names no model", do="add --model file.py:factory")
-    early.check_model(model or todo.model.name)
-    early.check_sources(todo.data.calibration, todo.data.train, todo.data.test)
+    sources = [todo.data.calibration, todo.data.train, todo.data.test]
+    early.check(model or todo.model.name, sources=sources)
     from ..recipe import job
     from . import opening, tables
 
@@ -55,9 +55,7 @@ def run(
             progress=progress, note=console.note,
             heard=() if machine.quiet else (console.judgement,),
         )  # fmt: skip
-    threads = f"{many} thread{'s' * (many > 1)}, " if (many := todo.target.threads) else ""
-    where = f"(time: target {todo.target.name}, {threads}batch {todo.target.batch})"
-    console.answer(as_json, rows, tables.comparison_table(rows), where)
+    console.answer(as_json, rows, tables.comparison_table(rows), tables.where_timed(todo.target))
     made = ["plan.json", "report.json", *list(rows)[1:]]
     console.wrote(f"{folder}/ ({', '.join(made)})")
     console.wrote(folder / "report.html")

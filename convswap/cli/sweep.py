@@ -53,8 +53,7 @@ def sweep(
 ) -> None:
     """Convert at several budgets from one look at the layers: a table, a picture and a page."""
     folder, by = check_new(out, force, folder=True), early.judges(judge, val, data)
-    early.check_model(model, network)
-    early.check_sources(data)
+    early.check(model, network, sources=[data])
     from ..results import frontier
     from . import opening, tables
 

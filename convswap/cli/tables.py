@@ -11,6 +11,7 @@ from ..errors import one_line
 from ..forms import FORMS
 from ..network.sites import Site, separable_already
 from ..plans import Cost, Plan
+from ..recipe.recipe import TargetSection
 from ..results.frontier import Point, knee
 from ..runtimes import Target
 from ..support.figures import FIGURES, quantity, score
@@ -179,6 +180,12 @@ def bench_tables(
 def quality_summary(before: Mapping[str, float], after: Mapping[str, float], source: str) -> str:
     """What a network could do before, and what it can now."""
     return one_line(f"quality {score(before):.2f} -> {score(after):.2f} on {source}")
+
+
+def where_timed(target: TargetSection) -> str:
+    """Where a recipe measures time."""
+    threads = f"{many} thread{'s' * (many > 1)}, " if (many := target.threads) else ""
+    return f"(time: target {target.name}, {threads}batch {target.batch})"
 
 
 def frontier_tables(points: Sequence[Point], dense: Cost) -> list[Table | str]:

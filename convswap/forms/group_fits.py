@@ -37,12 +37,15 @@ class GroupFits:
         found = [FORMS[form].start_errors(p, self.kernel, ranks) for p in self.problems]
         return [list(lefts) for lefts in zip(*found, strict=True)]
 
-    def thinned(self, outputs: int) -> tuple[GroupFits, Tensor]:
-        """The fits of about as many output channels, evenly spread, and which of all they are."""
-        groups, out = len(self.problems), self.kernel.out_channels
-        kept = torch.arange(0, out, max(groups * out // outputs, 1))
-        problems = [p.of(kept) for p in self.problems]
-        kernel = Kernel(len(kept), *self.kernel[1:])
+    def thinned(self, step: int, outputs: int | None = None) -> tuple[GroupFits, Tensor]:
+        """The fits of every `step`-th input and output channel, or of about so many outputs, evenly
+        spread; and which outputs of all they are."""
+        groups, (out, in_), area = len(self.problems), self.kernel[:2], self.kernel.area
+        kept = torch.arange(0, out, max(groups * out // outputs, 1) if outputs else step)
+        channels = torch.arange(0, in_, step)
+        inputs = (channels[:, None] * area + torch.arange(area)).flatten()
+        problems = [p.of(kept, inputs) for p in self.problems]
+        kernel = Kernel(len(kept), len(channels), *self.kernel.size)
         return GroupFits(problems, kernel), (torch.arange(groups)[:, None] * out + kept).flatten()
 
     def spell(self, form: str, fitted: Sequence[Fitted]) -> Tensor:

@@ -67,9 +67,10 @@ class LeastSquares:
         self.moment = torch.eye(target.shape[1]).to(target) if moment is None else moment
         self._found: dict[str, Tensor] = {}
 
-    def of(self, outputs: Tensor) -> LeastSquares:
-        """The same for some of the outputs, by their numbers."""
-        return LeastSquares(self.target[outputs], None if self.white else self.moment)
+    def of(self, outputs: Tensor, inputs: Tensor) -> LeastSquares:
+        """The same for some of the outputs and of the inputs, by their numbers."""
+        moment = None if self.white else self.moment[inputs][:, inputs]
+        return LeastSquares(self.target[outputs][:, inputs], moment)
 
     def measured(self, rows: Tensor) -> Tensor:
         """`rows` `[n, D]` times S, which costs nothing where inputs are white."""

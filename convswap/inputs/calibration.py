@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..errors import ConvswapError
+from ..errors import ConvswapError, DataError
 from ..network.memory import free_bytes, in_flight_bytes
 from ..record import record_of
 from ..statistics.moments import fit_bytes
 from ..support.progress import Note, unheard
 from .images import open_images
 from .split import to_fit
+
+LEAST = 4  # images of each process, where several share them
 
 
 def calibration_batches(
@@ -21,6 +23,7 @@ def calibration_batches(
     batch_size: int = 64,
     memory: float | None = None,
     seed: int = 0,
+    share: tuple[int, int] = (0, 1),
     note: Note = unheard,
 ) -> list[tuple[Tensor, ...]]:
     """Batches to fit a network's layers to, on its device; none without a source.
@@ -31,20 +34,23 @@ def calibration_batches(
         count: how many images to draw, by `seed`, from those that do not judge (`inputs.split`);
             fewer where there is no memory for so many.
         memory: GiB that images in flight may take; default: half of what is free.
+        share: `(which, of)`: only this part of the images; the others are read elsewhere.
         note: told what was decided about the source, and about images that were left out.
 
     Raises:
-        DataError: the images cannot be read.
+        DataError: the images cannot be read, or are too few to be shared.
         ConvswapError: there is no memory for one image.
     """
     if source is None:
         return []
     images = open_images(source, record_of(model).preprocess, note=note)
     count = within_memory(model, min(count, len(images)), memory, note)
+    if count < LEAST * share[1] > LEAST:
+        raise DataError(f"{count} images are too few for {share[1]} processes")
     device = next(model.parameters()).device
     return [
         tuple(item.to(device) for item in batch)
-        for batch in images.batches(batch_size, only=to_fit(len(images), count, seed))
+        for batch in images.batches(batch_size, only=to_fit(len(images), count, seed), share=share)
     ]
 
 

@@ -7,6 +7,7 @@ than the mean output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..plans import Kind
 from ..support.randomness import seeded
+from ..support.ranks import gathered
 from .calls import Batch
 from .match import tensors
 from .running import output_of
@@ -35,7 +37,7 @@ def output_kind(model: nn.Module, batches: Sequence[Batch]) -> Kind:
     Raises:
         ModelError: it puts out nothing that could be compared.
     """
-    leaves = tensors(output_of(model, batches[0]))
+    leaves = tensors(output_of(model, batches[0].take(slice(0, 2))))
     if not all(leaf.isfinite().all() for leaf in leaves):
         raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_PICK)
     if not leaves:
@@ -116,11 +118,11 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def held_back(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
-    """Batches without their last samples, and those: an eighth of all, and of few as many as
-    `JUDGES` but not more than half; two at least, for one alone has no spread."""
+def held_back(batches: Sequence[Batch], most: float = math.inf) -> tuple[list[Batch], list[Batch]]:
+    """Batches without their last samples, and those: an eighth of all but no more than `most`, and
+    of few as many as `JUDGES` but not more than half; two at least, for one alone has no spread."""
     samples = sum(map(len, batches))
-    wanted = max(samples // 8, min(JUDGES, samples // 2), 2)
+    wanted = max(min(samples // 8, most), min(JUDGES, samples // 2), 2)
     rest, held = list(batches), []
     while rest and wanted > 0:
         last = rest.pop()
@@ -144,7 +146,7 @@ class Reference:
         self._outputs = [tensors(_run(model, batch)) for batch in batches]
         if not all(tensor.isfinite().all() for output in self._outputs for tensor in output):
             raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_PICK)
-        self.scale = energy(self._outputs) if kind == "values" else []
+        self.scale = gathered(energy(self._outputs) if kind == "values" else [])[0]
 
     @torch.no_grad()
     def distance(self, network: nn.Module) -> float:
@@ -154,7 +156,8 @@ class Reference:
             divergence(_run(network, batch), output, self._kind, self.scale).item() * len(batch)
             for batch, output in zip(self._batches, self._outputs, strict=True)
         )
-        return max(total / sum(map(len, self._batches)), 0.0)
+        totals, samples = zip(*gathered((total, sum(map(len, self._batches)))), strict=True)
+        return max(sum(totals) / sum(samples), 0.0)
 
 
 def _run(network: nn.Module, batch: Batch) -> object:

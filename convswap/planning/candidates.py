@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -19,9 +20,14 @@ from ..plans import Cost, Kind
 from ..statistics.curvature import output_curvature
 from ..statistics.moments import gather, weight_problems
 from ..support.progress import Progress
-from .damage import Trial, damage_scale, is_tried
+from ..support.ranks import gathered, share
+from .damage import TRIED, Trial, damage_scale, is_tried
 
 RANKS = 16  # per form
+SAMPLES = (
+    16  # of inputs, for each number that a layer reads: as good to choose by as 512 (measured)
+)
+LARGE = 1152  # weights per output from which a refinement is tried among some channels
 REFINED = 0.13  # of a site's multiply-adds: near there a fit is refined as well
 
 
@@ -104,15 +110,21 @@ def find_candidates(
     curvature = output_curvature(model, sites, batches, kind, seed, progress)
     found: dict[str, list[Candidate]] = {}
     trials: list[Trial] = []
-    for site, moments in gather(model, sites, batches, seed):
-        layer, gain = model.get_submodule(site.path), curvature[site.path].gain
-        fits = GroupFits(moments.problems(), site.unit)
-        row = site_candidates(site, fits, gain, bias=True)
-        if row and is_tried(len(found), len(sites)):
-            trials.append(_trial(site, layer, row, fits, gain, moments.mean_x))
-        found[site.path] = row
-        progress("candidates", len(found), len(sites))
-    reference = Reference(model, held_back(batches)[1], kind)
+    part, parts = share()
+    seen = enumerate(gather(model, sites, batches, seed, samples=SAMPLES))
+    while some := [*islice(seen, parts)]:  # one for each process
+        for index, (site, moments) in some[part : part + 1]:
+            layer, gain = model.get_submodule(site.path), curvature[site.path].gain
+            fits = GroupFits(moments.problems(), site.unit)
+            found[site.path] = row = site_candidates(site, fits, gain, bias=True)
+            if row and is_tried(index, len(sites)):
+                trials.append(_trial(site, layer, row, fits, gain, moments.mean_x))
+        progress("candidates", some[-1][0] + 1, len(sites))
+        del some
+    every = {path: row for rows in gathered(found) for path, row in rows.items()}
+    found = {site.path: every[site.path] for site in sites if site.path in every}
+    trials = [trial for theirs in gathered(trials) for trial in theirs]
+    reference = Reference(model, held_back(batches, TRIED)[1], kind)
     scale = damage_scale(model, trials, reference, progress)
     scaled = {
         path: [replace(c, damage=c.damage * scale) for c in row] for path, row in found.items()
@@ -157,8 +169,9 @@ def site_candidates(site: Site, fits: GroupFits, curvature: Tensor, bias: bool) 
     """Every candidate of one site that is cheaper than it in multiply-adds or parameters.
 
     What refinement takes off the logarithm of the damage is looked at where a form has few
-    terms, and told from there for all ranks; not where the most it has been seen to gain would
-    not bring a form to where another one starts.
+    terms, and told from there for all ranks; of a large layer, among some of its channels (on a
+    29-layer network, of 256 channels half and a quarter told it to 0.1 but for one layer of 12);
+    not where the most it has been seen to gain would not bring a form to where another one starts.
     """
     costs = costs_of(site, bias)
     share = {way: cost.macs / site.cost.macs for way, cost in costs.items()}
@@ -174,13 +187,15 @@ def site_candidates(site: Site, fits: GroupFits, curvature: Tensor, bias: bool) 
         others = [started[w] for w in started if w[0] != way[0] and share[w] <= share[way]]
         if form.LEAST_LEFT * started[way] >= min(others, default=math.inf):
             return 0.0
-        before = started[way]
-        some, mind = fits, curvature
-        if form.TRIAL_OUTPUTS:
-            some, kept = fits.thinned(form.TRIAL_OUTPUTS)
+        before, some, rank, mind = started[way], fits, way[1], curvature
+        step = -(-site.unit.patch // LARGE)
+        if step > 1 or form.TRIAL_OUTPUTS:
+            some, kept = fits.thinned(step, form.TRIAL_OUTPUTS)
+            if full := form.full_rank(site.unit):
+                rank = max(rank * form.full_rank(some.kernel) // full, 1)
             mind = curvature[kept][:, kept]
-            before = some.damage(some.start_errors(way[0], [way[1]])[0], mind)
-        left = some.damage([f.left for f in some.fit(*way, form.TRIAL_STEPS)], mind)
+            before = some.damage(some.start_errors(way[0], [rank])[0], mind)
+        left = some.damage([f.left for f in some.fit(way[0], rank, form.TRIAL_STEPS)], mind)
         return math.log(left / before) if 0 < left < before else 0.0
 
     found = []

@@ -14,7 +14,8 @@ from ..network.copies import deep_copy, in_eval_mode
 from ..network.outputs import Reference
 from ..support.progress import Progress, silent
 
-TRIALS = 8  # sites at most; together they take about as long as one pass over all images
+TRIALS = 8  # sites at most
+TRIED = 32  # samples each is measured on, at most
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from ..network.wrappers import hidden_in, unwrapped
 from ..plans import Budget, Choice, Cost, Fit, Kind, Layers, Plan
 from ..runtimes import Target, target_of
 from ..support.progress import Progress, silent
+from ..support.ranks import gathered, led
 from . import kept
 from .by_time import meet_latency
 from .candidates import Candidate, costs_of, find_candidates, weight_candidates
@@ -82,7 +83,7 @@ class Survey:
         """
         if budget.latency is not None:
             target = target or target_of(self.model)
-            return meet_latency(self, budget, target, batch=batch, progress=progress)
+            return led(lambda: meet_latency(self, budget, target, batch=batch, progress=progress))
         chosen = solve(
             [self.options[site.path] for site in self.sites],
             [site.cost for site in self.sites],
@@ -204,7 +205,7 @@ def survey(
     if found:
         progress("candidates kept from before", len(sites), len(sites))
     else:
-        kind = kind or output_kind(model, batches)
+        kind = kind or gathered(output_kind(model, batches))[0]
         with in_fastest_layout([dense], batches) as images:
             options, cut_off = find_candidates(dense, sites, images, kind, seed, progress)
         found = kept.Found(kind, options, cut_off)

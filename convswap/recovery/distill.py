@@ -24,10 +24,10 @@ from ..network.state import set_state_
 from ..network.wrappers import unwrapped
 from ..plans import Kind
 from ..record import planned_output, record_of
+from ..support import ranks
 from ..support.progress import Progress, silent
 from ..support.randomness import seeded
 from ..support.signals import collected
-from . import ranks
 from .checkpoint import Checkpoint, digest
 from .judging import Judge, Judgement, with_labels
 from .labels import right_beside, scores_of

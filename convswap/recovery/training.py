@@ -17,8 +17,8 @@ from torch import nn
 from ..network.calls import Batch
 from ..network.copies import deep_copy, in_eval_mode, parameters_of
 from ..network.state import set_state_, state_of
+from ..support import ranks
 from ..support.randomness import seeded
-from . import ranks
 from .judging import Judge, Judgement
 from .losses import Errors
 from .rates import optimizer_for, schedule_for
@@ -28,6 +28,7 @@ DECAY = 0.98  # of the moving average of the weights
 EARLY = 0.25  # of all steps: who has gained nothing by then is told
 CLIP = 1.0  # the largest norm of a step's gradients
 NOISE = 0.5  # share of the largest gain that a later state may lack, where few images judge
+GOES_ON = "the same command goes on from the checkpoint"
 
 
 class Training:
@@ -93,7 +94,7 @@ class Training:
             return True
         began = time.perf_counter()
         self.schedule.step_update(step + 1)
-        with ranks.company(), ranks.alone(self.task).room():
+        with ranks.company(GOES_ON), ranks.alone(self.task).room():
             errors = self.task(batch)
             self.optimizer.zero_grad()
             errors.loss.backward()

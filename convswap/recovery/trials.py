@@ -13,7 +13,7 @@ from torch import nn
 
 from ..network.calls import Batch
 from ..network.state import set_state_, state_of
-from . import ranks
+from ..support import ranks
 from .judging import Judge
 from .passes import steps
 from .rates import WARM

@@ -19,6 +19,7 @@ from ..runtimes import Target, target_of
 from ..support.figures import score
 from ..support.files import new_file
 from ..support.progress import Progress, silent
+from ..support.ranks import gathered
 from ..surgery.convert import convert
 from ..timing import measure
 from . import pictures
@@ -119,7 +120,7 @@ def smallest_within(
         try:
             plan = survey.plan(Budget(macs=middle))
             small = convert(survey.model, plan, batches) if plan.choices else survey.model
-            reached = score(quality(small)) >= floor
+            reached = gathered(score(quality(small)) >= floor)[0]
         except BudgetError:
             reached = False
         tried += 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,8 @@ from ..network.sites import Site
 from ..network.thread_state import differentiable, gradients_flow
 from ..plans import Kind
 from ..support.progress import Progress
-from .rows import columns
+from ..support.ranks import gathered, share, sum_
+from .rows import add_gram, columns
 
 IMAGES = 128  # seen one small batch at a time: every position of each is a sample
 CHUNK = 8
@@ -31,8 +32,9 @@ class Curvature:
         samples: inputs of the network.
         gradients: `[out, out]`, sum over samples and positions of g g^T.
         arrived: whether there was a gradient, be it zero.
-        power: sum over samples and positions of the output's squared distance from its mean.
-        positions: of all samples together.
+        power: sum over samples and positions of the output's squared distance from its mean, as
+            long as no gradient has arrived.
+        positions: of all these together.
     """
 
     gradients: Tensor
@@ -40,6 +42,12 @@ class Curvature:
     arrived: bool = False
     power: float = 0.0
     positions: int = 0
+
+    def join_(self) -> None:
+        """Count in what other processes have seen."""
+        sum_(self.gradients)
+        theirs = gathered((self.samples, self.arrived, self.power, self.positions))
+        self.samples, self.arrived, self.power, self.positions = map(sum, zip(*theirs, strict=True))
 
     @property
     def gain(self) -> Tensor:
@@ -67,22 +75,27 @@ def output_curvature(
     progress: Progress,
 ) -> dict[str, Curvature]:
     """The curvature of every site, from one backward pass of some of the samples."""
-    each = -(-IMAGES // len(batches))
+    part, parts = share()
+    images = -(-IMAGES // parts)
+    each = -(-images // len(batches))
     chunks = [chunk for batch in batches for chunk in batch.take(slice(each)).split(CHUNK)]
-    chunks = chunks[: -(-IMAGES // CHUNK)]
-    random = torch.Generator().manual_seed(seed)
+    chunks = chunks[: -(-images // CHUNK)]
+    random = torch.Generator().manual_seed(seed + part)
     with torch.no_grad():
         scale = energy([chunk.run(model) for chunk in chunks]) if kind == "values" else []
+    scale = gathered(scale)[0]
     found: dict[str, Curvature] = {}
+    rooms = [nullcontext, differentiable]
     with _recorded(model, sites) as outputs, _frozen(model):
         for index, chunk in enumerate(chunks):
-            seen, gradients = _gradients(model, outputs, chunk, kind, scale, random)
+            seen, gradients = _gradients(model, outputs, chunk, kind, scale, random, rooms)
             for (path, output), gradient in zip(seen, gradients, strict=True):
                 _add(found, path, model.get_submodule(path), output.detach(), gradient)
             for path in {path for path, _ in seen}:
                 found[path].samples += len(chunk)
             progress("curvature", index + 1, len(chunks))
-    for path, here in found.items():
+    for path, here in sorted(found.items()):
+        here.join_()
         if not here.gradients.isfinite().all():
             raise ModelError(f"the output's gradient at {path} is NaN or infinite")
     return found
@@ -95,13 +108,18 @@ def _gradients(
     kind: Kind,
     scale: Sequence[float],
     random: torch.Generator,
+    rooms: list[Callable[[], AbstractContextManager]],
 ) -> tuple[list[tuple[str, Tensor]], Sequence[Tensor | None]]:
     """What sites wrote, and the gradients of a network's `probe` there; None where there are
-    none."""
-    for room in (nullcontext, differentiable):
+    none.
+
+    Args:
+        rooms: where they may be had, tried in order; those where there are none are taken out.
+    """
+    while rooms:
         outputs.start()
         try:
-            with room(), gradients_flow():
+            with rooms[0](), gradients_flow():
                 scalar = probe(chunk.run(model), kind, scale, random)
                 seen = outputs.stop()
                 if scalar.requires_grad:
@@ -110,6 +128,7 @@ def _gradients(
         except RuntimeError as error:  # PyTorch does not differentiate all that is done in place
             if "memory" in str(error):
                 raise
+        rooms.pop(0)
     outputs.start()
     with torch.no_grad():
         chunk.run(model)
@@ -129,12 +148,12 @@ def _add(
         found[path] = Curvature(torch.zeros(out, out, dtype=torch.float64, device=output.device))
     here = found[path]
     if gradient is not None:
-        rows = columns(layer, gradient).float()
-        here.gradients += (rows @ rows.T).double()
+        add_gram(here.gradients, columns(layer, gradient).float().T)
         here.arrived = True
-    rows = columns(layer, output).float()
-    here.power += (rows - rows.mean(1, keepdim=True)).square().sum().item()
-    here.positions += rows.shape[1]
+    if not here.arrived:
+        rows = columns(layer, output).float()
+        here.power += (rows - rows.mean(1, keepdim=True)).square().sum().item()
+        here.positions += rows.shape[1]
 
 
 @dataclass

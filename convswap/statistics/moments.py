@@ -16,13 +16,13 @@ from ..network.lockstep import walk
 from ..network.observe import MOST_READ
 from ..network.sites import Site
 from ..network.sums import undo_norms
-from .rows import lengths, outputs, patches
+from ..support.ranks import gathered, led_, sum_
+from .rows import add_gram, lengths, outputs, patches
 
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
 RIDGES = (1.0, 1e-1, 1e-2, 1e-3)  # tried for the correction, of the mean variance
 SKETCH = 64  # mixtures of the outputs that stand in for all, while ridges are compared
 ROUNDING = 1e-8  # of a mean squared: variance below it can be what rounding has left
-GRAM_BLOCK = 512  # columns from which a symmetric product is worth splitting
 PATCH_BYTES = 1 << 27  # of unfolded patches at a time
 FIT_COPIES = 10  # of the moments, in double precision, while a layer is fitted
 POSITIONS = 1024  # sampled per image at most; neighbouring patches are nearly copies
@@ -35,6 +35,7 @@ def gather(
     batches: Sequence[Batch],
     seed: int,
     changed: nn.Module | None = None,
+    samples: int = SAMPLES,
 ) -> Iterator[tuple[Site, Moments]]:
     """Walk over the images once and yield every site with its moments, in execution order.
 
@@ -45,13 +46,14 @@ def gather(
             on through a site only after the caller has asked for the next one. Where a site
             feeds a sum, y also makes up for what differs in the other addend by then, so that
             the sum is matched (as He et al. 2017 do for residual blocks).
+        samples: positions looked at of all images together, for each number that a layer reads.
 
     Raises:
         ConversionError: some sites are not reached by the images as by a blank one.
     """
     waiting = {site.path: site for site in sites}
     calls = dict.fromkeys(waiting, 0)
-    images = sum(map(len, batches))
+    images = sum(gathered(sum(map(len, batches))))
     moments: dict[str, Moments] = {}
     sums = {s.path: s.sum for s in sites if s.sum} if changed is not None else {}
     taps = {path: sum_.other for path, sum_ in sums.items()}
@@ -61,7 +63,8 @@ def gather(
         site = waiting[stop.path]
         if site.path not in moments:
             layer = model.get_submodule(site.path)
-            moments[site.path] = Moments(layer, seed, images, crossed=changed is not None)
+            crossed = changed is not None
+            moments[site.path] = Moments(layer, seed, images, crossed, samples)
         nothing = [(None, None)] * len(stop.pairs)
         for (x, y), (ours, theirs) in zip(stop.pairs, stop.kept or nothing, strict=True):
             if ours is not None and theirs is not None:
@@ -71,6 +74,7 @@ def gather(
         if calls[site.path] == site.calls:
             del waiting[site.path]
             seen = moments.pop(site.path)
+            seen.join_()
             if not seen.count:
                 raise ConversionError(
                     f"{site.path} gets nothing to read from these images",
@@ -100,20 +104,35 @@ class Moments:
         seed: decides which positions of large maps are sampled.
         images: how many will come; the more, the fewer positions are taken of each.
         crossed: whether inputs are set against outputs, which only a correction needs.
+        samples: as for `gather`.
     """
 
-    def __init__(self, layer: nn.Module, seed: int = 0, images: int = 1, crossed: bool = True):
+    def __init__(
+        self,
+        layer: nn.Module,
+        seed: int = 0,
+        images: int = 1,
+        crossed: bool = True,
+        samples: int = SAMPLES,
+    ):
         self.layer, self._crossed = layer, crossed
         groups, unit = getattr(layer, "groups", 1), unit_of(layer)
         out, depth = unit.out_channels, unit.patch
-        self._positions = min(math.ceil(SAMPLES * depth / images), POSITIONS)
-        new = {"dtype": torch.float64, "device": layer.weight.device}
+        self._positions = min(math.ceil(samples * depth / images), POSITIONS)
+        device, dtype = layer.weight.device, working_dtype(depth)
         self._count = [0, 0]
-        self._x, self._y = (torch.zeros(2, groups, n, **new) for n in (depth, out))
-        self._xx = torch.zeros(2, groups, depth, depth, **new)
-        self._yx = torch.zeros(2, groups, out, depth, **new)
+        self._x, self._y = (
+            torch.zeros(2, groups, n, dtype=torch.float64, device=device) for n in (depth, out)
+        )
+        self._xx = torch.zeros(2, groups, depth, depth, dtype=dtype, device=device)
+        self._yx = torch.zeros(2, groups, out, depth, dtype=dtype, device=device)
         self._images = 0
         self._random = torch.Generator().manual_seed(seed)
+
+    def join_(self) -> None:
+        """Count in what other processes have seen."""
+        sum_(self._x, self._y, self._xx, self._yx)
+        self._count = [sum(counts) for counts in zip(*gathered(self._count), strict=True)]
 
     @property
     def count(self) -> int:
@@ -132,8 +151,9 @@ class Moments:
 
     @property
     def finite(self) -> bool:
-        """Whether all sums are numbers."""
-        return all(bool(each.isfinite().all()) for each in (self._xx, self._yx))
+        """Whether all sums are numbers; no product is larger than the squares on the diagonal."""
+        squares = self._xx.diagonal(dim1=-2, dim2=-1)
+        return all(bool(each.isfinite().all()) for each in (squares, self._yx))
 
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> None:
@@ -157,6 +177,7 @@ class Moments:
         """Patches `[n, positions, groups, D]` and outputs of some images."""
         if not self._images:  # subtle: far from zero, uncentred float32 sums would cancel
             self._origin_x, self._origin_y = x.mean((0, 1)), y.mean((0, 1))
+            led_(self._origin_x, self._origin_y)
         for half in (0, 1):
             mine = slice((half + self._images) % 2, None, 2)
             rows = (x[mine] - self._origin_x).flatten(0, 1).transpose(0, 1)  # [groups, N, D]
@@ -164,7 +185,7 @@ class Moments:
             self._count[half] += rows.shape[1]
             self._x[half] += rows.sum(1)
             self._y[half] += wanted.sum(1)
-            _add_gram(self._xx[half], rows)
+            add_gram(self._xx[half], rows)
             if self._crossed:
                 self._yx[half] += wanted.mT @ rows
         self._images += len(x)
@@ -231,11 +252,11 @@ class Moments:
         patches tap by tap."""
         count = sum(self._count[half] for half in halves)
         x, y = (sum(each[half, group] for half in halves) / count for each in (self._x, self._y))
-        dtype = working_dtype(len(x))
 
         def about(sums: Tensor, mean: Tensor) -> Tensor:
             first, *others = (sums[half, group] for half in halves)
-            return torch.addr(sum(others, first), mean, x, beta=1 / count, alpha=-1).to(dtype)
+            total = sum(others, first)
+            return torch.addr(total, mean.to(total), x.to(total), beta=1 / count, alpha=-1)
 
         return about(self._xx, x), about(self._yx, y)
 
@@ -284,21 +305,6 @@ def _ridged(gap: Tensor, moment: Tensor, ridge: float) -> Tensor:
     regular = moment.clone()
     regular.diagonal().add_(ridge)
     return torch.cholesky_solve(gap.T, cholesky(regular)).T
-
-
-def _add_gram(total: Tensor, rows: Tensor) -> None:
-    """Add X^T X to `[..., D, D]`, X being `[..., n, D]`: of two equal halves one is computed."""
-    depth = rows.shape[-1]
-    if depth < GRAM_BLOCK:
-        total += rows.mT @ rows
-        return
-    half = depth // 2
-    left, right = rows[..., :half], rows[..., half:]
-    both = left.mT @ right
-    total[..., :half, half:] += both
-    total[..., half:, :half] += both.mT
-    _add_gram(total[..., :half, :half], left)
-    _add_gram(total[..., half:, half:], right)
 
 
 def _sketch(gap: Tensor) -> Tensor:

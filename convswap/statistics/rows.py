@@ -1,4 +1,4 @@
-"""What layers read and write, for each position of their kernel."""
+"""What layers read and write, for each position of their kernel, as rows of numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ..forms import is_transposed
 from ..support.loaded import loaded
+
+GRAM_BLOCK = 512  # columns from which a symmetric product is worth splitting
 
 
 def patches(
@@ -85,3 +87,18 @@ def lengths(layer: nn.Module, y: Tensor) -> tuple[int, ...]:
 def columns(layer: nn.Module, y: Tensor) -> Tensor:
     """All that a layer writes, `[out, samples]`."""
     return y.flatten(0, -2).T if isinstance(layer, nn.Linear) else y.transpose(0, 1).flatten(1)
+
+
+def add_gram(total: Tensor, rows: Tensor) -> None:
+    """Add X^T X to `[..., D, D]`, X being `[..., n, D]`: of two equal halves one is computed."""
+    depth = rows.shape[-1]
+    if depth < GRAM_BLOCK:
+        total += rows.mT @ rows
+        return
+    half = depth // 2
+    left, right = rows[..., :half], rows[..., half:]
+    both = left.mT @ right
+    total[..., :half, half:] += both
+    total[..., half:, :half] += both.mT
+    add_gram(total[..., :half, :half], left)
+    add_gram(total[..., half:, half:], right)

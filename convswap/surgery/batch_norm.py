@@ -17,6 +17,7 @@ from ..network.observe import observe
 from ..network.outputs import Reference
 from ..network.wrappers import unwrapped
 from ..record import record_of
+from ..support.ranks import share, sum_
 
 
 @torch.no_grad()
@@ -35,6 +36,8 @@ def settle_batch_norm_(small: nn.Module, batches: Sequence[Batch], reference: Re
     try:
         for batch in batches:
             batch.run(small)
+        for norm in norms:
+            _average_(norm.running_mean, norm.running_var)
         estimated = True
     except ValueError:  # a batch norm over single values has no statistics
         estimated = False
@@ -44,6 +47,13 @@ def settle_batch_norm_(small: nn.Module, batches: Sequence[Batch], reference: Re
     if not (estimated and reference.distance(small) < before):
         for norm, state in zip(norms, kept, strict=True):
             norm.load_state_dict(state)
+
+
+def _average_(*statistics: torch.Tensor) -> None:
+    """Over the processes that share samples."""
+    sum_(*statistics)
+    for each in statistics:
+        each /= share()[1]
 
 
 @keeps_buffers

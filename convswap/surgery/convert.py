@@ -25,6 +25,7 @@ from ..plans import Choice, Plan
 from ..record import record_of, remember
 from ..statistics.moments import Moments, gather, weight_problems
 from ..support.progress import Progress, silent
+from ..support.ranks import gathered, led_, share
 from .batch_norm import settle_batch_norm_
 
 STEPS = 100  # of refinement for the fit that is kept
@@ -71,7 +72,7 @@ def convert(
     if plan.fit == "weight":
         _fit_to_weights(dense, small, plan, seen.replaceable, progress)
     if batches:
-        kind = plan.output or output_kind(model, batches)
+        kind = plan.output or gathered(output_kind(model, batches))[0]
         with in_fastest_layout([dense, small], batches) as images:
             if plan.fit != "weight":
                 _fit_to_images(dense, small, plan, seen.replaceable, images, progress)
@@ -138,7 +139,9 @@ def _fit_to_images(
 
 
 def _fit_site_(row: nn.Module, choice: Choice, fits: GroupFits, seen: Moments) -> None:
-    fitted = fits.fit(choice.form, choice.rank, STEPS)
-    spelled = fits.spell(choice.form, fitted).to(seen.mean_x)
-    bias = seen.mean_y - (spelled @ seen.mean_x.unsqueeze(2)).squeeze(2)  # the mean output matches
-    write_(row, joined(fitted), bias.flatten())
+    if share()[0] == 0:
+        fitted = fits.fit(choice.form, choice.rank, STEPS)
+        spelled = fits.spell(choice.form, fitted).to(seen.mean_x)
+        bias = seen.mean_y - (spelled @ seen.mean_x.unsqueeze(2)).squeeze(2)  # the means match
+        write_(row, joined(fitted), bias.flatten())
+    led_(*(parameter.data for parameter in row.parameters()))

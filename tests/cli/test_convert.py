@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from outer import SIZE, USER, WIDE, fail, names, succeed, tree, write_plan
+from outer import SIZE, USER, WIDE, as_torchrun_tells, fail, names, succeed, tree, write_plan
 
 from convswap import Budget, Plan, count, load, open_model, record_of
 from convswap.cli.goal_options import GoalOptions
@@ -258,3 +258,22 @@ def test_a_plan_is_folded_by_where_asked(here):
         done = ("convert", *USER, *data, "--plan", f"{name}.json", *more, "--out", name)
         succeed(*done)
         assert record_of(load(name, open_model("model.py:build"))).norms == {"norm": "stem"}
+
+
+def test_the_command_line_converts_in_two_processes_and_one_writes(nursery, here, port):
+    words = ["convert", *USER, "--data", "data", "--macs", "0.5", "--out", "both"]
+    runs = [
+        nursery.start(
+            "from convswap.cli import main\nmain()",
+            *words,
+            cwd=here,
+            env=as_torchrun_tells(rank, port),
+        )
+        for rank in range(2)
+    ]
+    first, second = (run.finished() for run in runs)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert "wrote both" in first.err
+    assert (second.out, second.err) == ("", "")
+    made = json.loads((here / "both" / "convswap.json").read_text())["provenance"]
+    assert made["images"] == 34  # of 40, but for those that judge, and one that has no partner

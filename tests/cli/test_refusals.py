@@ -285,7 +285,7 @@ def test_a_word_that_says_nothing_is_not_passed_over(words, shared):
 
 
 @pytest.mark.parametrize("command", [
-    "convert model.py:build --data data --macs 0.5 --out o", "inspect model.py:build",
+    "sweep model.py:build --data data --out o", "inspect model.py:build",
 ])  # fmt: skip
 def test_several_processes_do_not_do_all_of_it_each(command, shared, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
