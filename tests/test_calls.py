@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections import UserDict, namedtuple
 from dataclasses import dataclass
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from helpers import relative
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 from torchvision.ops import deform_conv2d
@@ -30,6 +32,7 @@ from convswap import (
 )  # fmt: skip
 from convswap.errors import ConvswapError, ModelError
 from convswap.network.calls import read_batch, read_batches
+from convswap.network.match import tensors
 from convswap.plans import Choice
 
 X = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -122,6 +125,18 @@ class WithMore(OneInput):
         return super().forward(x * more["mask"] if more else x)
 
 
+class TakesAny(OneInput):
+    """Says nothing of its inputs."""
+
+    def forward(self, *inputs):
+        return super().forward(inputs[0] - inputs[1])
+
+
+class Unnamed(OneInput):
+    def forward(self, x: Tensor, /, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x if mask is None else x * mask)
+
+
 class Camera(OneInput):
     """One calibration for all images comes first."""
 
@@ -166,6 +181,13 @@ class Waves(nn.Module):
 class SaidWaves(Waves):
     def forward(self, waves: list[Tensor]) -> Tensor:
         return super().forward(waves)
+
+
+class EachImage(OneInput):
+    """Goes through images one by one; does not say that it takes a list."""
+
+    def forward(self, images):
+        return torch.stack([OneInput.forward(self, x[None]).mean((0, 2, 3)) for x in images])
 
 
 class TwoWaves(Waves):
@@ -252,6 +274,8 @@ CASES = {
     "labels named y": (Guided, {"x": X, "y": LABELS}, True),
     "more by name": (WithMore, {"x": X, "mask": X.flip(0), "label": LABELS}, True),
     "an image of another name, and more": (Guided, {"image": X, "y": X.flip(0)}, False),
+    "any number": (TakesAny, (X, X.flip(0), LABELS), True),
+    "by place, not by name": (Unnamed, {"x": X, "mask": X.flip(0), "label": LABELS}, True),
     "one for all first": (Camera, (torch.eye(3), X), False),
     "the whole mapping": (WholeBatch, {"image": X, "label": LABELS}, True),
     "maps of a pyramid": (Pyramid, MAPS, False),
@@ -268,6 +292,8 @@ CASES = {
     "waves by name": (Waves, {"waves": WAVES, "label": LABELS}, True),
     "waves of another name": (Waves, {"audio": WAVES, "label": LABELS}, True),
     "waves, as the network says": (SaidWaves, [wave[:32] for wave in WAVES], False),
+    "waves of one length": (Waves, [wave[:32] for wave in WAVES], False),
+    "images one by one": (EachImage, (list(X), LABELS), True),
     "two lists of waves": (TwoWaves, (WAVES, WAVES[::-1], LABELS), True),
     "padded": (Padded, (SEQUENCES, LENGTHS), False),
     "padded, by name": (Padded, {"x": SEQUENCES, "lengths": LENGTHS, "label": LABELS}, True),
@@ -284,6 +310,8 @@ PASSED = {
     "labels named y": lambda m: m(X),
     "more by name": lambda m: m(X, mask=X.flip(0)),
     "an image of another name, and more": lambda m: m(X, X.flip(0)),
+    "any number": lambda m: m(X, X.flip(0)),
+    "by place, not by name": lambda m: m(X, X.flip(0)),
     "one for all first": lambda m: m(torch.eye(3), X),
     "maps of a pyramid": lambda m: m(MAPS),
 }
@@ -308,6 +336,22 @@ def test_all_that_is_input_reaches_the_network(case: str):
 def test_what_could_have_been_passed_and_was_not_is_said(make, batch: object, name: str):
     [note] = plan(make().eval(), [batch, batch], Budget(macs=0.6)).notes
     assert note.startswith(f"not passed to the network: {name};")
+
+
+class InList(OneInput):
+    """Some of its layers are in a list of Python's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.more = [nn.Conv2d(8, 8, 1)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.more[0](super().forward(x))
+
+
+def test_layers_that_pytorch_does_not_know_of_are_told():
+    [note] = plan(InList().eval(), [X, X], Budget(macs=0.6)).notes
+    assert note.startswith("more: layers in lists or mappings of Python's own are no part")
 
 
 @dataclass
@@ -354,8 +398,18 @@ def test_some_samples_give_what_they_gave_among_all(case: str):
         assert relative(batch.take(some).take([1]).run(model), together[some][1:2]) < 1e-6
 
 
+def test_numbers_that_only_look_like_lengths_trim_nothing():
+    class Lens(OneInput):
+        def forward(self, x: Tensor, lens: Tensor) -> Tensor:
+            return super().forward(x) * lens[:, None, None, None]
+
+    [batch] = read_batches(Lens(), [(X, torch.tensor([1, 8, 3, 4, 5, 2]))])
+    assert torch.equal(batch.take([0, 2]).args[0], X[[0, 2]])
+
+
 def test_padding_is_as_long_as_the_longest_sample_taken():
-    some = read_batch(Padded(), (SEQUENCES, LENGTHS)).take([0, 2])
+    [batch] = read_batches(Padded(), [(SEQUENCES, LENGTHS)])
+    some = batch.take([0, 2])
     assert torch.equal(some.args[0], SEQUENCES[[0, 2], :12])
     assert some.args[1].tolist() == [12, 7]
 
@@ -378,6 +432,164 @@ def test_any_call_is_planned_converted_and_distilled(case: str, tmp_path):
     if isinstance(a, dict):
         a, b = a["sample"], b["sample"]
     assert torch.equal(a, b)
+
+
+# batches whose samples cannot be told apart
+
+
+class Graph(OneInput):
+    """A small image at each node, and edges between them."""
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        return self.second(x.index_add(0, edges[1], x[edges[0]]))
+
+
+class SparseGraph(OneInput):
+    """Edges are a sparse matrix."""
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        return self.second((edges @ x.flatten(1)).reshape(x.shape))
+
+
+class Row(Waves):
+    """All sequences stand in one row, with their bounds."""
+
+    def __init__(self):
+        super().__init__(4)
+
+    def forward(self, x: Tensor, bounds: Tensor) -> Tensor:
+        parts = [x[a:b] for a, b in pairwise(bounds.tolist())]
+        return torch.cat([self.whole(part.mT[None]).mean(2) for part in parts])
+
+
+class Packed(Waves):
+    def __init__(self):
+        super().__init__(4)
+
+    def forward(self, x: PackedSequence) -> Tensor:
+        return self.whole(pad_packed_sequence(x, batch_first=True)[0].mT)
+
+
+class Halves(OneInput):
+    """Compares the first half of a batch with the second."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack(super().forward(x).chunk(2)).diff(dim=0)[0]
+
+
+class OneImage(OneInput):
+    """Takes an image without an axis of samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[None])[0]
+
+
+EDGES = torch.tensor([[0, 1, 2, 2, 5, 4, 3], [1, 2, 0, 3, 4, 5, 3]])
+PACKED = pack_padded_sequence(SEQUENCES, LENGTHS, batch_first=True, enforce_sorted=False)
+UNDIVIDED = {
+    "a graph": (Graph, [(X, EDGES), (X[:4], EDGES[:, :4])]),
+    "a sparse graph": (SparseGraph, [(X, torch.eye(6).to_sparse())] * 2),
+    "one row": (Row, [(SEQUENCES[0], torch.tensor([0, 5, 13, 20]))] * 2),
+    "a packed sequence": (Packed, [PACKED] * 2),
+    "halves": (Halves, [X, X.flip(0)]),
+    "one image of any size": (OneImage, [X[0], X[1, :, :6], X[2, ..., :7]]),
+}
+
+
+@pytest.mark.parametrize("case", UNDIVIDED)
+def test_where_samples_cannot_be_told_apart_a_batch_counts_as_one(case: str):
+    make, batches = UNDIVIDED[case]
+    model = make().eval()
+    made = plan(model, batches, Budget(macs=0.6))
+    assert made.notes == ("the samples of a batch cannot be told apart: each batch counts as one",)
+    small = convert(model, made, batches)
+    assert count(small, batches[0]) == made.planned
+    distill(small, model, batches, 1, tell=lambda line: None)
+
+
+def test_nested_tensors_are_refused_in_one_line():
+    nested = torch.nested.nested_tensor(WAVES, layout=torch.jagged)
+    with pytest.raises(ConvswapError, match="holds a nested tensor - give a list of tensors"):
+        plan(Waves(), [nested], Budget(macs=0.6))
+
+
+# networks that keep something from one call to the next
+
+
+class Recurrent(OneInput):
+    state = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        if self.state is not None and self.state.shape == x.shape:
+            x = x + self.state / 2
+        self.state = x
+        return self.second(x)
+
+
+class Running(OneInput):
+    """A running mean, in eval mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        mean, _ = self.mean.clone(), self.mean.copy_(x.mean((0, 2, 3), keepdim=True))
+        return self.second(x - mean)
+
+
+class FirstSize(OneInput):
+    """Takes what is as large as the first that it got."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(x.shape)
+        return super().forward(x.reshape(self.sizes[0]))
+
+
+class Cached(OneInput):
+    """Nobody sees what it keeps."""
+
+    grid = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.grid is None or self.grid.shape != x.shape:
+            self.grid = torch.full_like(x, 0.5)
+        return super().forward(x * self.grid)
+
+
+class Gathers(Recurrent):
+    """Puts out a mapping of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = {}
+
+    def forward(self, x: Tensor) -> dict:
+        self.found.clear()
+        self.found["y"] = super().forward(x)
+        return self.found
+
+
+@pytest.mark.parametrize("make", [Recurrent, Running, FirstSize, Gathers, Cached])
+def test_every_batch_finds_a_network_as_it_was_given(make):
+    model, batches = make().eval(), [X, X.flip(0), X[:3]]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    made = plan(model, batches, Budget(macs=0.6))
+    assert [make.__name__ in note for note in made.notes] == [True] * (make is not Cached)
+    small = distill(convert(model, made, batches), model, batches, 1, tell=lambda line: None)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    found = read_batches(small, batches)
+    outputs = [tensors(batch.run(small)) for batch in [*found, found[0]]]
+    assert all(map(torch.equal, outputs[0], outputs[-1]))
+    assert outputs[0][0].shape == (6, 8, 8, 8)
 
 
 def test_a_batch_is_passed_as_the_caller_says():
@@ -457,6 +669,55 @@ def test_few_images_and_networks_of_other_types_are_converted(sizes: list[int], 
     small = convert(model, made, batches)
     assert {parameter.dtype for parameter in small.parameters()} == {dtype}
     assert count(small, X) == made.planned
+
+
+class HalfTrunk(nn.Module):
+    """A small part in another type comes first."""
+
+    def __init__(self):
+        super().__init__()
+        self.colours, self.trunk = nn.Conv2d(3, 3, 1), OneInput().half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.trunk(self.colours(x).half())
+
+
+def test_inputs_have_the_type_of_the_first_layer():
+    made = plan(HalfTrunk(), [X, X], Budget(macs=0.6))
+    small = convert(HalfTrunk(), made, [X, X])
+    assert small(X).dtype == torch.float16
+    assert {p.dtype for p in small.parameters()} == {torch.float16, torch.float32}
+
+
+class KeptInHalf(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.float(), self.bias.float())
+
+
+class InsideVmap(OneInput):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.vmap(lambda one: self.first(one[None])[0])(x))
+
+
+class InsideGrad(OneInput):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: super(InsideGrad, self).forward(x).sum())(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "says"),
+    [
+        (InsideVmap, "first", "inside of a function that torch.func transforms"),
+        (InsideGrad, "second", "inside of a function that torch.func transforms"),
+        (
+            lambda: nn.Sequential(nn.Conv2d(3, 8, 3), KeptInHalf(8, 8, 3).half()), "1",
+            "its weight is float16, and it reads float32",
+        ),
+    ],
+)  # fmt: skip
+def test_why_a_layer_is_left_alone_is_said(make, path: str, says: str):
+    reasons = {site.path: site.reason for site in find_sites(make().eval(), X)[0]}
+    assert says in reasons[path]
 
 
 def test_batches_of_several_sizes_are_fitted_to():

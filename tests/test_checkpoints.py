@@ -58,6 +58,11 @@ WRAPPED = {
     "in a list": lambda s: [s, 3],
     "under a name of its own": lambda s: {"generator": {"net": s}, "step": 4},
     "beside plain numbers": lambda s: {**s, "epoch": 3},
+    "of NumPy's arrays": lambda s: {k: v.numpy() for k, v in s.items()},
+    "of NumPy's arrays by columns, beside others": lambda s: {
+        "epoch": np.arange(3),
+        "model": {k: np.copy(v.numpy(), order="F") for k, v in s.items()}},
+    "of lists": lambda s: {"state_dict": {k: v.tolist() for k, v in s.items()}, "loss": [0.1]},
     "half precision": lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
     "before batches were counted": lambda s: {
         k: v for k, v in s.items() if "num_batches" not in k},
@@ -77,6 +82,14 @@ def test_a_state_dict_is_found_in_its_wrapping(wrap, user, state, tmp_path):
     found = opened(user, tmp_path / "w.pth")
     assert found["body.weight"].dtype == torch.float32
     torch.testing.assert_close(found, state, rtol=1e-3, atol=1e-3)
+
+
+def test_an_archive_of_arrays_is_read(user, state, tmp_path):
+    np.savez(tmp_path / "w.npz", **{key: value.numpy() for key, value in state.items()})
+    torch.testing.assert_close(opened(user, tmp_path / "w.npz"), state, rtol=0, atol=0)
+    np.savez(tmp_path / "w.npz", objects=np.array([{}]))
+    with pytest.raises(ConvswapError, match=r"cannot read weights .*w\.npz"):
+        opened(user, tmp_path / "w.npz")
 
 
 @pytest.mark.parametrize(

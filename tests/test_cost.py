@@ -148,3 +148,8 @@ def test_every_call_costs_multiply_adds_and_none_costs_parameters_again():
     )
     assert once == Cost(25 * 24, 24, 48)
     assert twice == Cost((25 + 9) * 24, 24, 48)
+
+
+def test_a_network_that_takes_whole_numbers_is_looked_at_on_them():
+    model = torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 3))
+    assert count(model, (6,)).macs == 6 * 12

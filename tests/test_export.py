@@ -18,6 +18,10 @@ from convswap import ConvswapError, export_onnx, export_program
 from convswap.network.batch import Batch
 from convswap.runtimes.export import OnnxNetwork, largest_gap
 
+FREE_SIZES = pytest.mark.skipif(
+    torch.__version__ < "2.10",
+    reason="PyTorch 2.9 writes no ONNX with several sizes that are free",
+)
 SEPARATE = """
 import sys
 import warnings
@@ -139,6 +143,7 @@ def test_operators_of_no_known_version_are_refused(opset, network, images, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@FREE_SIZES
 @pytest.mark.parametrize("opset", [None, 13])
 def test_sizes_are_free_or_fixed_as_asked(opset, network, images, tmp_path):
     def runs(*shape: int) -> bool:
@@ -471,6 +476,7 @@ def inputs_of_the_file(path: Path) -> dict[str, list]:
     }
 
 
+@FREE_SIZES
 @pytest.mark.parametrize("kind", INPUTS)
 def test_inputs_of_any_kind_have_names_and_a_free_batch_size(kind, tmp_path):
     network, batch, named = INPUTS[kind]
@@ -494,6 +500,7 @@ def test_old_operators_lack_inputs_that_are_not_used(tmp_path):
     assert list(inputs_of_the_file(tmp_path / "n.onnx")) == ["x", "y"]
 
 
+@FREE_SIZES
 @pytest.mark.parametrize("settings", [{"batch": 3, "opset": 13}, {"free_size": True}])
 def test_several_inputs_are_fixed_or_free_alike(settings, tmp_path):
     pair = given(5, 3, 8, 8), given(5, 3, 8, 8) - 1

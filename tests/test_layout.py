@@ -40,8 +40,10 @@ def is_last(tensor: torch.Tensor) -> bool:
         (Viewed(), (3, 8, 8), False),
         (nn.Conv3d(3, 8, 3), (3, 4, 8, 8), True),
         (nn.Conv1d(3, 8, 3), (3, 16), True),
+        (nn.Sequential(nn.Conv2d(3, 8, 1, stride=2)), (3, 8, 8), False),
+        (nn.Sequential(nn.Conv2d(8, 8, 1, stride=2)), (8, 8, 8), True),
     ],
-    ids=["plain", "viewed", "volumes", "signals"],
+    ids=["plain", "viewed", "volumes", "signals", "crashes PyTorch", "just does not"],
 )
 def test_a_network_that_cannot_run_so_is_found_out_and_none_is_changed(model, size, able):
     batch = read_batch(model, torch.randn(2, *size))

@@ -79,6 +79,20 @@ TREES = {  # files; those that are taken, in order; classes; labels; words of wh
     "small and large": (
         ["HR/1.png", "LR/1x2.png"], ["LR/1x2.png"], None, [0],
         ("left out 1 files of", "in HR/, for they are what those in LR/ should become")),
+    "small and large, as of DIV2K": (
+        [f"DIV2K_{part}" for part in (
+            "train_HR/1.png", "train_LR_bicubic/X2/1x2.png", "train_LR_bicubic/X10/1x10.png",
+            "train_LR_wild/1x4w2.png", "valid_HR/2.png", "valid_LR_bicubic/X2/2x2.png")],
+        ["DIV2K_train_LR_bicubic/X2/1x2.png", "DIV2K_train_LR_bicubic/X10/1x10.png"], None, [0, 0],
+        ("DIV2K_train_HR/, DIV2K_valid_HR/", "_valid_LR_bicubic/, DIV2K_train_LR_bicubic/ is used",
+         "taken in several sizes: X2/, X10/")),
+    "small and large, as archives and tools leave them": (
+        ["train_HR_sub/1.png", "train_LR_bicubic_X2/train_LR_bicubic/X2_sub/1x2.png"],
+        ["train_LR_bicubic_X2/train_LR_bicubic/X2_sub/1x2.png"], None, [0], ("train_HR_sub/",)),
+    "small and large, as of benchmarks": (
+        ["GTmod12/1.png", "LRbicx2/1.png", "LRbicx3/1.png", "original/1.png"],
+        ["LRbicx2/1.png", "LRbicx3/1.png"], ["LRbicx2", "LRbicx3"], [0, 1],
+        ("GTmod12/, original/",)),
     "blurred and sharp in every part": (
         [f"{part}/{kind}/{i}.png" for part in ("test", "train") for kind in ("blur", "sharp")
          for i in (0, 1)],

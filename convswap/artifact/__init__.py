@@ -2,7 +2,8 @@
 
 import lazy_loader
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "convswap.json"
+from ..support.files import DESCRIPTION as DESCRIPTION
+from ..support.files import WEIGHTS as WEIGHTS
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,

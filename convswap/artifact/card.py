@@ -10,14 +10,13 @@ import hashlib
 import re
 from pathlib import Path
 
-import timm
 from huggingface_hub import ModelCardData
 
 from ..errors import one_line
 from ..record import Base, Record
 from ..support.figures import FIGURES, quantity
 from ..support.files import read_text
-from .timm_net import opens
+from .timm_config import opens
 
 CARD = "README.md"
 _MARK = re.compile(r"<!-- written by convswap, sha256 ([0-9a-f]{64}) -->\n")
@@ -115,5 +114,7 @@ def _published(base: Base) -> tuple[str | None, str | None]:
     source, _, name = base.name.partition(":")
     if source != "timm" or base.weights != "pretrained":
         return None, None
+    import timm
+
     config = timm.get_pretrained_cfg(name)
     return (config.hf_hub_id, config.license) if config else (None, None)

@@ -15,7 +15,7 @@ from .card import CARD
 from .description import DESCRIPTION, WEIGHTS, header_of, read_description, weights_of
 from .fit import check_digests
 from .loading import load, read_weights
-from .timm_net import CONFIG
+from .timm_config import CONFIG
 
 
 def push(folder: str | Path, name: str, *, private: bool = False) -> str:

@@ -31,7 +31,7 @@ from .description import (
     weights_of,
 )
 from .fit import aliases_of, architecture, check_fit, check_values, checked_state
-from .timm_net import CONFIG, config_of, is_config
+from .timm_config import CONFIG, config_of, is_config
 
 
 def save(
@@ -45,7 +45,7 @@ def save(
 
     What `load` would refuse is refused here. At every moment the old artifact or the new one is
     complete; other files in the folder stay, a `README.md` that a person wrote or changed as well.
-    What was made from a network of timm, timm opens, too (`config.json`; see `timm_net`).
+    What was made from a network of timm, timm opens, too (`config.json`; see `timm_config`).
 
     Args:
         provenance: anything worth keeping, such as data, seed and measured figures (JSON).

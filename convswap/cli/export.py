@@ -50,7 +50,7 @@ def export(
     network = opening.open_artifact(artifact_dir, code)
     preprocess = opening.settle(network, data)
     data = opening.source_for(network, preprocess, data)
-    images = opening.example_images(data, preprocess)
+    images = opening.example_images(network, data, preprocess)
     gaps, document, parts = {}, {"images": len(images), "real_images": bool(data)}, []
     for kind, path in wanted.items():
         if file.int8 and kind != "pt2":

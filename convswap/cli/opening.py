@@ -22,6 +22,7 @@ from ..inputs.networks import open_model, open_teacher
 from ..inputs.preprocess import settle_preprocess
 from ..inputs.synthetic import real_or_made_up
 from ..inputs.user_code import failed, open_function
+from ..network.calls import example_of, noise
 from ..plans import Budget, Goal, Kind
 from ..record import Preprocess, record_of
 from ..results import evaluation
@@ -221,11 +222,14 @@ def _own(judge: Callable, name: str, network: nn.Module) -> dict[str, float]:
     return {"own": value}
 
 
-def example_images(source: str | None, preprocess: Preprocess) -> Tensor:
-    """Up to 16 images of a SRC argument, or four random inputs without one."""
+def example_images(network: nn.Module, source: str | None, preprocess: Preprocess) -> Tensor:
+    """Up to 16 images of a SRC argument, or four random inputs without one (zeros of a network that
+    takes whole numbers)."""
     if source is None:
-        random = torch.Generator().manual_seed(0)
-        return torch.randn(4, *preprocess.input_size, generator=random)
+        [one] = example_of(network, preprocess.input_size).tensors
+        return (
+            noise((4, *one.shape[1:])) if one.is_floating_point() else one.repeat_interleave(4, 0)
+        )
     images = open_images(source, preprocess, note=note)
     return next(iter(images.batches(16, count=16)))[0]
 

@@ -8,10 +8,10 @@ from functools import reduce
 from typing import Literal
 
 import torch
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from ..errors import PlanError
+from ..support.loaded import loaded
 from .dense import PLAIN, TRANSPOSED, is_transposed, kernel_of, turned
 from .layer import Layer
 
@@ -209,13 +209,17 @@ def _geometry(
 ) -> tuple[type[nn.Module], dict[str, object]]:
     """The class of a layer, and how it moves over its input."""
     spans = layer.spans or (False,) * (dense.weight.dim() - 2)
-    same = len(spans) == 2 and (pads == "same" or isinstance(dense, Conv2dSame))
+    same = len(spans) == 2 and (
+        pads == "same" or isinstance(dense, loaded("timm.layers:Conv2dSame"))
+    )
     geometry: dict[str, object] = {
         "stride": _along(spans, dense.stride, 1),
         "padding": _along(spans, dense.padding if same or pads is None else pads, 0),
         "dilation": _along(spans, dense.dilation, 1),
     }
     if any(spans) and same:
+        from timm.layers import Conv2dSame
+
         return Conv2dSame, geometry
     if any(spans) and is_transposed(dense):
         geometry["output_padding"] = _along(spans, dense.output_padding, 0)

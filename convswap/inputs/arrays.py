@@ -34,7 +34,7 @@ class ArrayFile:
     def __init__(self, path: Path):
         try:
             packed = path.suffix.lower() == ".npz"
-            arrays = _unpack(path) if packed else {"x": np.lib.format.open_memmap(path, mode="r")}
+            arrays = unpack(path) if packed else {"x": np.lib.format.open_memmap(path, mode="r")}
         except DataError:
             raise
         except Exception as error:  # what damaged archives make of readers has no common type
@@ -123,7 +123,13 @@ def by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "one number"
 
 
-def _unpack(path: Path) -> dict[str, np.ndarray]:
+def unpack(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` file, by name.
+
+    Raises:
+        DataError: it holds a name twice, or unpacks to very much.
+        Exception: it is damaged in any other way, or holds Python objects.
+    """
     with zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
         names = archive.namelist()

@@ -10,17 +10,15 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision
-from timm.utils import reparameterize_model
 from torch import nn
 from torch.nn.modules import module as registration
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
-from ..network.copies import attributes_of, first_line, meta_copy
+from ..network.copies import first_line, meta_copy
+from ..network.state import attributes_of
 from ..record import Base
 from ..support.plain import numbers_in
 from ..support.quiet import quiet
@@ -41,6 +39,9 @@ def build_library(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> 
     Raises:
         ModelError: the name is unknown, an argument does not fit, or weights cannot be fetched.
     """
+    import timm
+    import torchvision
+
     source, _, rest = name.partition(":")
     try:
         with quiet():  # they warn of what future versions will do
@@ -76,6 +77,8 @@ def fold_branches_(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: they cannot be folded.
     """
+    from timm.utils import reparameterize_model
+
     try:
         return reparameterize_model(model, inplace=True)
     except Exception as error:

@@ -20,10 +20,14 @@ _MASKS = re.compile(
 )
 # Of pairs: what goes into a network, and what should come out of it.
 _GIVEN = re.compile(
-    "lr(bicubic|unknown|mild|difficult|wild)?|lq|blur(red|ry)?|nois[ye]|hazy|haze|rainy?"
+    "lr(bicubic|bic|unknown|mild|difficult|wild)?x?(sub)?|lq|blur(red|ry)?|nois[ye]|hazy|haze|rainy?"
     "|degraded|(?:(?<=^train)|(?<=^test)|(?<=^val)|^)a$"
 )
-_WANTED = re.compile("hr|hq|gt|sharp|clean|clear|norain|(?:(?<=^train)|(?<=^test)|(?<=^val)|^)b$")
+_WANTED = re.compile(
+    "hr(sub)?|hq|gt(mod)?|original|sharp|clean|clear|norain"
+    "|(?:(?<=^train)|(?<=^test)|(?<=^val)|^)b$"
+)
+_SCALE = re.compile(r"[xX]\d+(_sub)?$")  # of the same images, made smaller
 
 
 def below_the_shared(files: Sequence[str]) -> list[list[str]]:
@@ -82,7 +86,7 @@ def one_of_pairs(source: str, files: list[str]) -> tuple[list[str], str]:
     for name in files:
         for folder in above[posixpath.dirname(name)]:
             below = name[len(folder) :].rpartition(".")[0]
-            names[folder].add(re.sub(r"x\d+$", "", posixpath.basename(below)))
+            names[folder].add(re.sub(r"x\d+([mdw]\d*)?$", "", posixpath.basename(below)))
     pairs = [
         (wanted, given)
         for wanted, given in _beside(above, _WANTED, _GIVEN)
@@ -111,17 +115,21 @@ def _beside(
     """Folders named like `some`, each with one beside it that is named like `others`: their names
     are alike but for those words and for numbers."""
     named = {path: _letters(posixpath.basename(path)) for paths in above.values() for path in paths}
-    rests = {
-        (posixpath.dirname(path), others.sub("", name)): path
-        for path, name in named.items()
-        if others.search(name)
-    }
+    rests: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path, name in named.items():
+        if others.search(name):
+            rests[posixpath.dirname(path), others.sub("", name)].append(path)
     found = []
     for path, name in named.items():
         rest = posixpath.dirname(path), others.sub("", some.sub("", name))
-        if some.search(name) and rest in rests and rests[rest] != path:
-            found.append((path, rests[rest]))
+        if some.search(name):
+            found += [(path, other) for other in rests.get(rest, ()) if other != path]
     return found
+
+
+def are_scales(folders: Sequence[str]) -> bool:
+    """Whether folders hold the same images in several sizes, as X2/ and X3/ do."""
+    return all(_SCALE.match(folder) for folder in folders)
 
 
 def _left_out(

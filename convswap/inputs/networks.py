@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import resolve_model_data_config
 from torch import nn
 
 from ..errors import ModelError
@@ -141,6 +140,8 @@ def open_teacher(
 def declared_preprocess(model: nn.Module) -> Preprocess | None:
     """What the network itself says about its inputs; None if it says nothing."""
     if getattr(model, "pretrained_cfg", None):
+        from timm.data import resolve_model_data_config
+
         config = resolve_model_data_config(model)
         known = {k: config[k] for k in ("input_size", "mean", "std", "crop_pct")}
         channels = input_channels(model)

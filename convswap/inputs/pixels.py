@@ -10,9 +10,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from timm.data import create_transform
 from torch import Tensor
-from torchvision.transforms import CenterCrop, RandomCrop
 
 from ..errors import DataError
 from ..record import Preprocess
@@ -91,6 +89,9 @@ class ImageTransform:
     """
 
     def __init__(self, preprocess: Preprocess, train: bool):
+        from timm.data import create_transform
+        from torchvision.transforms import CenterCrop, RandomCrop
+
         self.resize = create_transform(
             input_size=preprocess.input_size,
             interpolation=preprocess.interpolation,

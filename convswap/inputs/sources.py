@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ..errors import DataError, one_line, reason
-from .folders import below_the_shared, one_of_pairs, one_split, parts_of, without_masks
+from .folders import are_scales, below_the_shared, one_of_pairs, one_split, parts_of, without_masks
 from .formats import SUFFIXES as IMAGES
 from .names import check_source
 
@@ -85,7 +85,9 @@ def open_source(source: str, held_out: bool = False) -> Source:
     notes += [left_out, answers, taken]
     below = below_the_shared(files)
     classes = sorted({parts[0] for parts in below if len(parts) > 1}, key=natural)
-    if len(classes) < 2:
+    if scales := len(classes) > 1 and are_scales(classes):
+        notes.append(f"taken in several sizes: {', '.join(f'{name}/' for name in classes)}")
+    if scales or len(classes) < 2:
         return Source(files, [0] * len(files), None, [*filter(None, notes)], opener)
     index = {folder: label for label, folder in enumerate(classes)}
     labelled = {

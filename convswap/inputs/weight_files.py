@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, reason
 from ..support.files import check_regular, read_text
 from ..support.plain import read_json
 from ..support.progress import Note, unheard
 from ..support.quiet import quiet
 from ..support.tensors import read_header, read_tensors
+from .arrays import unpack
 
 FOLDER = ("model.safetensors", "pytorch_model.bin")  # what transformers and timm write
 INDEX = ".index.json"  # of shards
@@ -33,14 +37,29 @@ class _PassedOver:
         pass
 
 
+class _Kept(_PassedOver):
+    """Stands for a NumPy array or its type: what it would be made of, of which nothing is run."""
+
+    made: tuple = ()
+    state: object = None
+
+    def __new__(cls, *made: object) -> _Kept:
+        kept = super().__new__(cls)
+        kept.made = made
+        return kept
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
 BESIDE = [
     "argparse.Namespace",
     *(f"pathlib{part}.{kind}Path" for part in ("", "._local") for kind in ("Posix", "Windows")),
     *(f"datetime.{kind}" for kind in ("date", "datetime", "time", "timedelta", "timezone")),
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core")
-      for name in ("scalar", "_reconstruct")),
-    "numpy.dtype", "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")), "numpy.ndarray",
 ]  # fmt: skip
+ARRAYS = [*(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")), "numpy.dtype"]
+NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")  # NumPy's names of their types
 
 
 def weight_files(path: Path, note: Note = unheard) -> list[Path]:
@@ -96,8 +115,12 @@ def read_weights(path: Path) -> Mapping:
             return read_tensors(path)
         except (OSError, ValueError) as error:
             raise ModelError(f"not a readable safetensors file: {path} ({error})") from None
+    if arrays := _arrays_in(path):
+        return arrays
     try:
-        known = torch.serialization.safe_globals([(_PassedOver, name) for name in BESIDE])
+        stand_ins = {_PassedOver: BESIDE, _Kept: ARRAYS}
+        pairs = [(kind, name) for kind, names in stand_ins.items() for name in names]
+        known = torch.serialization.safe_globals(pairs)
         with known, quiet(), path.open("rb") as file:  # subtle: a path is judged by its name
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -108,7 +131,52 @@ def read_weights(path: Path) -> Mapping:
         ) from None
     if isinstance(content, (list, tuple)):
         return {str(index): value for index, value in enumerate(content)}
-    return content if isinstance(content, Mapping) else {}
+    return with_tensors(content) if isinstance(content, Mapping) else {}
+
+
+def with_tensors(content: Mapping, deepest: int = 4) -> Mapping:
+    """A checkpoint with tensors in place of NumPy arrays and lists of numbers, in those of its
+    parts that look like a state dict: names like `layer.weight`, and nothing else in it."""
+    found = {
+        key: with_tensors(value, deepest - 1) if isinstance(value, Mapping) and deepest else value
+        for key, value in content.items()
+    }
+    if any(isinstance(value, Tensor) for value in found.values()):
+        return found
+    tensors = {key: _tensor_of(value) for key, value in found.items()}
+    whole = all(isinstance(value, Tensor) for value in tensors.values())
+    return tensors if whole and any("." in str(key) for key in found) else found
+
+
+def _tensor_of(value: object) -> object:
+    """A tensor of an array, of a list of numbers or of one; all else as it is."""
+    try:
+        if isinstance(value, np.ndarray):
+            return torch.from_numpy(value)
+        if isinstance(value, (list, int, float)) and value != []:
+            return torch.tensor(value)
+        if isinstance(value, _Kept) and isinstance(value.state, tuple):
+            _, shape, kind, by_columns, content = value.state
+            if kind.made[0] in NUMBERS and kind.state[1] in "<|" and isinstance(content, bytes):
+                array = np.frombuffer(content, kind.made[0])
+                array = array.reshape(shape, order="F" if by_columns else "C")
+                return torch.from_numpy(array.copy())
+    except (ValueError, TypeError, LookupError, RuntimeError, OverflowError):
+        pass  # it is something else
+    return value
+
+
+def _arrays_in(path: Path) -> Mapping | None:
+    """What an archive of NumPy arrays holds; None of any other file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if not all(name.endswith(".npy") for name in archive.namelist()):
+                return None
+        return with_tensors(unpack(path))
+    except (OSError, zipfile.BadZipFile):
+        return None
+    except Exception as error:  # what damaged archives make of readers has no common type
+        raise ModelError(f"cannot read weights {path}: {reason(error)}") from None
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -14,6 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from ..forms import PLAIN, REPLACEABLE, TRANSPOSED, become_, is_transposed, pad_ends_, unit_of
+from ..support.loaded import loaded
 from .calls import noise
 from .copies import deep_copy, in_eval_mode
 from .cost import Size
@@ -22,6 +22,7 @@ _CALLS = {
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
     "conv_transpose3d",
 }  # fmt: skip
+SAME = "timm.layers:Conv2dSame"  # it pads by its own rule
 _FORWARDS = {"forward", "_conv_forward"}
 _SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest output; else 3e-2
@@ -116,7 +117,7 @@ def baked(model: nn.Module, plain: Mapping[str, nn.Module]) -> nn.Module:
 def padding_of(layer: nn.Module) -> tuple[int, ...] | str | None:
     """How a plain layer pads, for whoever builds another like it: in numbers (one for each axis,
     or two, before and after), or `same`."""
-    if isinstance(layer, Conv2dSame):
+    if isinstance(layer, loaded(SAME)):
         return "same"
     if getattr(layer, "padding_mode", "zeros") == "constant":
         ends = layer._reversed_padding_repeated_twice
@@ -131,7 +132,7 @@ def is_plain(layer: nn.Module) -> bool:
     kind = type(layer)
     if _FORWARDS & vars(layer).keys():  # put in their place on this one layer
         return False
-    if kind is Conv2dSame:
+    if kind in loaded(SAME):
         return True
     return _as_built(layer) and any(
         issubclass(kind, plain)
@@ -199,6 +200,8 @@ def _candidates(layer: nn.Module, axes: int, size: Size) -> Iterator[Callable[[b
     yield partial(built, padding=layer.padding)
     yield partial(built, padding=fitting)
     if axes == 2:
+        from timm.layers import Conv2dSame
+
         yield partial(built, kind=Conv2dSame)
     for ends in _uneven(wanted, reach):
         yield lambda bias, ends=ends: pad_ends_(built(bias), ends)

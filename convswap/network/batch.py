@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..plans import Input
+from .between import as_before
 from .match import Match
 from .samples import Layout
 from .trees import map_tensors, tensors_in
@@ -29,6 +31,9 @@ class Batch:
         call: runs the network on `args[0]` in the user's own way.
         match: what is compared of what the network puts out.
         layout: where the samples lie in what is passed, where not all are rows.
+        kept: paths of modules that keep something from one call to the next, which they are not
+            to do.
+        instead: what to run a network on that cannot run on this.
         unused: names of what came with the inputs and could have been passed, but was not.
     """
 
@@ -38,6 +43,8 @@ class Batch:
     call: Call | None = None
     match: Match = field(default_factory=Match)
     layout: Layout = field(default_factory=Layout)
+    kept: tuple[str, ...] = ()
+    instead: Batch | None = None
     unused: tuple[str, ...] = ()
 
     def run(self, network: nn.Module) -> Any:
@@ -47,7 +54,8 @@ class Batch:
     def forward(self, network: nn.Module) -> Any:
         """The network's output on a copy of the inputs, which it may change."""
         args, kwargs = self._map(Tensor.clone)
-        return self.call(network, *args) if self.call else network(*args, **kwargs)
+        run = partial(self.call, network) if self.call else network
+        return as_before(network, self.kept, lambda: run(*args, **kwargs))
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -65,11 +73,29 @@ class Batch:
         counts = Counter(size for size, _ in rows)
         return max(rows, key=lambda row: (counts[row[0]], row[1]), default=(1, 0))[0]
 
+    @property
+    def in_rows(self) -> bool:
+        """Whether every tensor has a row for each sample, and no other way of telling is needed."""
+        if self.layout.lengths or any(each.layout != torch.strided for each in self.tensors):
+            return False
+        return {len(tensor) for tensor in self.tensors if tensor.dim()} <= {len(self)}
+
     def take(self, some: slice | list[int]) -> Batch:
         """A batch of some of the samples."""
         args, kwargs = self.layout.taken((self.args, dict(self.kwargs)), some, len(self))
-        labels = self.labels if self.labels is None else self.labels[some]
+        labels = self.labels if self.labels is None or self.layout.whole else self.labels[some]
         return replace(self, args=args, kwargs=kwargs, labels=labels)
+
+    def like(self, other: Batch) -> Batch:
+        """Passed, divided and compared like another of its kind."""
+        told = {"whole": other.layout.whole, "trims": other.layout.trims}
+        return replace(
+            self, match=other.match, kept=other.kept, layout=replace(self.layout, **told)
+        )
+
+    def whole(self) -> Batch:
+        """All of it as one sample."""
+        return replace(self, layout=replace(self.layout, whole=True))
 
     def split(self, size: int) -> list[Batch]:
         """Batches of at most `size` samples."""

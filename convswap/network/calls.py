@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -12,14 +11,19 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..errors import DataError
 from ..plans import Input
+from ..record import record_of
+from ..support.randomness import seeded
 from .batch import Batch, Call, noise
+from .between import kept_by
 from .guess import guessed, laid_out
-from .match import Match, Pick, find_match
+from .match import Match, Pick, find_match, tensors
 from .trees import is_array
 
 __all__ = [
-    "Batch", "Call", "example_of", "listed", "noise", "read_batch", "read_batches", "stand_in",
+    "Batch", "Call", "example_of", "listed", "noise", "read_batch", "read_batches", "settled",
+    "stand_in",
 ]  # fmt: skip
+_COMPUTED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # not merely kept in
 AT_ONCE = 64  # samples, where they do not come in batches
 
 
@@ -47,8 +51,34 @@ def read_batches(
     found = [batch for batch in found if len(batch)]
     if not found:
         return []
-    match = Match(pick) if pick else find_match(model, found[0])
-    return [replace(batch, match=match) for batch in found]
+    first = settled(model, found[0], pick)
+    return [batch.like(first) for batch in found]
+
+
+def settled(model: nn.Module, batch: Batch, pick: Pick | None = None) -> Batch:
+    """A batch that knows, of running the network on it, how its samples are taken apart, what the
+    network keeps from call to call, and what is compared. (A network that runs on none of it is
+    refused where it is observed.)"""
+    trimmed = replace(batch, layout=replace(batch.layout, trims=True))
+    for way in (batch, *[trimmed] * bool(batch.layout.lengths), batch.whole()):
+        try:
+            way = replace(way, kept=_kept_by(model, way))
+            return replace(way, match=Match(pick) if pick else find_match(model, way))
+        except Exception:  # of the network's own code
+            continue
+    return replace(batch, match=Match(pick))
+
+
+@torch.no_grad()
+def _kept_by(model: nn.Module, batch: Batch) -> tuple[str, ...]:
+    """Modules that keep something from one call to the next."""
+    one = batch.take([batch.layout.shortest((batch.args, batch.kwargs))])
+
+    def run(batch: Batch) -> list[Tensor]:
+        with seeded(0):
+            return tensors(batch.forward(model))
+
+    return kept_by(model, lambda: run(one), lambda: run(batch.take(slice(0, 2))))
 
 
 def listed(batches: object) -> Iterable[object]:
@@ -84,6 +114,8 @@ def read_batch(
             f"no tensor in a batch of type {type(batch).__name__}",
             do="give tensors, tuples or dicts of them, or say call=lambda model, batch: ...",
         )
+    if any(tensor.is_nested for tensor in found.tensors):
+        raise DataError(f"{name} holds a nested tensor", do="give a list of tensors, or pad them")
     device, dtype = _home(model)
     placed = found.to(device, dtype)
     for given, tensor in zip(found.tensors, placed.tensors, strict=True):
@@ -104,23 +136,23 @@ def _with_tensors(batch: object) -> object:
 
 
 def _home(model: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
-    """Where a network is, and in what type most of it."""
-    sizes: Counter[torch.dtype] = Counter()
-    device = None
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            device = device or parameter.device
-            sizes[parameter.dtype] += parameter.numel()
-    return device, sizes.most_common(1)[0][0] if sizes else None
+    """Where a network is, and in what type its first layer computes."""
+    found = [parameter for parameter in model.parameters() if parameter.dtype in _COMPUTED]
+    layers = [parameter for parameter in found if parameter.dim() > 1] or found
+    return (layers[0].device, layers[0].dtype) if layers else (None, None)
 
 
 def _check_finite(given: Tensor, tensor: Tensor, name: str) -> None:
-    finite = tensor.isfinite()
+    held = tensor
+    if tensor.layout != torch.strided:
+        held = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
+    finite = held.isfinite()
     if tensor.is_meta or finite.all():
         return
     rows = ~finite.reshape(len(finite), -1).all(1) if finite.dim() else finite[None]
-    where = f", first in sample {rows.nonzero()[0].item()}" if finite.dim() else ""
-    if given.isfinite().all():
+    told = finite.dim() and held is tensor
+    where = f", first in sample {rows.nonzero()[0].item()}" if told else ""
+    if given.to_dense().isfinite().all():
         raise DataError(
             f"{name} holds values too large for {str(tensor.dtype)[6:]}{where}",
             do="leave those samples out, or use a network of another type",
@@ -129,11 +161,18 @@ def _check_finite(given: Tensor, tensor: Tensor, name: str) -> None:
 
 
 def example_of(model: nn.Module, input_size: Sequence[int] | object) -> Batch:
-    """One sample to look at a network with: noise of a size `(channels, height, width)`, or the
-    first of a batch."""
+    """One sample to look at a network with: noise of a size `(channels, height, width)`, zeros
+    where it was planned for whole numbers; or the first of a batch."""
     if isinstance(input_size, Sequence) and all(isinstance(n, int) for n in input_size):
-        return read_batch(model, noise((1, *input_size)))
-    return read_batch(model, input_size).take(slice(0, 1))
+        numbers = read_batch(model, torch.zeros((1, *input_size), dtype=torch.long))
+        seen = [each for plan in record_of(model).plans[-1:] for each in plan.inputs]
+        if [(each.dtype, each.shape[1:]) for each in seen] == [("int64", tuple(input_size))]:
+            return numbers
+        return replace(read_batch(model, noise((1, *input_size))), instead=numbers)
+    batch = read_batch(model, input_size)
+    if not isinstance(input_size, Batch) and not batch.in_rows:
+        batch = settled(model, batch)
+    return replace(batch.take(slice(0, 1)), instead=batch.whole())
 
 
 def stand_in(model: nn.Module, inputs: Sequence[Input]) -> Batch:

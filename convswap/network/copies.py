@@ -20,12 +20,11 @@ from ..errors import ModelError
 from ..support.randomness import seeded
 from .calls import Batch
 from .functions import rebind_
-from .state import state_of
+from .state import attributes_of, state_of
 from .thread_state import preserved
 
 Found = TypeVar("Found")
 
-_OWN = frozenset(vars(nn.Module()))
 _UNCOPIED = (TypeError, PickleError)
 LARGEST = 1e18  # of a weight; its square is still a float32
 
@@ -85,11 +84,6 @@ def _not_copied(model: nn.Module, memo: dict[int, object]) -> list[object]:
             except _UNCOPIED:
                 found.append(value)
     return found
-
-
-def attributes_of(module: nn.Module) -> dict[str, object]:
-    """What a module keeps beside its parameters, buffers, children and hooks."""
-    return {name: value for name, value in vars(module).items() if name not in _OWN}
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
@@ -172,11 +166,13 @@ class DryRun(Generic[Found]):
 
     Attributes:
         network, example: the copy, in eval mode, and what it ran on.
+        sample: the same with its values.
         found: what whoever looked has returned.
     """
 
     network: nn.Module
     example: Batch
+    sample: Batch
     found: Found
 
     @property
@@ -194,7 +190,8 @@ def dry_run(
     """Run a copy of a network under the eyes of `look`, which gets it and an example it can run on.
 
     On the meta device, where running computes nothing, if the network allows it; else (its
-    control flow depends on values) for real, on the CPU.
+    control flow depends on values) for real, on the CPU. Where it cannot run on the example, on
+    what there is instead.
 
     Args:
         devices: to try, in order.
@@ -204,15 +201,18 @@ def dry_run(
     """
     if any(tensor.is_meta for tensor in (*parameters_of(model), *model.buffers())):
         devices = ("meta",)  # it has no values to compute with
-    for device in devices:
-        duplicate = meta_copy(model) if device == "meta" else deep_copy(model).to(device)
-        in_eval_mode(duplicate).requires_grad_(False)
-        try:
-            placed = example.to(device)  # subtle: an array cannot be without values
-            with preserved(), torch.no_grad(), seeded(0):
-                return DryRun(duplicate, placed, look(duplicate, placed))
-        except Exception as error:
-            problem = error
+    problems = []
+    for sample in (example, *([example.instead] if example.instead else [])):
+        for device in devices:
+            duplicate = meta_copy(model) if device == "meta" else deep_copy(model).to(device)
+            in_eval_mode(duplicate).requires_grad_(False)
+            try:
+                placed = sample.to(device)  # subtle: an array cannot be without values
+                with preserved(), torch.no_grad(), seeded(0):
+                    return DryRun(duplicate, placed, sample, look(duplicate, placed))
+            except Exception as error:
+                problems.append(error)
+    problem = problems[len(devices) - 1]  # the last with the example
     raise failure(model, example, problem) from problem
 
 

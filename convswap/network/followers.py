@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..support.loaded import loaded
 from .copies import first_line, in_eval_mode, meta_copy
 
 _ACTIVATIONS = tuple(
@@ -49,15 +49,20 @@ def _after(model: nn.Module, node: fx.Node) -> tuple[str | None, str | None]:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, tuple(get_notrace_modules())) or super().is_leaf_module(
+        return isinstance(m, _not_traced("modules")) or super().is_leaf_module(
             m, module_qualified_name
         )
+
+
+def _not_traced(what: str) -> tuple:
+    """Modules or functions that timm says are not to be traced."""
+    return tuple(each for get in loaded(f"timm.layers:get_notrace_{what}") for each in get())
 
 
 def _trace(model: nn.Module) -> tuple[fx.Graph | None, str]:
     """The symbolic graph of a network with its convolutions as leaves, or one line saying why
     it cannot be traced."""
-    tracer = _Tracer(autowrap_functions=tuple(get_notrace_functions()))
+    tracer = _Tracer(autowrap_functions=_not_traced("functions"))
     try:
         return tracer.trace(in_eval_mode(meta_copy(model))), ""
     except Exception as error:  # tracing runs the user's code

@@ -12,7 +12,8 @@ from weakref import ReferenceType, ref
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-_OWN = frozenset(vars(nn.Module()))
+from .state import OWN
+
 _TENSORS = ("_parameters", "_buffers", "_modules")
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -28,7 +29,7 @@ def rebind_(copied: nn.Module, memo: Mapping[int, object]) -> None:
     for module in copied.modules():
         kept = vars(module)
         for name, value in kept.items():
-            if name in _TENSORS or isinstance(value, _PLAIN) or (name in _OWN and not value):
+            if name in _TENSORS or isinstance(value, _PLAIN) or (name in OWN and not value):
                 continue
             if any(_holds(leaf, memo, set()) for leaf in tree_leaves(value)):
                 kept[name] = tree_map(lambda leaf: _rebound(leaf, memo), value)

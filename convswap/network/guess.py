@@ -12,20 +12,22 @@ from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torch.nn.utils.rnn import PackedSequence
 
+from ..support.loaded import loaded
 from .batch import Batch
 from .samples import is_list_of_samples, is_ragged, layout_of
 
 LABELS = ("label", "labels", "target", "targets", "y")  # keys that are not passed on
 IMAGES = ("image", "images", "pixel_values", "input", "inputs", "x", "img", "data")
+_OF_DETECTORS = "torchvision.models.detection.transform:GeneralizedRCNNTransform"
 WHOLE = ("batch", "sample", "data_dict", "input_dict")  # in the name of an argument that is all
 
 
 def guessed(model: nn.Module, batch: object) -> Batch:
     """Inputs and labels of a batch; how much is input follows from the arguments of `forward`."""
     said, required = _takes_a_list(model), len(_required(model))
-    if isinstance(batch, Tensor) or (said and is_list_of_samples(batch, said)):
+    if isinstance(batch, (Tensor, PackedSequence)) or (said and is_list_of_samples(batch, said)):
         return Batch((batch,))
     if isinstance(batch, Mapping):
         return _from_mapping(model, batch)
@@ -40,7 +42,7 @@ def guessed(model: nn.Module, batch: object) -> Batch:
         return Batch((batch,))
     if required <= 1 and _is_ragged(model, batch):
         return Batch((batch,))
-    inputs = batch[: max(1, required)]
+    inputs = batch[: max(1, required, _parts_of_rest(model))]
     if all(is_list_of_samples(each, said) for each in inputs) and len({*map(len, inputs)}) == 1:
         return Batch(tuple(map(list, inputs)), labels=_labels(batch[len(inputs) :]))
     if required <= 1 and (maps := _maps_of_sizes(batch)) is not None:
@@ -98,7 +100,9 @@ def _from_mapping(model: nn.Module, batch: Mapping[str, Any]) -> Batch:
         free = []
     known = {key: batch[key] for key in taken}
     if known and not missing:
-        return Batch((), known, labels)
+        first = [key for key in parameters if key in known and _is_unnamed(parameters[key])]
+        args = tuple(known.pop(key) for key in first)
+        return Batch(args, known, labels)
     if len(missing) == 1 and (
         _is_whole(missing[0], parameters[missing[0]]) or _parts_of_first(model) == 0
     ):
@@ -121,17 +125,8 @@ def _is_whole(name: str, parameter: inspect.Parameter) -> bool:
 def _parts_of_first(model: nn.Module) -> int | None:
     """Into how many parts `forward` takes its first argument; 0: it asks for parts by name; None:
     it does not take it apart, or nobody knows."""
-    names, forward = list(_parameters(model)), getattr(model.forward, "__func__", model.forward)
-    return _parts_of(names[0], forward) if names else None
-
-
-@lru_cache
-def _parts_of(name: str, forward: Callable) -> int | None:
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
-    except (OSError, TypeError, SyntaxError):  # of code that is in no file
-        return None
-    for node in ast.walk(tree):
+    name = next(iter(_parameters(model)), "")
+    for node in ast.walk(_code_of(model)):
         match node:
             case ast.Subscript(value=ast.Name(id=taken), slice=ast.Constant(value=str())):
                 parts = 0
@@ -142,6 +137,45 @@ def _parts_of(name: str, forward: Callable) -> int | None:
         if taken == name:
             return parts
     return None
+
+
+def _parts_of_rest(model: nn.Module) -> int:
+    """How many `forward(*inputs)` takes out of them, by number or all at once; else 0."""
+    name, first = next(iter(_parameters(model).items()), ("", None))
+    if first is None or first.kind is not inspect.Parameter.VAR_POSITIONAL:
+        return 0
+    code = [*ast.walk(_code_of(model))]
+    taken = [
+        node.slice.value + 1
+        for node in code
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+        and isinstance(node.value, ast.Name) and node.value.id == name
+        and isinstance(node.slice.value, int)
+    ]  # fmt: skip
+    return max([*taken, _parts_of_first(model) or 0])
+
+
+def _goes_through(name: str, code: ast.AST) -> bool:
+    """Whether code iterates over a variable."""
+    loops = [n.iter for n in ast.walk(code) if isinstance(n, (ast.For, ast.comprehension))]
+    return any(isinstance(each, ast.Name) and each.id == name for each in loops)
+
+
+def _code_of(model: nn.Module) -> ast.AST:
+    """The code of `forward`; empty, where it is in no file."""
+    return _parsed(getattr(model.forward, "__func__", model.forward))
+
+
+@lru_cache
+def _parsed(function: Callable) -> ast.AST:
+    try:
+        return ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return ast.Module([], [])
+
+
+def _is_unnamed(parameter: inspect.Parameter) -> bool:
+    return parameter.kind is inspect.Parameter.POSITIONAL_ONLY
 
 
 def _is_optional_input(parameter: inspect.Parameter) -> bool:
@@ -176,12 +210,14 @@ def _required(model: nn.Module) -> list[str]:
 
 
 def _takes_a_list(model: nn.Module) -> bool:
-    """Whether `forward` says that its input is a list, or the network is one of torchvision's
-    detectors, not all of which say it."""
-    if isinstance(getattr(model, "transform", None), GeneralizedRCNNTransform):
+    """Whether `forward` says that its input is a list, or goes through it one by one, or the
+    network is one of torchvision's detectors, not all of which say it."""
+    if isinstance(getattr(model, "transform", None), loaded(_OF_DETECTORS)):
         return True
-    first = next(iter(_parameters(model).values()), None)
-    return first is not None and "list[" in str(first.annotation).lower()
+    name, first = next(iter(_parameters(model).items()), ("", None))
+    if first is None:
+        return False
+    return "list[" in str(first.annotation).lower() or _goes_through(name, _code_of(model))
 
 
 def _labels(rest: Iterable[object]) -> Tensor | None:

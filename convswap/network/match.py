@@ -4,15 +4,13 @@ number or shape varies from image to image (what a detector finds), what its par
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-
-from ..errors import DataError
 
 if TYPE_CHECKING:
     from .calls import Batch
@@ -52,36 +50,20 @@ def find_match(model: nn.Module, batch: Batch) -> Match:
     Args:
         model: in eval mode.
         batch: on its device.
+
+    Raises:
+        Exception: of the network's own code, which may not run on some of the samples.
     """
-    one = batch.take(slice(0, 1))
-    try:
-        last = batch.take(slice(len(batch) - 1, None))
-        alike = [t.shape for t in last.tensors] == [t.shape for t in one.tensors]
-        first, *others = [
-            _shapes(sample.forward(model)) for sample in (one, one.noise(), *[last] * alike)
-        ]
-        together = _shapes(batch.take(slice(0, 2)).forward(model))
-        steady = all(other == first for other in others) and len(together) == len(first)
-        if steady and all(map(_full, first)):
-            return Match()
-        return Match(parts=tuple(_steady(model, one)))
-    except Exception as error:
-        _check_divisible(model, batch, error)
+    one, last = batch.take(slice(0, 1)), batch.take(slice(len(batch) - 1, None))
+    alike = [t.shape for t in last.tensors] == [t.shape for t in one.tensors]
+    first, *others = [_shapes(sample.forward(model)) for sample in (one, *[last] * alike)]
+    together = _shapes(batch.take(slice(0, 2)).forward(model))
+    with suppress(Exception):  # some networks look at nothing but what makes sense
+        others.append(_shapes(one.noise().forward(model)))
+    steady = all(other == first for other in others) and len(together) == len(first)
+    if steady and all(map(_full, first)):
         return Match()
-
-
-def _check_divisible(model: nn.Module, batch: Batch, error: Exception) -> None:
-    """Raise `DataError` if a batch runs and some of its samples do not; a network that cannot run
-    at all is refused where it is observed."""
-    try:
-        batch.forward(model)
-    except Exception:
-        return
-    if len(batch) > 1:
-        raise DataError(
-            "the samples of a batch cannot be told apart: its inputs differ in number",
-            do="give batches of one sample each",
-        ) from error
+    return Match(parts=tuple(_steady(model, one)))
 
 
 def tensors(output: object) -> list[Tensor]:

@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
-from torchvision.ops import FrozenBatchNorm2d
 
 from ..errors import ConversionError, PlanError
 from ..forms import REPLACEABLE, Factorized, become_, kernel_of, write_kernel_
 from ..plans import Cost
 from ..record import record_of, remember
+from ..support.loaded import loaded
 from ..support.randomness import seeded
 from .bake import TOLERANCE, is_plain
 from .batch import Batch
 from .copies import deep_copy, parameters_of
 from .trees import tensors_in
 
-_NORMS = {kind.forward for kind in (_BatchNorm, SyncBatchNorm, FrozenBatchNorm2d)}
-_ACTING = (BatchNormAct2d, FrozenBatchNormAct2d, SyncBatchNormAct)
-_WITH_ACTIVATION = {kind.forward for kind in _ACTING}
+_NORMS = {kind.forward for kind in (_BatchNorm, SyncBatchNorm)}
+_FROZEN = "torchvision.ops:FrozenBatchNorm2d"
+_ACTING = [f"timm.layers:{name}"
+           for name in ("BatchNormAct2d", "FrozenBatchNormAct2d", "SyncBatchNormAct")]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,22 @@ def find_norms(model: nn.Module, readers: Mapping[str, str]) -> tuple[Norm, ...]
 def _is_foldable(norm: nn.Module, layer: nn.Module) -> bool:
     """Whether a norm has fixed statistics, norm and layer compute what their tensors say, and
     nothing watches what lies between."""
-    known = type(norm).forward in _NORMS | _WITH_ACTIVATION and "forward" not in vars(norm)
-    if not known or not isinstance(layer, REPLACEABLE) or not is_plain(layer):
+    forward = type(norm).forward
+    frozen = forward in [kind.forward for kind in loaded(_FROZEN)]
+    known = forward in _NORMS or frozen or _has_activation(norm)
+    if not known or "forward" in vars(norm):
+        return False
+    if not isinstance(layer, REPLACEABLE) or not is_plain(layer):
         return False
     own = isinstance(layer._parameters.get("weight"), nn.Parameter)
     hooks = any(m._forward_hooks or m._forward_pre_hooks for m in (norm, layer))
     fixed = getattr(norm, "running_mean", None) is not None
     return own and fixed and not hooks and norm.running_mean.numel() == len(kernel_of(layer))
+
+
+def _has_activation(norm: nn.Module) -> bool:
+    """Whether it is a norm of timm's, which holds its activation."""
+    return type(norm).forward in [kind.forward for each in _ACTING for kind in loaded(each)]
 
 
 def folded(model: nn.Module, norms: Sequence[Norm], example: Batch) -> nn.Module:
@@ -132,7 +141,7 @@ def _fold_(norm: nn.Module, layer: nn.Module) -> None:
     write_kernel_(layer, kernel * scale.view(-1, *[1] * (kernel.dim() - 1)))
     layer.bias = nn.Parameter(shift.to(kernel.dtype), layer.weight.requires_grad)
     rest = nn.Identity()
-    if type(norm).forward in _WITH_ACTIVATION:
+    if _has_activation(norm):
         rest = nn.Sequential(OrderedDict(drop=norm.drop, act=norm.act))
     become_(norm, rest.train(norm.training))
 

@@ -15,12 +15,13 @@ from ..forms import FORMS, is_transposed, unit_of
 from ..plans import LONGEST, Cost, Layers, Plan
 from .bake import bake, computes_weight, is_plain, padding_of
 from .calls import Batch, example_of
-from .copies import attributes_of, dry_run, first_line, in_eval_mode, meta_copy
+from .copies import dry_run, first_line, in_eval_mode, meta_copy
 from .cost import Counter, Size, weigh
 from .followers import followers_of
 from .norms import Norm, find_norms
 from .sites import Site
 from .stand_ins import what_breaks
+from .state import attributes_of
 from .watch import Watcher, watch
 from .wrappers import unwrapped
 
@@ -125,7 +126,7 @@ def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation
         norm, act = next((followers[p] for p in site.paths if p in followers), (None, None))
         sites[index] = replace(site, norm=norm, act=act, sum=sums.get(site.path))
     norms = find_norms(model, seen.readers)
-    return Observation(tuple(sites), weigh(model, macs), plain, norms, example, run.dry, note)
+    return Observation(tuple(sites), weigh(model, macs), plain, norms, run.sample, run.dry, note)
 
 
 def check_planned(small: nn.Module, plan: Plan, seen: Observation) -> None:
@@ -211,8 +212,12 @@ def _reason(
         return "it has no channels"
     if path not in seen.sizes:
         return "never run by forward, or run without calling the module"
+    if (read := seen.types.get(path, layer.weight.dtype)) != layer.weight.dtype:
+        return f"its weight is {str(layer.weight.dtype)[6:]}, and it reads {str(read)[6:]}"
     if twin is None and not is_plain(layer):
         return f"{kind} computes its output in its own way"
+    if path in seen.transformed:
+        return "it runs inside of a function that torch.func transforms (vmap, grad, ...)"
     if not seen.sizes[path]:
         return "its input is not a batch of maps, or of tokens"
     if not any(size.images for size in seen.sizes[path]):

@@ -143,8 +143,9 @@ class Reference:
     @torch.no_grad()
     def __init__(self, model: nn.Module, batches: Sequence[Batch], kind: Kind):
         self._batches, self._kind = batches, kind
-        self._outputs = [_run(model, batch) for batch in batches]
-        if not all(t.isfinite().all() for output in self._outputs for t in tensors(output)):
+        # subtle: tensors, for some networks put out the same mapping every time, filled anew
+        self._outputs = [tensors(_run(model, batch)) for batch in batches]
+        if not all(tensor.isfinite().all() for output in self._outputs for tensor in output):
             raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_NAN)
         self.scale = gathered(energy(self._outputs) if kind == "values" else [])[0]
 

@@ -22,14 +22,20 @@ class Layout:
         lists: hold one value for each sample.
         lengths: `[n]`, how much of each sample's row is no padding.
         starts: `[n]`, where each sample begins, or `[n + 1]` with the end of the last.
+        trims: whether padding is taken off that no sample needs which is taken.
+        whole: whether the samples cannot be told apart: all there is counts as one.
     """
 
     lists: tuple[Path, ...] = ()
     lengths: tuple[Path, ...] = ()
     starts: tuple[Path, ...] = ()
+    trims: bool = False
+    whole: bool = False
 
     def count(self, tree: object) -> int | None:
         """How many samples there are; None: as many as tensors have rows."""
+        if self.whole:
+            return 1
         values = dict(paths_in(tree))
         if self.lists:
             return len(values[self.lists[0]])
@@ -37,9 +43,12 @@ class Layout:
 
     def taken(self, tree: object, some: slice | Sequence[int], count: int) -> object:
         """What is passed for some of `count` samples."""
+        if self.whole:
+            return tree
         values = dict(paths_in(tree))
         rows = list(range(count)[some] if isinstance(some, slice) else some)
-        longest = {_longest(values[path]): _longest(values[path][rows]) for path in self.lengths}
+        trimmed = self.lengths if self.trims else ()
+        longest = {_longest(values[path]): _longest(values[path][rows]) for path in trimmed}
         special = dict.fromkeys(self.lists, lambda value: [value[row] for row in rows])
         stretches: dict[int, Tensor] = {}
         for path in self.starts:
@@ -51,6 +60,8 @@ class Layout:
                 return tensor[stretches[len(tensor)].to(tensor.device)]
             if not tensor.dim() or len(tensor) != count:
                 return tensor
+            if tensor.layout != torch.strided:
+                return tensor.index_select(0, torch.tensor(rows, device=tensor.device))
             tensor = tensor[some]
             for axis, length in enumerate(tensor.shape):
                 if axis and length in longest:
@@ -58,6 +69,11 @@ class Layout:
             return tensor
 
         return map_tensors(tree, change, special)
+
+    def shortest(self, tree: object) -> int:
+        """Which sample is mostly padding; the first, where it is not told."""
+        values = dict(paths_in(tree))
+        return min((int(values[path].argmin()) for path in self.lengths), default=0)
 
 
 def layout_of(

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+OWN = frozenset(vars(nn.Module()))  # attributes that every module has
+
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer that is to be kept, named as PyTorch does, without a copy."""
@@ -33,3 +35,8 @@ def of_today(state: Mapping[str, Tensor], model: nn.Module) -> OrderedDict[str, 
     modules = model.named_modules(remove_duplicate=False)
     state._metadata = {path: {"version": module._version} for path, module in modules}
     return state
+
+
+def attributes_of(module: nn.Module) -> dict[str, object]:
+    """What a module keeps beside its parameters, buffers, children and hooks."""
+    return {name: value for name, value in vars(module).items() if name not in OWN}

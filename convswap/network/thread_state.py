@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.overrides import _pop_mode as pop_mode
 from torch.overrides import _push_mode as push_mode
 
-_AUTOCAST = ("cpu", "cuda")
+AUTOCAST = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,7 @@ class ThreadState:
         return cls(
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
-            tuple(
-                (d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _AUTOCAST
-            ),
+            tuple((d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in AUTOCAST),
             tuple(_get_current_function_mode_stack()),
         )
 

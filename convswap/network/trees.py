@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 Path = tuple[object, ...]
 """Where in a tree a value is: the keys and positions that lead there."""
@@ -41,6 +42,8 @@ def map_tensors(
     if isinstance(tree, Mapping):
         values = {key: each((key, value)) for key, value in tree.items()}
         return values if type(tree) is dict else _refilled(tree, values)
+    if isinstance(tree, PackedSequence):  # the rest of it is about its rows, and stays on the CPU
+        return tree._replace(data=change(tree.data))
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*map(each, enumerate(tree)))
     if isinstance(tree, (tuple, list)):

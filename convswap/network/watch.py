@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
-from torch._C._functorch import is_batchedtensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ..support.loaded import loaded
 from ..support.randomness import seeded
 from .calls import Batch
 from .cost import Size
 from .lockstep import Tap, first_given
 from .sums import Sum
+from .thread_state import AUTOCAST
 
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 _ADDITIONS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
@@ -55,7 +56,9 @@ class Watcher(TorchFunctionMode):
 
     Attributes:
         sizes: by site, one for each call, in order of execution.
+        types: by site, the type of what it reads, where that is the type it computes in.
         positions: by site, how often its kernel is applied, over all calls.
+        transformed: sites that run inside of `torch.vmap` and its like.
         read: sites whose weight or bias something else computes with.
         trail: every function that ran outside of the sites, with the shapes of its results.
     """
@@ -63,7 +66,9 @@ class Watcher(TorchFunctionMode):
     def __init__(self, network: nn.Module, paths: Sequence[str]):
         super().__init__()
         self.sizes: dict[str, list[Size]] = {}
+        self.types: dict[str, torch.dtype] = {}
         self.positions: dict[str, int] = {}
+        self.transformed: set[str] = set()
         self.read: set[str] = set()
         self.trail: list[tuple] = []
         self._owner = {
@@ -179,8 +184,13 @@ class Watcher(TorchFunctionMode):
 
     def _see(self, path: str, module: nn.Module, read: Tensor | None, written: object) -> None:
         sizes = self.sizes.setdefault(path, [])
-        if read is None or not isinstance(written, Tensor) or is_batchedtensor(read):
-            return  # what `torch.vmap` hands round cannot be kept
+        if read is None or not isinstance(written, Tensor):
+            return
+        if is_functorch_wrapped_tensor(read):  # it cannot be kept
+            self.transformed.add(path)
+            return
+        if not any(map(torch.is_autocast_enabled, AUTOCAST)):
+            self.types[path] = read.dtype
         axes, transposed = self._axes[path], getattr(module, "transposed", False)
         # subtle: some layers convolve at more positions than they put out
         grid = self._convolved[0] if len(self._convolved) == 1 else written
@@ -237,6 +247,6 @@ def _version(tensor: Tensor) -> int | None:
 
 def _is_plain_norm(module: nn.Module) -> bool:
     """Whether a module is a batch norm with fixed statistics, and nothing else."""
-    if isinstance(module, BatchNormAct2d):
+    if isinstance(module, loaded("timm.layers:BatchNormAct2d")):
         return isinstance(module.act, nn.Identity) and module.running_var is not None
     return type(module) is nn.BatchNorm2d and module.running_var is not None

@@ -6,12 +6,16 @@ from types import MethodType
 
 import torch
 from torch import nn
-from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
+from torch.utils._pytree import tree_leaves
 
 from ..errors import ModelError
+from ..support.loaded import loaded
 from .copies import deep_copy, without_modules
+from .state import attributes_of
+
+_COMPILED = "torch._dynamo.eval_frame:OptimizedModule"
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -21,8 +25,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: it is not made of modules any more.
     """
-    while isinstance(model, (nn.DataParallel, DistributedDataParallel, OptimizedModule)):
-        model = model._orig_mod if isinstance(model, OptimizedModule) else model.module
+    while isinstance(model, (nn.DataParallel, DistributedDataParallel, *loaded(_COMPILED))):
+        model = model._orig_mod if isinstance(model, loaded(_COMPILED)) else model.module
     if isinstance(model, torch.jit.ScriptModule) or not isinstance(model, nn.Module):
         raise without_modules(model)
     for path, module in model.named_modules():
@@ -44,7 +48,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def _is_compiled(module: nn.Module) -> bool:
     return (
-        isinstance(module, OptimizedModule)
+        isinstance(module, loaded(_COMPILED))
         or bool(vars(module).get("_compiled_call_impl"))
         or hasattr(module.forward, "_torchdynamo_orig_callable")
     )
@@ -54,7 +58,7 @@ def _uncompiled_(model: nn.Module) -> nn.Module:
     """A network whose parts were compiled, or their `forward`, as before."""
     for module in list(model.modules()):
         for name, child in module._modules.items():
-            if isinstance(child, OptimizedModule):
+            if isinstance(child, loaded(_COMPILED)):
                 module._modules[name] = child._orig_mod
         plain = getattr(module.forward, "_torchdynamo_orig_callable", None)
         if plain is None:
@@ -64,3 +68,15 @@ def _uncompiled_(model: nn.Module) -> nn.Module:
             plain = getattr(plain, "__func__", plain)
             vars(module)["forward"] = MethodType(plain, module)
     return model
+
+
+def hidden_in(model: nn.Module) -> list[str]:
+    """The attributes, by path, that hold layers which PyTorch does not know of."""
+    known = {*model.modules()}
+    return [
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        for name, value in attributes_of(module).items()
+        if isinstance(value, (list, tuple, dict))
+        and any(isinstance(m, nn.Module) and m not in known for m in tree_leaves(value))
+    ]

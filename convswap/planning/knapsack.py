@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 
 from ..errors import BudgetError
 from ..plans import Cost
@@ -63,6 +61,9 @@ def _solve(
 ) -> list[Candidate | None]:
     """One run of the solver, with damages in units of `scale`."""
     flat = [(i, c) for i, row in enumerate(options) for c in (*row, None)]
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import coo_array
+
     damage = np.array([c.damage if c else 0.0 for _, c in flat])
     owner = np.array([i for i, _ in flat])
     one_each = coo_array((np.ones(len(flat)), (owner, np.arange(len(flat)))))

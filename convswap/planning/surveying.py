@@ -19,7 +19,7 @@ from ..network.observe import Observation, observe
 from ..network.outputs import output_kind
 from ..network.price import price
 from ..network.sites import Site
-from ..network.wrappers import unwrapped
+from ..network.wrappers import hidden_in, unwrapped
 from ..plans import Budget, Choice, Cost, Fit, Kind, Layers, Plan
 from ..runtimes import Target, target_of
 from ..support.progress import Progress, silent
@@ -222,10 +222,23 @@ def _notes(model: nn.Module, batch: Batch, found: kept.Found) -> tuple[str, ...]
             f"in training mode even after eval(): {_some(training)}; outputs may depend on chance, "
             "or on the other samples of a batch",
         )
+    if lost := hidden_in(model):
+        notes += (
+            f"{_some(lost)}: layers in lists or mappings of Python's own are no part of a network "
+            "for PyTorch; they are neither replaced nor saved (nn.ModuleList, nn.ModuleDict are)",
+        )
     if batch.unused:
         notes += (
             f"not passed to the network: {_some(batch.unused)}; where it should be, say "
             "call=lambda model, batch: ...",
+        )
+    if batch.layout.whole:
+        notes += ("the samples of a batch cannot be told apart: each batch counts as one",)
+    if batch.kept:
+        kept = [path or type(model).__name__ for path in batch.kept]
+        notes += (
+            f"what {_some(kept)} keeps from one call to the next changes the outputs: every batch "
+            "finds it as it was given",
         )
     if parts:
         notes += (f"the outputs vary in number or shape: judged by those of {_some(parts)}",)

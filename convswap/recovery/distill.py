@@ -6,7 +6,6 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from torch import nn
 
 from .. import __version__
 from ..errors import ConvswapError, DataError
-from ..network.calls import Batch, Call
+from ..network.calls import Batch, Call, settled
 from ..network.copies import deep_copy
 from ..network.layout import lay_out_, run_with_channels_last
-from ..network.match import Match, Pick, find_match
+from ..network.match import Pick
 from ..network.outputs import Reference, output_kind
 from ..network.running import output_of
 from ..network.state import set_state_
@@ -191,14 +190,13 @@ def _reader(
     first = next(read.full(batches), None)
     if first is None:
         raise DataError("no images to distil on")
-    match = Match(pick) if pick else find_match(teacher, first)
-    first = replace(first, match=match)
+    first = settled(teacher, first, pick)
     [_, output] = _check_runs((student, teacher), [first])
     last = run_with_channels_last((student, teacher), first)  # faster, by half on processors
     for network in (student, teacher):
         lay_out_(network, last)
     classes = scores_of(output).shape[1] if labels else None
-    return Reader(teacher, call, match, last, classes), first
+    return Reader(teacher, call, first, last, classes), first
 
 
 @torch.no_grad()

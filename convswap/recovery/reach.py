@@ -31,8 +31,12 @@ def thaw_(student: nn.Module) -> list[nn.Parameter]:
         Their parameters, to be frozen again.
 
     Raises:
-        ConvswapError: nothing may train.
+        ConvswapError: nothing may train, or a type of number is only to keep values in.
     """
+    for name, parameter in student.named_parameters():
+        if parameter.is_floating_point() and parameter.element_size() == 1:
+            kept = str(parameter.dtype)[6:]
+            raise ConvswapError(f"{name} is kept in {kept}, in which nothing can be trained")
     if any(parameter.requires_grad for parameter in student.parameters()):
         return []
     layers = map(student.get_submodule, replaced_in(student))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from ..network.calls import Batch, Call, listed, read_batch
 from ..network.layout import laid_out
-from ..network.match import Match
 from .labels import class_numbers
 
 
@@ -28,14 +27,15 @@ class Reader:
     """Makes a batch what both networks take.
 
     Attributes:
-        call, match: how it is passed, and what is compared.
+        call: how it is passed.
+        like: one whose samples are told apart and compared as its are.
         channels_last: whether in that layout.
         classes: how many the labels are of; None where they are not used.
     """
 
     teacher: nn.Module
     call: Call | None
-    match: Match = field(default_factory=Match)
+    like: Batch | None = None
     channels_last: bool = False
     classes: int | None = None
 
@@ -45,7 +45,8 @@ class Reader:
         Raises:
             DataError: it cannot be read, or its labels cannot be used.
         """
-        batch = replace(read_batch(self.teacher, batch, self.call), match=self.match)
+        batch = read_batch(self.teacher, batch, self.call)
+        batch = batch.like(self.like) if self.like else batch
         if self.classes is not None and len(batch):
             batch = replace(batch, labels=class_numbers(batch, self.classes))
         return laid_out(batch) if self.channels_last else batch

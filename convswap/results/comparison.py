@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from ..network.cost import count
@@ -12,6 +11,7 @@ from ..runtimes import Target
 from ..support.progress import Progress, silent
 from ..timing import measure
 from ..timing.peak_memory import peak_bytes
+from ..timing.turns import input_for
 
 
 def compare(
@@ -32,7 +32,7 @@ def compare(
     times = measure(
         networks, input_size, batch=batch, seconds=seconds, target=target, progress=progress
     )
-    images = torch.zeros(batch, *input_size)
+    images = input_for(networks, input_size, batch)
     return {
         name: vars(count(network, input_size))
         | {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..inputs.images import Images
-from ..network.calls import read_batch
-from ..network.match import Match, find_match, tensors
+from ..network.calls import Batch, read_batch, settled
+from ..network.match import tensors
 from ..network.outputs import output_kind
 from ..plans import Kind
 from ..record import record_of
@@ -64,12 +64,12 @@ def differing(
     device = next(dense.parameters()).device
     batches = images.batches(32, count=MOST)
     worst: list[tuple[float, int, tuple[Tensor, ...], int | None]] = []
-    match: Match | None = None
+    first: Batch | None = None
     number = 0
     for done, (x, *labels) in enumerate(batches):
         batch = read_batch(dense, (x.to(device),))
-        match = match or find_match(dense, batch)
-        batch = replace(batch, match=match)
+        first = first or settled(dense, batch)
+        batch = batch.like(first)
         kind = kind or output_kind(dense, [batch])
         ours, theirs = tensors(batch.run(small)), tensors(batch.run(dense))
         far = _distances(ours, theirs, kind).cpu()

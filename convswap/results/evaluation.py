@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -12,8 +11,8 @@ from torch import nn
 from ..errors import ConvswapError, DataError, ModelError
 from ..inputs.images import Batches, Images, open_images
 from ..inputs.names import check_judge
-from ..network.calls import Batch, listed, read_batch
-from ..network.match import Match, find_match, tensors
+from ..network.calls import Batch, listed, read_batch, settled
+from ..network.match import tensors
 from ..network.outputs import output_kind
 from ..network.running import output_of
 from ..plans import Kind
@@ -147,15 +146,16 @@ def fidelity(
     """
     model.eval(), reference.eval()
     figures = Figures(kind)
-    match: Match | None = None
+    first: Batch | None = None
     for done, given in enumerate(batches := listed(batches)):
         with _in_batch(done):
             batch = read_batch(reference, given)
             if not len(batch):
                 continue
-            match = match or find_match(reference, batch)
-            theirs = _finite_output(reference, replace(batch, match=match))
-            ours = _finite_output(model, replace(read_batch(model, given), match=match))
+            first = first or settled(reference, batch)
+            batch = batch.like(first)
+            theirs = _finite_output(reference, batch)
+            ours = _finite_output(model, read_batch(model, given).like(first))
             figures.add(tensors(ours), tensors(theirs), len(batch))
         progress("compare", done + 1, len(batches) if hasattr(batches, "__len__") else 0)
     if not figures.images:

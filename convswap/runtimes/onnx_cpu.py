@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ConvswapError
 from .machine import check_plain, describe
-from .onnx_graphs import OnnxGraphs
+from .onnx_graphs import OnnxGraphs, in_float32
 from .target import Runner, Target
 
 
@@ -41,7 +41,7 @@ class OnnxCpu(Target):
 
     def variants(self, module: nn.Module, x: Tensor) -> dict[str, Runner]:
         """One runner."""
-        run = self._compiled(self._graphs.file(module, x), x.cpu().float().contiguous())
+        run = self._compiled(self._graphs.file(module, x), in_float32(x).contiguous())
         run()
         return {"": run}
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from timm.layers import Conv2dSame, get_same_padding
 from torch import Tensor, nn
 
 from ..forms import Factorized
+from ..network.bake import SAME
 from ..network.batch import Batch
+from ..support.loaded import loaded
 from .export import on_cpu, onnx_graph, tidy
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class OnnxGraphs:
         graph = self._from_the_last(module) if x.shape == self._shape else None
         if graph is None:
             self._network, self._shape = on_cpu(module).float(), x.shape
-            graph = self._graph = onnx_graph(self._network, Batch((x.cpu().float(),)))
+            graph = self._graph = onnx_graph(self._network, Batch((in_float32(x),)))
         return tidy(graph).SerializeToString()
 
     def _from_the_last(self, module: nn.Module) -> ModelProto | None:
@@ -114,8 +115,13 @@ def _in_a_row(module: nn.Module) -> Iterator[nn.Module]:
         yield from _in_a_row(child)
 
 
+def in_float32(x: Tensor) -> Tensor:
+    """An input as files take it; whole numbers, such as tokens, stay whole."""
+    return x.cpu().float() if x.is_floating_point() else x.cpu()
+
+
 def _is_plain(layer: nn.Module) -> bool:
-    if type(layer) in (nn.Conv2d, Conv2dSame):
+    if type(layer) in (nn.Conv2d, *loaded(SAME)):
         return layer.padding_mode == "zeros"
     if type(layer) is nn.BatchNorm2d:
         return layer.affine and layer.track_running_stats
@@ -175,7 +181,9 @@ def _padding(conv: nn.Conv2d, size: Sequence[int]) -> tuple[list[int], list[int]
     """Padding (top, left, bottom, right) of a convolution on a map of (height, width), and the
     size of its output. ONNX Runtime has no "same" padding for dilated kernels."""
     axes = list(zip(size, conv.kernel_size, conv.stride, conv.dilation, strict=True))
-    if isinstance(conv, Conv2dSame) or conv.padding == "same":
+    if isinstance(conv, loaded(SAME)) or conv.padding == "same":
+        from timm.layers import get_same_padding
+
         totals = [get_same_padding(*axis) for axis in axes]
         before = [total // 2 for total in totals]
     else:

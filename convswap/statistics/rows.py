@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
 from ..forms import is_transposed
+from ..support.loaded import loaded
 
 GRAM_BLOCK = 512  # columns from which a symmetric product is worth splitting
 
@@ -36,7 +35,9 @@ def patches(
     stride = layer.stride
     if is_transposed(layer):
         x, stride = _spread(layer, x, written), (1,) * len(stride)
-    elif isinstance(layer, Conv2dSame):
+    elif isinstance(layer, loaded("timm.layers:Conv2dSame")):
+        from timm.layers.padding import pad_same
+
         x = pad_same(x, layer.kernel_size, layer.stride, layer.dilation)
     elif any(layer._reversed_padding_repeated_twice):
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode

@@ -21,7 +21,8 @@ try:
 except ImportError:  # Windows: two writers are not told apart there
     fcntl = None
 
-PARTS = ("convswap.json", "model.safetensors", "config.json")  # of an artifact folder
+# The files of an artifact folder.
+DESCRIPTION, WEIGHTS, CONFIG = PARTS = "convswap.json", "model.safetensors", "config.json"
 TEXT_BYTES = 4 << 20  # most that a description, a plan or a recipe may have
 _LOCK = os.O_WRONLY | os.O_CREAT
 _LOCK |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link, no pipe
@@ -78,7 +79,7 @@ def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
         raise ConvswapError(f"{path} has no name of its own", do="name what is to be written")
     if path.is_symlink() and not (folder and path.is_dir()):
         raise ConvswapError(f"{path} is a symbolic link", do="name the place it leads to")
-    if path.name in PARTS and is_there(path.with_name(PARTS[0])):
+    if path.name in PARTS and is_there(path.with_name(DESCRIPTION)):
         raise ConvswapError(f"{path} is a part of an artifact", do="choose another name")
     if path.exists() and not force:
         raise ConvswapError(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import TargetError
 from ..network.calls import Batch, example_of
 from ..plans import MOST_MS
+from ..record import record_of
 from ..runtimes import Runner, Target, running, target_of
 from ..support.progress import Progress, silent
 
@@ -72,7 +73,7 @@ def measure(
     """
     first = next(iter(models.values()))
     target = target or target_of(first)
-    x = timed_input(example_of(first, input_size), batch)
+    x = input_for(models, input_size, batch)
     runners: dict[tuple[str, str], Runner] = {}
     for index, (name, model) in enumerate(models.items()):
         with running(target, name):
@@ -83,6 +84,18 @@ def measure(
         found = fastest(take_turns(runners, seconds * len(models)))
     progress("time", 1, 1)
     return found
+
+
+def input_for(
+    models: Mapping[str, nn.Module], input_size: Sequence[int] | object, batch: int
+) -> Tensor:
+    """What all of these networks are timed on; a planned one knows whether they take whole numbers.
+
+    Raises:
+        TargetError: they take more than one tensor.
+    """
+    known = [model for model in models.values() if record_of(model).plans] or [*models.values()]
+    return timed_input(example_of(known[0], input_size), batch)
 
 
 def timed_input(example: Batch, batch: int) -> Tensor:

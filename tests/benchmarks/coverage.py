@@ -28,7 +28,7 @@ import torch
 from timm.layers import Conv2dSame
 from torch import nn
 
-from convswap.artifact.timm_net import ARCHITECTURE
+from convswap.artifact.timm_config import ARCHITECTURE
 from convswap.errors import ConvswapError
 from convswap.forms import (
     FORMS,
