@@ -11,11 +11,11 @@ from ..errors import ConvswapError
 from ..inputs.hub import answers, endpoint
 from ..inputs.names import is_library
 from ..network.copies import first_line
+from ..support.files import CONFIG
 from .card import CARD
 from .description import DESCRIPTION, WEIGHTS, header_of, read_description, weights_of
 from .fit import check_digests
 from .loading import load, read_weights
-from .timm_config import CONFIG
 
 
 def push(folder: str | Path, name: str, *, private: bool = False) -> str:

@@ -16,7 +16,7 @@ from ..errors import ArtifactError, ConvswapError
 from ..inputs.names import is_library
 from ..network.wrappers import unwrapped
 from ..record import Base, Record, record_of
-from ..support.files import check_new, check_ours, claimed, named, settle
+from ..support.files import CONFIG, check_new, check_ours, claimed, named, settle
 from ..support.plain import nameless, numbers_in
 from ..support.tensors import Entry, digests
 from .card import CARD, card_of, is_replaceable
@@ -31,7 +31,7 @@ from .description import (
     weights_of,
 )
 from .fit import aliases_of, architecture, check_fit, check_values, checked_state
-from .timm_config import CONFIG, config_of, is_config
+from .timm_config import config_of, is_config
 
 
 def save(
