@@ -648,7 +648,7 @@ from convswap import cli
 def wait(*args, **kwargs):
     print("waiting", file=sys.__stdout__, flush=True)
     time.sleep(60)
-sys.argv = ["convswap", "plan", "model.py:build", "--macs", "0.5", "--out", "plan.json"]
+sys.argv = ["convswap", "plan", "model:build", "--macs", "0.5", "--out", "plan.json"]
 with mock.patch("convswap.inputs.networks._run_factory", wait):
     cli.main()
 """

@@ -257,7 +257,7 @@ def test_running_out_of_time_is_not_taken_for_a_budget_out_of_reach(monkeypatch)
     class Nothing:
         status, x = 1, None  # SciPy's for a time limit that was reached before any choice was found
 
-    monkeypatch.setattr("convswap.planning.knapsack.milp", lambda *args, **settings: Nothing())
+    monkeypatch.setattr("scipy.optimize.milp", lambda *args, **settings: Nothing())
     dense = Cost(100, 10, 40)
     with pytest.raises(BudgetError, match="no choice was found within 60 s"):
         solve([[candidate("a", 50, 5, 1.0)]], [dense], dense, {"macs": 60})

@@ -26,11 +26,17 @@ def is_artifact(name: str) -> bool:
 
 
 def check_model(name: str) -> None:
-    """Raise `ModelError` if nothing could be meant by the name of a network."""
+    """Raise `ModelError` if nothing could be meant by the name of a network, or of a folder."""
+    if not name or not is_artifact(name):
+        check_named(name)
+
+
+def check_named(name: str) -> None:
+    """Raise `ModelError` if nothing could be meant by the name of a network or of its factory."""
     place, _, what = name.rpartition(":")
     if is_function(name):
         check_file(place)
-    elif not (place and what) and not is_artifact(name):
+    elif not (place and what):
         raise ModelError(
             f"unknown model {name!r}",
             do="say timm:NAME, torchvision:NAME, path/to/file.py:factory or an artifact folder",

@@ -16,7 +16,7 @@ from ..support.files import is_there
 from ..support.randomness import seeded
 from .bases import build_library, fold_branches_
 from .checkpoints import load_weights_
-from .names import check_model, is_library
+from .names import check_named, is_library
 from .user_code import failed, open_function
 from .weight_files import digest
 
@@ -166,7 +166,7 @@ def input_channels(model: nn.Module) -> int:
 
 
 def _run_factory(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    check_model(name)
+    check_named(name)
     factory = open_function(name)
     try:
         model = factory(**kwargs)
