@@ -18,7 +18,7 @@ from convswap.network.outputs import Reference
 from convswap.network.price import price
 from convswap.network.sites import Site
 from convswap.plans import Choice, Plan
-from convswap.statistics import moments
+from convswap.statistics import gathering
 from convswap.statistics.moments import Moments
 
 
@@ -406,7 +406,7 @@ def gather(
     model: nn.Module, sites: Sequence[Site], batches: object, *rest: object
 ) -> Iterator[tuple[Site, Moments]]:
     """The moments of sites over plain tensors."""
-    return moments.gather(model, sites, read_batches(model, batches), *rest)
+    return gathering.gather(model, sites, read_batches(model, batches), *rest)
 
 
 def outputs_of(model: nn.Module, batches: object, kind: str) -> Reference:

@@ -89,7 +89,8 @@ def _converted(
                 dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,
                 batch=wanted.timing.batch, quality=judge, progress=progress, **run.planning,
             )  # fmt: skip
-        kept = [tables.quality_summary(judge(dense), judge(small), goal.judge)] if judge else []
+        told = judge and early.leads()
+        kept = [tables.quality_summary(judge(dense), judge(small), goal.judge)] if told else []
         return small, _made(images.data, batches, run, target), kept
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import RankError
 from ..plans import Rank
 from . import blueprint, bottleneck, channel, separable, spatial, tucker
-from .dense import PLAIN, REPLACEABLE, TRANSPOSED, is_transposed, kernel_of, turned, unit_of
+from .dense import PLAIN, REPLACEABLE, SAME, TRANSPOSED, is_transposed, kernel_of, turned, unit_of
 from .layer import Kernel, Layer, in_groups
 from .least_squares import Fitted, LeastSquares
 from .replacement import (
@@ -37,8 +37,8 @@ from .replacement import (
 )
 
 __all__ = [
-    "FORMS", "PLAIN", "REPLACEABLE", "TRANSPOSED", "Factorized", "Form", "Kernel", "Layer", "Rank",
-    "become_", "build", "check_pads", "check_rank", "in_a_row", "in_groups", "is_transposed",
+    "FORMS", "PLAIN", "REPLACEABLE", "SAME", "TRANSPOSED", "Factorized", "Form", "Kernel", "Layer",
+    "Rank", "become_", "build", "check_pads", "check_rank", "in_a_row", "in_groups", "is_transposed",
     "kernel_of", "pad_ends_", "ranks", "turned", "unit_of", "write_", "write_kernel_",
 ]  # fmt: skip
 

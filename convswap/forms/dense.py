@@ -12,6 +12,7 @@ TRANSPOSED: dict[int, type[nn.Module]] = {
     1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d,
 }  # fmt: skip
 """The same, of those that convolve their input with zeros put between its positions."""
+SAME = "timm.layers:Conv2dSame"  # it pads by its own rule; see `support.loaded`
 REPLACEABLE = (*PLAIN.values(), *TRANSPOSED.values())
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import PlanError
 from ..support.loaded import loaded
-from .dense import PLAIN, TRANSPOSED, is_transposed, kernel_of, turned
+from .dense import PLAIN, SAME, TRANSPOSED, is_transposed, kernel_of, turned
 from .layer import Layer
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -209,9 +209,7 @@ def _geometry(
 ) -> tuple[type[nn.Module], dict[str, object]]:
     """The class of a layer, and how it moves over its input."""
     spans = layer.spans or (False,) * (dense.weight.dim() - 2)
-    same = len(spans) == 2 and (
-        pads == "same" or isinstance(dense, loaded("timm.layers:Conv2dSame"))
-    )
+    same = len(spans) == 2 and (pads == "same" or isinstance(dense, loaded(SAME)))
     geometry: dict[str, object] = {
         "stride": _along(spans, dense.stride, 1),
         "padding": _along(spans, dense.padding if same or pads is None else pads, 0),

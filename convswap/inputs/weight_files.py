@@ -161,7 +161,7 @@ def _tensor_of(value: object) -> object:
                 array = np.frombuffer(content, kind.made[0])
                 array = array.reshape(shape, order="F" if by_columns else "C")
                 return torch.from_numpy(array.copy())
-    except (ValueError, TypeError, LookupError, RuntimeError, OverflowError):
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError):
         pass  # it is something else
     return value
 

@@ -12,7 +12,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
-from ..forms import PLAIN, REPLACEABLE, TRANSPOSED, become_, is_transposed, pad_ends_, unit_of
+from ..forms import PLAIN, REPLACEABLE, SAME, TRANSPOSED, become_, is_transposed, pad_ends_, unit_of
 from ..support.loaded import loaded
 from .calls import noise
 from .copies import deep_copy, in_eval_mode
@@ -22,7 +22,6 @@ _CALLS = {
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
     "conv_transpose3d",
 }  # fmt: skip
-SAME = "timm.layers:Conv2dSame"  # it pads by its own rule
 _FORWARDS = {"forward", "_conv_forward"}
 _SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest output; else 3e-2

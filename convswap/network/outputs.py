@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..plans import Kind
 from ..support.randomness import seeded
-from ..support.ranks import gathered
+from ..support.ranks import gathered, led
 from .calls import Batch
 from .match import tensors
 from .running import output_of
@@ -147,7 +147,7 @@ class Reference:
         self._outputs = [tensors(_run(model, batch)) for batch in batches]
         if not all(tensor.isfinite().all() for output in self._outputs for tensor in output):
             raise ModelError(f"{type(model).__name__} puts out NaN or infinity", do=_NAN)
-        self.scale = gathered(energy(self._outputs) if kind == "values" else [])[0]
+        self.scale = led(lambda: energy(self._outputs)) if kind == "values" else []
 
     @torch.no_grad()
     def distance(self, network: nn.Module) -> float:

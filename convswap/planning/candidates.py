@@ -18,7 +18,8 @@ from ..network.outputs import Reference, held_back
 from ..network.sites import Site, replacement_cost
 from ..plans import Cost, Kind
 from ..statistics.curvature import output_curvature
-from ..statistics.moments import gather, weight_problems
+from ..statistics.gathering import gather
+from ..statistics.moments import weight_problems
 from ..support.progress import Progress
 from ..support.ranks import gathered, share
 from .damage import TRIED, Trial, damage_scale, is_tried

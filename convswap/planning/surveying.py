@@ -23,7 +23,7 @@ from ..network.wrappers import hidden_in, unwrapped
 from ..plans import Budget, Choice, Cost, Fit, Kind, Layers, Plan
 from ..runtimes import Target, target_of
 from ..support.progress import Progress, silent
-from ..support.ranks import gathered, led
+from ..support.ranks import led
 from . import kept
 from .by_time import meet_latency
 from .candidates import Candidate, costs_of, find_candidates, weight_candidates
@@ -205,7 +205,7 @@ def survey(
     if found:
         progress("candidates kept from before", len(sites), len(sites))
     else:
-        kind = kind or gathered(output_kind(model, batches))[0]
+        kind = kind or led(lambda: output_kind(model, batches))
         with in_fastest_layout([dense], batches) as images:
             options, cut_off = find_candidates(dense, sites, images, kind, seed, progress)
         found = kept.Found(kind, options, cut_off)

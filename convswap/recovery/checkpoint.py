@@ -26,16 +26,8 @@ def digest(*parts: object) -> str:
     for part in _leaves(parts):
         if isinstance(part, Tensor):
             found.update(f"{part.dtype}{list(part.shape)}".encode())
-            part = (
-                part.detach()
-                .cpu()
-                .to_dense()
-                .contiguous()
-                .flatten()
-                .view(torch.uint8)
-                .numpy()
-                .tobytes()
-            )
+            values = part.detach().cpu().to_dense().contiguous().flatten()
+            part = values.view(torch.uint8).numpy().tobytes()
         found.update(part if isinstance(part, bytes) else repr(part).encode())
     return found.hexdigest()
 

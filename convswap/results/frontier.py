@@ -19,7 +19,7 @@ from ..runtimes import Target, target_of
 from ..support.figures import score
 from ..support.files import new_file
 from ..support.progress import Progress, silent
-from ..support.ranks import gathered
+from ..support.ranks import led
 from ..surgery.convert import convert
 from ..timing import measure
 from . import pictures
@@ -113,14 +113,14 @@ def smallest_within(
         ConvswapError: even the mildest conversion loses more.
     """
     batches = list(batches)
-    floor = score(quality(survey.model)) - max_drop
+    floor = led(lambda: score(quality(survey.model))) - max_drop
     low, high, best, tried = 0.0, 1.0, None, 0
     while high - low > tolerance:
         middle = (low + high) / 2
         try:
             plan = survey.plan(Budget(macs=middle))
             small = convert(survey.model, plan, batches) if plan.choices else survey.model
-            reached = gathered(score(quality(small)) >= floor)[0]
+            reached = led(lambda network=small: score(quality(network)) >= floor)
         except BudgetError:
             reached = False
         tried += 1

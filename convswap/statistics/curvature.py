@@ -17,7 +17,7 @@ from ..network.sites import Site
 from ..network.thread_state import differentiable, gradients_flow
 from ..plans import Kind
 from ..support.progress import Progress
-from ..support.ranks import gathered, share, sum_
+from ..support.ranks import gathered, led, share, sum_
 from .rows import add_gram, columns
 
 IMAGES = 128  # seen one small batch at a time: every position of each is a sample
@@ -82,8 +82,7 @@ def output_curvature(
     chunks = chunks[: -(-images // CHUNK)]
     random = torch.Generator().manual_seed(seed + part)
     with torch.no_grad():
-        scale = energy([chunk.run(model) for chunk in chunks]) if kind == "values" else []
-    scale = gathered(scale)[0]
+        scale = led(lambda: energy([c.run(model) for c in chunks])) if kind == "values" else []
     found: dict[str, Curvature] = {}
     rooms = [nullcontext, differentiable]
     with _recorded(model, sites) as outputs, _frozen(model):

@@ -1,99 +1,27 @@
-"""Second moments of what a layer reads and writes, gathered over calibration images."""
+"""Second moments of what a layer reads and writes, and the fits that follow from them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConversionError
 from ..forms import REPLACEABLE, is_transposed, kernel_of, unit_of
 from ..forms.least_squares import LeastSquares, cholesky, working_dtype
-from ..network.calls import Batch
-from ..network.lockstep import walk
 from ..network.observe import MOST_READ
-from ..network.sites import Site
-from ..network.sums import undo_norms
 from ..support.ranks import gathered, led_, sum_
 from .rows import add_gram, lengths, outputs, patches
 
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
 RIDGES = (1.0, 1e-1, 1e-2, 1e-3)  # tried for the correction, of the mean variance
-LARGE = (
-    1024  # numbers read, from which one half is tried on the other, and not the other way as well
-)
+LARGE = 1024  # numbers read, from which one half alone is tried on the other
 SKETCH = 64  # mixtures of the outputs that stand in for all, while ridges are compared
 ROUNDING = 1e-8  # of a mean squared: variance below it can be what rounding has left
 PATCH_BYTES = 1 << 27  # of unfolded patches at a time
 FIT_COPIES = 10  # of the moments, in double precision, while a layer is fitted
 POSITIONS = 1024  # sampled per image at most; neighbouring patches are nearly copies
 SAMPLES = 512  # of all images together, for each number that a layer reads; more tell little
-
-
-def gather(
-    model: nn.Module,
-    sites: Sequence[Site],
-    batches: Sequence[Batch],
-    seed: int,
-    changed: nn.Module | None = None,
-    samples: int = SAMPLES,
-) -> Iterator[tuple[Site, Moments]]:
-    """Walk over the images once and yield every site with its moments, in execution order.
-
-    A site comes when its last call has been seen; its moments are then the caller's only.
-
-    Args:
-        changed: a network run side by side: x is what it reads, y what `model` writes. It goes
-            on through a site only after the caller has asked for the next one. Where a site
-            feeds a sum, y also makes up for what differs in the other addend by then, so that
-            the sum is matched (as He et al. 2017 do for residual blocks).
-        samples: positions looked at of all images together, for each number that a layer reads.
-
-    Raises:
-        ConversionError: some sites are not reached by the images as by a blank one.
-    """
-    waiting = {site.path: site for site in sites}
-    calls = dict.fromkeys(waiting, 0)
-    images = sum(gathered(sum(map(len, batches))))
-    moments: dict[str, Moments] = {}
-    sums = {s.path: s.sum for s in sites if s.sum} if changed is not None else {}
-    taps = {path: sum_.other for path, sum_ in sums.items()}
-    for stop in walk(model, list(waiting), batches, changed, taps) if sites else ():
-        if stop.path not in waiting:
-            continue
-        site = waiting[stop.path]
-        if site.path not in moments:
-            layer = model.get_submodule(site.path)
-            crossed = changed is not None
-            moments[site.path] = Moments(layer, seed, images, crossed, samples)
-        nothing = [(None, None)] * len(stop.pairs)
-        for (x, y), (ours, theirs) in zip(stop.pairs, stop.kept or nothing, strict=True):
-            if ours is not None and theirs is not None:
-                y = y + (theirs - ours) * undo_norms(model, sums[site.path].norms, y)
-            moments[site.path].update(x, y)
-        calls[site.path] += 1
-        if calls[site.path] == site.calls:
-            del waiting[site.path]
-            seen = moments.pop(site.path)
-            seen.join_()
-            if not seen.count:
-                raise ConversionError(
-                    f"{site.path} gets nothing to read from these images",
-                    do="give others, or a plan without it",
-                )
-            if not seen.finite:
-                raise ConversionError(
-                    f"what {site.path} reads or should write is too large to be squared",
-                    do="look for inputs that are not scaled as the network wants them",
-                )
-            yield site, seen
-    if waiting:
-        raise ConversionError(
-            f"not all images run through {', '.join(sorted(waiting))} as the first one does",
-            do="give images that do, or a plan without these layers",
-        )
 
 
 class Moments:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..forms import is_transposed
+from ..forms import SAME, is_transposed
 from ..support.loaded import loaded
 
 GRAM_BLOCK = 512  # columns from which a symmetric product is worth splitting
@@ -35,7 +35,7 @@ def patches(
     stride = layer.stride
     if is_transposed(layer):
         x, stride = _spread(layer, x, written), (1,) * len(stride)
-    elif isinstance(layer, loaded("timm.layers:Conv2dSame")):
+    elif isinstance(layer, loaded(SAME)):
         from timm.layers.padding import pad_same
 
         x = pad_same(x, layer.kernel_size, layer.stride, layer.dilation)

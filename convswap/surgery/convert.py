@@ -23,9 +23,10 @@ from ..network.sites import Site
 from ..network.wrappers import unwrapped
 from ..plans import Choice, Plan
 from ..record import record_of, remember
-from ..statistics.moments import Moments, gather, weight_problems
+from ..statistics.gathering import gather
+from ..statistics.moments import Moments, weight_problems
 from ..support.progress import Progress, silent
-from ..support.ranks import gathered, led_, share
+from ..support.ranks import led, led_, share
 from .batch_norm import settle_batch_norm_
 
 STEPS = 100  # of refinement for the fit that is kept
@@ -72,7 +73,7 @@ def convert(
     if plan.fit == "weight":
         _fit_to_weights(dense, small, plan, seen.replaceable, progress)
     if batches:
-        kind = plan.output or gathered(output_kind(model, batches))[0]
+        kind = plan.output or led(lambda: output_kind(model, batches))
         with in_fastest_layout([dense, small], batches) as images:
             if plan.fit != "weight":
                 _fit_to_images(dense, small, plan, seen.replaceable, images, progress)

@@ -20,7 +20,8 @@ import torch
 import convswap
 from convswap.network.calls import read_batches
 from convswap.network.memory import in_flight_bytes
-from convswap.statistics.moments import Moments, fit_bytes, gather
+from convswap.statistics.gathering import gather
+from convswap.statistics.moments import Moments, fit_bytes
 
 
 def main() -> None:
