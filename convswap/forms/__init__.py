@@ -38,8 +38,9 @@ from .replacement import (
 
 __all__ = [
     "FORMS", "PLAIN", "REPLACEABLE", "SAME", "TRANSPOSED", "Factorized", "Form", "Kernel", "Layer",
-    "Rank", "become_", "build", "check_pads", "check_rank", "in_a_row", "in_groups", "is_transposed",
-    "kernel_of", "pad_ends_", "ranks", "turned", "unit_of", "write_", "write_kernel_",
+    "Rank", "become_", "build", "check_pads", "check_rank", "in_a_row", "in_groups",
+    "is_transposed", "kernel_of", "pad_ends_", "ranks", "turned", "unit_of", "write_",
+    "write_kernel_",
 ]  # fmt: skip
 
 
