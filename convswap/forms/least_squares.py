@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..support.threads import using_threads
+
 CHUNK = 10  # steps of a search that must lower the error by LEAST_GAIN, or it ends
 LEAST_GAIN = 5e-3
 SINGLE_FROM = 256  # patch length from which float32 is used: twice as fast, and no worse (measured)
@@ -284,5 +286,9 @@ def leading(gram: Tensor, count: int) -> Tensor:
 
 
 def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
-    # subtle: in float32 LAPACK can fail to converge on moments of few images
-    return torch.linalg.eigh((gram.double() + gram.double().mT) / 2)
+    symmetric = (gram + gram.mT) / 2
+    with using_threads(1):  # a second one gains little, and can cost much: see `side_by_side`
+        try:
+            return torch.linalg.eigh(symmetric)
+        except torch.linalg.LinAlgError:  # in float32, on moments of few images
+            return torch.linalg.eigh(symmetric.double())

@@ -19,9 +19,10 @@ from ..network.sites import Site, replacement_cost
 from ..plans import Cost, Kind
 from ..statistics.curvature import output_curvature
 from ..statistics.gathering import gather
-from ..statistics.moments import weight_problems
+from ..statistics.moments import Moments, weight_problems
 from ..support.progress import Progress
 from ..support.ranks import gathered, share
+from ..support.threads import at_once, side_by_side
 from .damage import TRIED, Trial, damage_scale, is_tried
 
 RANKS = 16  # per form
@@ -111,17 +112,26 @@ def find_candidates(
     curvature = output_curvature(model, sites, batches, kind, seed, progress)
     found: dict[str, list[Candidate]] = {}
     trials: list[Trial] = []
+
+    def judged(one: tuple[int, tuple[Site, Moments]]) -> tuple[list[Candidate], list[Trial]]:
+        index, (site, moments) = one
+        layer, gain = model.get_submodule(site.path), curvature[site.path].gain
+        fits = GroupFits(moments.problems(), site.unit)
+        row = site_candidates(site, fits, gain, bias=True)
+        if not row or not is_tried(index, len(sites)):
+            return row, []
+        return row, [_trial(site, layer, row, fits, gain, moments.mean_x)]
+
     part, parts = share()
     seen = enumerate(gather(model, sites, batches, seed, samples=SAMPLES))
-    while some := [*islice(seen, parts)]:  # one for each process
-        for index, (site, moments) in some[part : part + 1]:
-            layer, gain = model.get_submodule(site.path), curvature[site.path].gain
-            fits = GroupFits(moments.problems(), site.unit)
-            found[site.path] = row = site_candidates(site, fits, gain, bias=True)
-            if row and is_tried(index, len(sites)):
-                trials.append(_trial(site, layer, row, fits, gain, moments.mean_x))
-        progress("candidates", some[-1][0] + 1, len(sites))
-        del some
+    with side_by_side() as map_:
+        while some := [*islice(seen, parts * at_once())]:  # a few for each process
+            mine = some[part::parts]
+            for (_, (site, _)), (row, tried) in zip(mine, map_(judged, mine), strict=True):
+                found[site.path] = row
+                trials += tried
+            progress("candidates", some[-1][0] + 1, len(sites))
+            del some, mine
     every = {path: row for rows in gathered(found) for path, row in rows.items()}
     found = {site.path: every[site.path] for site in sites if site.path in every}
     trials = [trial for theirs in gathered(trials) for trial in theirs]

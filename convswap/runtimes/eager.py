@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ..network.copies import deep_copy, in_eval_mode
 from ..network.layout import LAST
+from ..support.threads import using_threads
 from .machine import check_device, describe
 from .target import Runner, Target
 
@@ -38,11 +38,11 @@ class Eager(Target):
     def _runner(self, module: nn.Module, x: Tensor, layout: torch.memory_format) -> Runner:
         dtype = getattr(torch, self.dtype) if x.is_floating_point() else None
         x = x.to(self.device, dtype).clone(memory_format=layout)
-        with self._threads():
+        with using_threads(self.threads):
             call = self._prepared(self._copy(module, layout), x)
 
         def run() -> object:
-            with self._threads(), torch.inference_mode():
+            with using_threads(self.threads), torch.inference_mode():
                 output = call(x)
                 if x.device.type != "cpu":
                     torch.accelerator.synchronize(x.device)
@@ -50,19 +50,6 @@ class Eager(Target):
 
         run()
         return run
-
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        """PyTorch uses as many threads as the target says inside."""
-        before = torch.get_num_threads()
-        if before == self.threads:
-            yield
-            return
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
     def _copy(self, module: nn.Module, layout: torch.memory_format) -> nn.Module:
         """The module in eval mode where and how it runs; weights that fit already are shared."""

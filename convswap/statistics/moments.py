@@ -11,6 +11,7 @@ from ..forms import REPLACEABLE, is_transposed, kernel_of, unit_of
 from ..forms.least_squares import LeastSquares, cholesky, working_dtype
 from ..network.observe import MOST_READ
 from ..support.ranks import gathered, led_, sum_
+from ..support.threads import at_once
 from .rows import add_gram, lengths, outputs, patches
 
 SHRINK = 3e-3  # least part of the mean variance that is added to every direction
@@ -19,7 +20,7 @@ LARGE = 1024  # numbers read, from which one half alone is tried on the other
 SKETCH = 64  # mixtures of the outputs that stand in for all, while ridges are compared
 ROUNDING = 1e-8  # of a mean squared: variance below it can be what rounding has left
 PATCH_BYTES = 1 << 27  # of unfolded patches at a time
-FIT_COPIES = 10  # of the moments, in double precision, while a layer is fitted
+FIT_COPIES = 10  # of the moments, while a layer is fitted
 POSITIONS = 1024  # sampled per image at most; neighbouring patches are nearly copies
 SAMPLES = 512  # of all images together, for each number that a layer reads; more tell little
 
@@ -203,15 +204,16 @@ class Moments:
 
 
 def fit_bytes(model: nn.Module) -> int:
-    """The most memory that the moments of one of a network's layers and its fit take: those of
-    two layers are never needed at once."""
+    """The most memory that the moments of a network's layers and their fits take, of as many as
+    are fitted at once."""
 
     def of(layer: nn.Module) -> int:
         groups, unit = getattr(layer, "groups", 1), unit_of(layer)
         depth = unit.patch
         square = depth * (depth + unit.out_channels)
         rows = min(PATCH_BYTES, 4 * depth * 64 * POSITIONS)
-        return 8 * (2 * groups + FIT_COPIES) * square + 4 * rows
+        each = working_dtype(depth).itemsize * (2 * groups + FIT_COPIES) * square
+        return at_once() * each + 4 * rows
 
     layers = [m for m in model.modules() if isinstance(m, REPLACEABLE)]
     return max([of(layer) for layer in layers if unit_of(layer).patch <= MOST_READ], default=0)
