@@ -29,7 +29,7 @@ FASTER = 0.95  # of a layer's time is the most a replacement may take to be a ca
 NEAR = 0.03  # of the budget is near enough: measured times are not more certain
 BUSY = 0.3  # of a time is the most that the times of one network may lie apart
 TRIES = 6  # of composing and measuring
-KNOTS = 6  # ranks per form that are timed at first; the others are interpolated
+KNOTS = 4  # ranks per form that are timed at first; the others are interpolated
 
 
 def meet_latency(

@@ -15,7 +15,7 @@ from ..network.outputs import Reference
 from ..support.progress import Progress, silent
 
 TRIALS = 8  # sites at most
-TRIED = 32  # samples each is measured on, at most
+TRIED = 16  # samples each is measured on, at most
 
 
 @dataclass(frozen=True)
