@@ -1,11 +1,11 @@
 """Processor seconds of planning and converting, by phase and by form: one JSON line per network.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/phases.py resnet20 face srvgg
-    OMP_NUM_THREADS=1 python tests/benchmarks/phases.py timm:resnet18 timm:resnet50 --images 64
+    python tests/benchmarks/phases.py resnet20 face srvgg
+    python tests/benchmarks/phases.py timm:resnet18 timm:resnet50 --images 64
 
 Subjects are those of `accuracy.py`, with real weights; networks of timm have random weights and
 see photographs. A phase's seconds leave out those of the phases inside it; what is in none of
-them, above all running the network, is `rest`. Processor time of all threads is counted, so that
+them, above all running the network, is `rest`. Processor time of one thread is counted, so that
 other work on the machine hardly shows.
 """
 
@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="default: the subject's own, or 64")
     parser.add_argument("--bench", type=Path, default=Path(__file__).parents[3] / "shared/bench")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # with more, layers are fitted side by side: their seconds would mix
     clock = watched()
     for name in args.networks:
         model, calibration = opened(args.bench, name, args.images)
@@ -106,7 +107,6 @@ def main() -> None:
             "convert": converting,
             "damage_predicted": round(sum(choice.damage for choice in plan.choices), 5),
             "damage_measured": round(measured, 5),
-            "threads": torch.get_num_threads(),
         }
         print(json.dumps(row), flush=True)
 

@@ -1,0 +1,48 @@
+"""PyTorch's threads are shared out, and given back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import image_batches, tiny
+
+import convswap
+from convswap.support.threads import at_once, side_by_side, using_threads
+
+
+@pytest.fixture(params=[1, 2, 5])
+def threads(request):
+    with using_threads(request.param):
+        yield request.param
+
+
+def test_threads_are_given_back_whatever_happens(threads: int):
+    with pytest.raises(KeyError), using_threads(3):
+        assert torch.get_num_threads() == 3
+        raise KeyError
+    assert torch.get_num_threads() == threads
+
+
+def test_things_done_at_once_share_the_threads(threads: int):
+    with side_by_side() as map_:
+        seen = list(map_(lambda index: (index, torch.get_num_threads()), range(6)))
+    assert seen == [(index, threads // at_once()) for index in range(6)]
+    assert torch.get_num_threads() == threads
+
+
+def test_what_goes_wrong_in_one_is_told(threads: int):
+    with pytest.raises(ZeroDivisionError), side_by_side() as map_:
+        list(map_(lambda number: 1 / number, (1, 0)))
+    assert torch.get_num_threads() == threads
+
+
+def test_the_plan_does_not_depend_on_how_many_layers_are_fitted_at_once():
+    model, size = tiny("residual")
+    images = image_batches(size)
+    chosen = []
+    for count in (1, 2):
+        with using_threads(count):
+            chosen.append(convswap.plan(model, images, convswap.Budget(macs=0.5)).choices)
+    ways = [[(choice.site, choice.form, choice.rank) for choice in choices] for choices in chosen]
+    assert ways[0] == ways[1]
+    assert [c.damage for c in chosen[0]] == pytest.approx([c.damage for c in chosen[1]], rel=1e-3)
