@@ -408,8 +408,8 @@ class Pooled(nn.Module):
 def test_batch_norm_over_single_values_is_survived(size: int):
     model = Pooled().eval()
     batches = image_batches((3, 8, 8), count=4, size=size)
-    small = convert(model, plan_for(model, (3, 8, 8), {"conv": ("separable", 2)}), batches)
-    assert outputs(small, batches[0]).isfinite().all()
+    plan = plan_for(model, (3, 8, 8), {"conv": ("separable", 2)}, "moments")
+    assert outputs(convert(model, plan, batches), batches[0]).isfinite().all()
 
 
 def test_batch_norm_keeps_its_settings_and_stays_in_eval_mode():
@@ -429,6 +429,14 @@ def test_batch_norm_statistics_are_not_settled_for_the_worse():
     small = convert(
         model, plan_for(model, input_size, choices, "weight"), image_batches(input_size)
     )
+    assert torch.equal(small.norm.running_mean, model.norm.running_mean)
+    assert torch.equal(small.norm.running_var, model.norm.running_var)
+
+
+def test_corrected_fits_leave_batch_norm_statistics_as_they_are():
+    model, input_size = tiny("residual")
+    choices = every_site(model, input_size, "separable", full=False)
+    small = convert(model, plan_for(model, input_size, choices), image_batches(input_size))
     assert torch.equal(small.norm.running_mean, model.norm.running_mean)
     assert torch.equal(small.norm.running_var, model.norm.running_var)
 

@@ -79,7 +79,8 @@ def convert(
                 _fit_to_images(dense, small, plan, seen.replaceable, images, progress)
             rest, held = held_back(images)
             reference = Reference(dense, held, kind)
-            settle_batch_norm_(small, rest, reference)
+            if plan.fit != "corrected":  # those follow the outputs that the statistics are of
+                settle_batch_norm_(small, rest, reference)
             plan = _judged(plan, reference.distance(small), still_training(dense))
     if plan.fold_norms:
         small = folded(small, seen.norms, seen.example)
