@@ -433,12 +433,14 @@ def test_batch_norm_statistics_are_not_settled_for_the_worse():
     assert torch.equal(small.norm.running_var, model.norm.running_var)
 
 
-def test_corrected_fits_leave_batch_norm_statistics_as_they_are():
+@pytest.mark.parametrize("fit", ["weight", "moments", "corrected"])
+def test_only_corrected_fits_leave_batch_norm_statistics_as_they_are(fit: str, monkeypatch):
     model, input_size = tiny("residual")
-    choices = every_site(model, input_size, "separable", full=False)
-    small = convert(model, plan_for(model, input_size, choices), image_batches(input_size))
-    assert torch.equal(small.norm.running_mean, model.norm.running_mean)
-    assert torch.equal(small.norm.running_var, model.norm.running_var)
+    plan = plan_for(model, input_size, every_site(model, input_size, "separable", full=False), fit)
+    estimated = []
+    monkeypatch.setattr(nn.BatchNorm2d, "reset_running_stats", estimated.append)
+    convert(model, plan, image_batches(input_size))
+    assert bool(estimated) is (fit != "corrected")
 
 
 def test_converted_network_can_be_trained():
