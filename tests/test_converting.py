@@ -438,7 +438,7 @@ def test_only_corrected_fits_leave_batch_norm_statistics_as_they_are(fit: str, m
     model, input_size = tiny("residual")
     plan = plan_for(model, input_size, every_site(model, input_size, "separable", full=False), fit)
     estimated = []
-    monkeypatch.setattr(nn.BatchNorm2d, "reset_running_stats", estimated.append)
+    monkeypatch.setattr(nn.BatchNorm2d, "reset_running_stats", lambda norm: estimated.append(norm))
     convert(model, plan, image_batches(input_size))
     assert bool(estimated) is (fit != "corrected")
 
