@@ -226,6 +226,8 @@ HOSTILE = {
         choices=[0] * 1_000_000),
     "unknown entries by the thousand": lambda content: content.update(
         {f"x{index}": index for index in range(100_000)}),
+    "lists within lists by the thousand": lambda content: content.update(
+        provenance={"x": [json.loads("[" * 30 + "]" * 30)] * 60_000}),
     "versions by the hundred": lambda content: content.update(
         versions={str(index): "1" for index in range(200)}),
     "plans by the hundred": lambda content: content["record"].update(

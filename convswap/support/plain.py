@@ -54,12 +54,12 @@ def read_json(text: str, most: int = MOST_VALUES) -> Any:
     """What JSON text says: each name is given once, and numbers are finite.
 
     Args:
-        most: values it may hold, as its commas tell.
+        most: values it may hold, as its commas and brackets tell.
 
     Raises:
         ValueError: it is not such text; one line says where.
     """
-    if text.count(",") > most:
+    if sum(map(text.count, ",[{")) > most:
         raise ValueError(f"it holds more than {most} values")
     try:
         return json.loads(text, object_pairs_hook=_each_once)
