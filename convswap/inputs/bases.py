@@ -174,7 +174,7 @@ class _Bounds(TorchFunctionMode):
 
     def __init__(self, tensors: int):
         super().__init__()
-        self.left = min(20 * tensors + 1000, 20_000)  # timm's largest: 4,234
+        self.left = min(20 * tensors + 1000, 15_000)  # timm's largest: 4,234
         self.calls_left = min(60 * tensors + 10_000, 50_000)  # timm's largest: 33,008
         self._hooks = ExitStack()
 
