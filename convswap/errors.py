@@ -91,6 +91,8 @@ def spelled(text: str, but: str = "") -> str:
 
 def problems(error: ValidationError) -> str:
     """All that pydantic found wrong, in one line."""
+    if (count := error.error_count()) > 1000:  # 2 KB for each, of which nobody reads the most
+        return f"{count} of its entries are wrong"
     return "; ".join(map(problem, error.errors()))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import errno
 import json
+import math
 import os
 import random
 import shutil
@@ -219,6 +220,14 @@ HOSTILE = {
     "a layer that forges a line": _choice(site="x\nwrote base"),
     "a layer inside a replaced one": lambda content: _choices(content).append(
         _choices(content)[0] | {"site": "layer1.0.conv1.reduce"}),
+    "a number that is none, deep in the notes": lambda content: content.update(
+        provenance={"x": [[float("nan")]]}),
+    "choices by the million": lambda content: content["record"]["plans"][0].update(
+        choices=[0] * 1_000_000),
+    "unknown entries by the thousand": lambda content: content.update(
+        {f"x{index}": index for index in range(100_000)}),
+    "lists within lists by the thousand": lambda content: content.update(
+        provenance={"x": [json.loads("[" * 30 + "]" * 30)] * 60_000}),
     "versions by the hundred": lambda content: content.update(
         versions={str(index): "1" for index in range(200)}),
     "plans by the hundred": lambda content: content["record"].update(
@@ -239,6 +248,37 @@ def test_a_hostile_folder_is_refused_quickly_and_in_one_line(change, artifact, t
     assert len(str(caught.value)) <= 2000
     assert "warn" not in str(caught.value).lower()
     assert "future" not in str(caught.value).lower()
+
+
+def _write_weights(path: Path, shape: list[int], count: int) -> None:
+    """A weights file of zeros, which takes no room."""
+    size = 4 * math.prod(shape)
+    header = json.dumps({
+        f"t{index}": {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
+        for index, at in enumerate(size * index for index in range(count))
+    }).encode()  # fmt: skip
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size * count)
+
+
+@posix
+@pytest.mark.parametrize(("shape", "count"), [([1 << 20], 2500), ([0], 20_000)])
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [("levit_384", {"img_size": 2048}), ("vit_base_patch16_224", {"depth": 2500})],
+)
+def test_weights_that_only_claim_to_be_many_have_nothing_built(
+    name, kwargs, shape, count, artifact, tmp_path
+):
+    shutil.copytree(artifact[0], tmp_path / "art")
+    content = json.loads((tmp_path / "art" / "convswap.json").read_text())
+    del content["digest"]
+    content["record"]["base"].update(name=f"timm:{name}", kwargs=kwargs)
+    (tmp_path / "art" / "convswap.json").write_text(json.dumps(content))
+    _write_weights(tmp_path / "art" / "model.safetensors", shape, count)
+    with pytest.raises(ConvswapError, match="cannot rebuild"), frugal():
+        load(tmp_path / "art")
 
 
 @pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "..", "", "/dev/zero", "\x1b[2J", "/etc"])

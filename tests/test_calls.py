@@ -608,6 +608,7 @@ def test_a_batch_is_passed_as_the_caller_says():
     "batches",
     [
         X, [X], iter([X]), (x for x in X.split(3)), {"x": X}, X.numpy(), TensorDataset(X, LABELS),
+        X.flip(3).numpy()[..., ::-1],
     ],
 )  # fmt: skip
 def test_batches_may_be_any_iterable_or_one_tensor(batches: object):
@@ -648,11 +649,21 @@ ODD = {
         "batch . holds NaN or infinite values, first in",
     ),
     "too large": (lambda: [1e20 * X, 1e20 * X], "is too large to be squared"),
+    "no values": (lambda: [X.to("meta")], "batch 0 is on the meta device"),
+    "a nested tensor": (
+        lambda: [torch.nested.nested_tensor([X[0], X[1]], layout=torch.strided)],
+        "batch 0 holds a nested tensor",
+    ),
+    "numbers that PyTorch does not know": (
+        lambda: X.numpy().astype("longdouble"),
+        "no tensor in a batch",
+    ),
     "no samples": (lambda: [X[:0]], "needs images"),
     "nothing": (list, "needs images"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("case", ODD)
 def test_inputs_that_cannot_be_fitted_to_are_refused_in_one_line(case: str):
     batches, says = ODD[case]

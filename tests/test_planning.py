@@ -263,6 +263,13 @@ def test_many_weights_that_are_not_finite_are_counted():
         plan(model, image_batches(input_size), Budget(macs=0.5))
 
 
+def test_sparse_weights_are_refused():
+    model, input_size = tiny("residual")
+    model.second.weight = nn.Parameter(model.second.weight.detach().to_sparse())
+    with pytest.raises(ModelError, match=r"weights are sparse: second\.weight"):
+        plan(model, image_batches(input_size), Budget(macs=0.5))
+
+
 SHARES = (0, -0.5, 1.5, float("nan"), float("inf"), "half", [0.5])
 FIELDS = ("macs", "params", "bytes", "latency")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConvswapError
-from ..inputs.bases import build_base, with_values
+from ..inputs.bases import build_base, build_with_values, lacks_values
 from ..network.calls import stand_in
 from ..network.copies import check_finite, deep_copy, in_eval_mode
 from ..network.norms import fold_
@@ -26,19 +26,32 @@ MOST = 1 << 21  # values of inputs, such as 3 x 800 x 800
 
 
 def architecture(
-    record: Record, entries: dict[str, Entry], model: nn.Module | None = None
+    record: Record, entries: dict[str, Entry], model: nn.Module | None = None, where: str = ""
 ) -> nn.Module:
-    """The structure of a converted network; its parameters have no values yet.
+    """The structure of a converted network, which a file holds the tensors of; its parameters have
+    no values yet.
 
     Args:
         model: the network before conversion, where it is not rebuilt by name; it is copied.
+        where: to tell of the file.
+
+    Raises:
+        ArtifactError: the file holds other tensors.
+        ConvswapError: there is no such network.
     """
-    if model is None:
-        base = build_base(record.base, len(entries))
-        held = {name: entry.bytes for name, entry in entries.items()}
-        base = with_values(record.base, base, held) or base
-    else:
-        base = deep_copy(unwrapped(model))
+    if model is not None:
+        restored = _converted(deep_copy(unwrapped(model)), record)
+        check_fit(restored, entries, where)
+        return restored
+    base, held = record.base, {name: entry.bytes for name, entry in entries.items()}
+    skeleton = build_base(base, len(entries))
+    lacking = lacks_values(base, skeleton, held)
+    restored = _converted(skeleton, record)
+    check_fit(restored, entries, where)  # before anything is built for real
+    return _converted(build_with_values(base, len(entries)), record) if lacking else restored
+
+
+def _converted(base: nn.Module, record: Record) -> nn.Module:
     for plan in record.plans:
         install_(base, plan)
     return fold_(base, record.norms)

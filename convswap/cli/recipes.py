@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from cyclopts import App, Parameter
 
 from ..errors import one_line
 from ..recipe import recipe
-from ..support.files import check_new, new_file
+from ..support.files import check_new, claimed, new_file
 from . import console
 from . import options as o
 
@@ -47,14 +48,19 @@ def copy(
 ) -> None:
     """Copy a recipe, to change it, with the weights and the schema that lie beside it."""
     source = recipe.find(name)
-    weights = recipe.load(source).model.weights
-    copies = {source: check_new(to, force)}
-    schema = source.with_name(recipe.SCHEMA)
-    if schema.exists() and not Path(to).with_name(schema.name).exists():
-        copies[schema] = check_new(Path(to).with_name(schema.name), force)
-    if weights and Path(weights).parent == source.parent:
-        copies[Path(weights)] = check_new(Path(to).with_name(Path(weights).name), force)
+    schema, weights = source.with_name(recipe.SCHEMA), recipe.load(source).model.weights
+    copies, shared = {source: check_new(to, force)}, []
+    for path in dict.fromkeys((schema, Path(weights or schema))):
+        place = Path(to).with_name(path.name)
+        if not path.is_file() or path.parent != source.parent:
+            continue
+        if place.is_file() and filecmp.cmp(path, place, shallow=False):
+            shared.append(place)
+        elif path != schema or not place.exists():  # another schema is somebody's own
+            copies[path] = check_new(place, force)
     with ExitStack() as all_or_none:
+        for place in shared:
+            all_or_none.enter_context(claimed(place, wait=True))  # what a killed run left goes
         for original, copied in copies.items():
             temporary = all_or_none.enter_context(new_file(copied))
             temporary.write_bytes(original.read_bytes())

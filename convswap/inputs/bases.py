@@ -106,17 +106,18 @@ def build_base(base: Base, tensors: int) -> nn.Module:
         ModelError: the name or an argument is not one that can be trusted or built.
     """
     check_base(base)
+    bounds = _Bounds(tensors)
     try:
         with torch.device("meta"):
-            return _built(base, tensors)
+            return _built(base, bounds)
     except ModelError:  # torchvision's regnets compute with values as they are built
         with _parameters_on_meta():
-            return _built(base, tensors)
+            return _built(base, bounds)
 
 
-def with_values(base: Base, skeleton: nn.Module, held: Mapping[str, int]) -> nn.Module | None:
-    """The same architecture with the values that its weights file does not hold, such as tables
-    of positions; None if it holds all.
+def lacks_values(base: Base, skeleton: nn.Module, held: Mapping[str, int]) -> bool:
+    """Whether a network needs values that its weights file does not hold, such as tables of
+    positions.
 
     Args:
         skeleton: what `build_base` gives.
@@ -128,16 +129,21 @@ def with_values(base: Base, skeleton: nn.Module, held: Mapping[str, int]) -> nn.
     attributes = [leaf for m in skeleton.modules() for leaf in tree_leaves(attributes_of(m))]
     computed = [b for name, b in skeleton.named_buffers() if name not in held] + attributes
     if not any(isinstance(tensor, torch.Tensor) and tensor.is_meta for tensor in computed):
-        return None
+        return False
     size = sum(t.nbytes for t in (*skeleton.parameters(), *skeleton.buffers()))
     if size > 16 * sum(held.values()) + _SPARE_BYTES:
         raise ModelError(f"{base.name} with {base.kwargs} is far larger than its weights")
+    return True
+
+
+def build_with_values(base: Base, tensors: int) -> nn.Module:
+    """The same architecture as `build_base` gives, with values."""
     with torch.random.fork_rng(devices=[]):
-        return _built(base, len(held))
+        return _built(base, _Bounds(tensors))
 
 
-def _built(base: Base, tensors: int) -> nn.Module:
-    with _Bounded(tensors):
+def _built(base: Base, bounds: _Bounds) -> nn.Module:
+    with bounds:
         model = build_library(base.name, base.kwargs, pretrained=False)
     return fold_branches_(model.eval()) if base.folded else model
 
@@ -162,14 +168,14 @@ def check_base(base: Base) -> None:
             raise refused
 
 
-class _Bounded(TorchFunctionMode):
+class _Bounds(TorchFunctionMode):
     """Fail when a network that is being built registers very many modules and tensors, or calls
     torch very often: it would not end."""
 
     def __init__(self, tensors: int):
         super().__init__()
-        self.left = min(20 * tensors + 1000, 50_000)  # of timm's, 4 times the tensors and fewer
-        self.calls_left = min(60 * tensors + 10_000, 60_000)  # 15 times and fewer
+        self.left = min(20 * tensors + 1000, 15_000)  # timm's largest: 4,234
+        self.calls_left = min(60 * tensors + 10_000, 50_000)  # timm's largest: 33,008
         self._hooks = ExitStack()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -177,7 +183,7 @@ class _Bounded(TorchFunctionMode):
         self._check(self.calls_left)
         return function(*args, **(kwargs or {}))
 
-    def __enter__(self) -> _Bounded:
+    def __enter__(self) -> _Bounds:
         for kind in ("parameter", "buffer", "module"):
             register = getattr(registration, f"register_module_{kind}_registration_hook")
             self._hooks.callback(register(self._registered).remove)

@@ -28,7 +28,8 @@ def read_colour(stream: BinaryIO, white: int | None = None) -> Image.Image:
     """Read an image: turned as its EXIF orientation says, on white where it is transparent, the
     first frame or page of several.
 
-    Memory is bounded, by 0.8 GiB: at most `PIXELS` are decoded, and of large JPEG files a part.
+    Memory is bounded, by 0.8 GiB, and by 1.6 GiB where decoders hold an image several times (WebP,
+    AVIF, JPEG 2000): at most `PIXELS` are decoded, and of large JPEG files a part.
 
     Args:
         white: what integers of more than 16 bits are fractions of, in place of the largest.
@@ -185,8 +186,8 @@ def _flat(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "F":
         return image
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        page = Image.new("RGBA", image.size, "white")
-        page.alpha_composite(image)
-        image = page
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        page = Image.new("RGB", image.size, "white")
+        page.paste(image, mask=image.getchannel("A"))
+        return page if mode == "RGB" else page.convert(mode)
     return image.convert(mode)

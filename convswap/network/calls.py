@@ -17,7 +17,7 @@ from .batch import Batch, Call, noise
 from .between import kept_by
 from .guess import guessed, laid_out
 from .match import Match, Pick, find_match, tensors
-from .trees import is_array
+from .trees import is_array, tensor_of
 
 __all__ = [
     "Batch", "Call", "example_of", "listed", "noise", "read_batch", "read_batches", "settled",
@@ -87,7 +87,7 @@ def listed(batches: object) -> Iterable[object]:
     if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
         return DataLoader(batches, AT_ONCE)
     if is_array(batches):
-        batches = torch.from_numpy(batches)
+        batches = tensor_of(batches)
     if isinstance(batches, Tensor):
         return batches.split(AT_ONCE)
     return [batches] if isinstance(batches, (Batch, Mapping)) else batches
@@ -107,8 +107,6 @@ def read_batch(
         found = Batch((batch,), call=call)
     else:
         found = guessed(model, _with_tensors(batch))
-    if not isinstance(batch, Batch):
-        found = laid_out(model, found)
     if not found.tensors:
         raise DataError(
             f"no tensor in a batch of type {type(batch).__name__}",
@@ -117,6 +115,10 @@ def read_batch(
     if any(tensor.is_nested for tensor in found.tensors):
         raise DataError(f"{name} holds a nested tensor", do="give a list of tensors, or pad them")
     device, dtype = _home(model)
+    if any(tensor.is_meta for tensor in found.tensors) and device != torch.device("meta"):
+        raise DataError(f"{name} is on the meta device: it has no values")
+    if not isinstance(batch, Batch):
+        found = laid_out(model, found)
     placed = found.to(device, dtype)
     for given, tensor in zip(found.tensors, placed.tensors, strict=True):
         if tensor.is_floating_point() or tensor.is_complex():
@@ -127,7 +129,7 @@ def read_batch(
 def _with_tensors(batch: object) -> object:
     """A batch whose arrays are tensors."""
     if is_array(batch):
-        return torch.from_numpy(batch)
+        return tensor_of(batch)
     if isinstance(batch, Mapping) and any(map(is_array, batch.values())):
         return {key: _with_tensors(value) for key, value in batch.items()}
     if isinstance(batch, (tuple, list)) and any(map(is_array, batch)):

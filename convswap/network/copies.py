@@ -234,15 +234,20 @@ def first_line(error: Exception) -> str:
 
 def check_finite(model: nn.Module) -> None:
     """Raise `ModelError` naming the parameters and buffers that no forward pass can use: without
-    values, NaN, infinity, values whose squares are infinite, and negative variances."""
+    values, sparse, NaN, infinity, values whose squares are infinite, and negative variances."""
     if any(parameter.is_meta for parameter in parameters_of(model)):
         raise ModelError(
             f"{type(model).__name__} is on the meta device: its weights have no values"
         )
+    if sparse := [n for n, p in model.named_parameters() if p.layout != torch.strided]:
+        raise ModelError(f"weights are sparse: {', '.join(sparse[:3])}", do="make them dense")
     ranges = {
         name: [end.item() for end in tensor.float().aminmax()]
         for name, tensor in state_of(model).items()
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel()
+        if isinstance(tensor, Tensor)
+        and tensor.layout == torch.strided
+        and tensor.is_floating_point()
+        and tensor.numel()
     }
     for what, bad in (
         ("NaN or infinite", [n for n, ends in ranges.items() if not all(map(math.isfinite, ends))]),

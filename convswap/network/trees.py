@@ -38,7 +38,7 @@ def map_tensors(
     if isinstance(tree, Tensor):
         return change(tree)
     if is_array(tree):
-        return change(torch.from_numpy(tree)).cpu().numpy()
+        return change(tensor_of(tree)).cpu().numpy()
     if isinstance(tree, Mapping):
         values = {key: each((key, value)) for key, value in tree.items()}
         return values if type(tree) is dict else _refilled(tree, values)
@@ -82,7 +82,14 @@ def paths_in(tree: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
 
 def is_array(value: object) -> bool:
     """Whether it is an array of numbers that PyTorch knows."""
-    return isinstance(value, np.ndarray) and value.dtype.kind in "fiubc" and value.dtype.isnative
+    if not isinstance(value, np.ndarray) or value.dtype.type in (np.longdouble, np.clongdouble):
+        return False
+    return value.dtype.kind in "fiubc" and value.dtype.isnative
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """An array as a tensor, in the same memory unless it runs backwards through that."""
+    return torch.from_numpy(array if min(array.strides, default=0) >= 0 else array.copy())
 
 
 def _refilled(tree: Mapping, values: dict) -> object:

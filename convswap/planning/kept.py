@@ -88,7 +88,7 @@ def read(file: Path, sites: Sequence[Site]) -> Found | None:
     """What was kept; None if nothing was, or it is damaged."""
     options = {}
     try:
-        kept = _File.model_validate(read_json(read_text(file, MOST_BYTES)))
+        kept = _File.model_validate(read_json(read_text(file, MOST_BYTES), MOST_BYTES))
         if not {*kept.cut_off} <= {site.path for site in sites}:
             return None
         for site in sites:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 DEPTH, VALUES = 8, 256  # most that anybody needs to say
+MOST_VALUES = 1 << 17  # of a document, each of which may be wrong: what says so takes 1 KB
 _NESTED = re.compile(r"(?:[\[{]\s*){100}")
 _FOLDERS = re.compile(r"""(?<![\w./:])(?:/[^\s/'":]+)+/""")
 
@@ -49,12 +50,17 @@ def read_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from None
 
 
-def read_json(text: str) -> Any:
+def read_json(text: str, most: int = MOST_VALUES) -> Any:
     """What JSON text says: each name is given once, and numbers are finite.
+
+    Args:
+        most: values it may hold, as its commas and brackets tell.
 
     Raises:
         ValueError: it is not such text; one line says where.
     """
+    if sum(map(text.count, ",[{")) > most:
+        raise ValueError(f"it holds more than {most} values")
     try:
         return json.loads(text, object_pairs_hook=_each_once)
     except RecursionError:
@@ -68,11 +74,17 @@ def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in pairs:
         if name in found:
             raise ValueError(f"{name} is given twice")
-        numbers = value if isinstance(value, list) else [value]
-        if not all(math.isfinite(each) for each in numbers if isinstance(each, float)):
+        if not _is_finite(value):
             raise ValueError(f"{name} must be a finite number")
         found[name] = value
     return found
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a value, or all that lists in one another hold, is no NaN or infinity."""
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def numbers_in(value: object) -> list[float]:

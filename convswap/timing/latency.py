@@ -156,7 +156,8 @@ class LatencyTable:
     def _read(self) -> dict[str, float]:
         """Times in the file; none if there is none, or it is damaged."""
         try:
-            document = read_json(read_text(self._file, MOST_BYTES)) if self._file else {}
+            text = read_text(self._file, MOST_BYTES) if self._file else "{}"
+            document = read_json(text, MOST_BYTES)
             if document["fingerprint"] == self._fingerprint:
                 return {key: ms for key, ms in document["ms"].items() if sensible(ms)}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):

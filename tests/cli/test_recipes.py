@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from outer import RECIPE, fail, succeed
+from outer import RECIPE, fail, names, succeed
 
 from convswap.recipe import recipe
 
@@ -76,3 +76,13 @@ def test_a_copy_has_the_schema_beside_it_and_a_second_copy_shares_it(here):
     assert Path(recipe.SCHEMA).read_bytes() == (recipe.folder() / recipe.SCHEMA).read_bytes()
     done = succeed("recipes", "copy", "resnet20-cifar10", "other.yaml")
     assert done.err == "wrote other.yaml\n"
+
+
+def test_a_second_copy_shares_the_weights_and_clears_what_a_killed_one_left(here):
+    succeed("recipes", "copy", "digits", "mine.yaml")
+    for name in (recipe.SCHEMA, "digits.safetensors"):
+        Path(f".{name}.convswap").mkdir()
+    assert succeed("recipes", "copy", "digits", "other.yaml").err == "wrote other.yaml\n"
+    assert not [name for name in names() if name.endswith(".convswap")]
+    Path("digits.safetensors").write_text("another")
+    assert "digits.safetensors exists" in fail("recipes", "copy", "digits", "third.yaml")
