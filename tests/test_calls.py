@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import UserDict, namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
@@ -699,16 +700,30 @@ class InsideVmap(OneInput):
         return self.second(torch.vmap(lambda one: self.first(one[None])[0])(x))
 
 
+class InThreads(OneInput):
+    def forward(self, x: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(self.second, torch.tanh(self.first(x))).result()
+
+
+class Forked(OneInput):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.jit.wait(torch.jit.fork(self.second, torch.tanh(self.first(x))))
+
+
 class InsideGrad(OneInput):
     def forward(self, x: Tensor) -> Tensor:
         return torch.func.grad(lambda x: super(InsideGrad, self).forward(x).sum())(x)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize(
     ("make", "path", "says"),
     [
         (InsideVmap, "first", "inside of a function that torch.func transforms"),
         (InsideGrad, "second", "inside of a function that torch.func transforms"),
+        (InThreads, "second", "it runs in a thread of its own"),
+        (Forked, "second", "it runs in a thread of its own"),
         (
             lambda: nn.Sequential(nn.Conv2d(3, 8, 3), KeptInHalf(8, 8, 3).half()), "1",
             "its weight is float16, and it reads float32",
@@ -873,6 +888,42 @@ class Locked(OneInput):
         self.lock = threading.Lock()
 
 
+class Forbids(OneInput):
+    """Is not to be copied, nor pickled."""
+
+    def __deepcopy__(self, memo: dict) -> nn.Module:
+        raise RuntimeError("there is one of these")
+
+    def __getstate__(self) -> dict:
+        raise NotImplementedError
+
+
+class HoldsOne(nn.Module):
+    """A part of it forbids being copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = Forbids()
+        self.part.itself = [self.part]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x)
+
+
+class Causal(OneInput):
+    """Attends to what comes before, by a mask that is infinite."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.full((64, 64), -torch.inf).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        seen = x.flatten(2)
+        weights = (seen.mT @ seen + self.mask).softmax(2)
+        return self.second((seen @ weights.mT).reshape(x.shape))
+
+
 class Forgetful(OneInput):
     """`train` gives nothing back, as in many libraries."""
 
@@ -989,14 +1040,15 @@ class Scaled(OneInput):
 
 
 class Scripted(OneInput):
-    """Its activation is a scripted function, which Python does not copy."""
+    """Its activations are a scripted function, which Python does not copy, and a scripted module,
+    which takes no hooks."""
 
     def __init__(self):
         super().__init__()
-        self.act = torch.jit.script(tanh)
+        self.act, self.last = torch.jit.script(tanh), torch.jit.script(nn.Tanh())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.act(self.first(x)))
+        return self.last(self.second(self.act(self.first(x))))
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -1074,9 +1126,9 @@ def traced() -> nn.Module:
 @pytest.mark.parametrize(
     "make",
     [
-        traced, Locked, Forgetful, HeadOnly, Counting, Late, Grows, LateLayer, KnowsItsParent,
-        Draws, Spectrum, Scaled, Scripted, Filtered, Deformed, Slices, Force, Checkpointed,
-        in_inference_mode,
+        traced, Locked, Forbids, HoldsOne, Causal, Forgetful, HeadOnly, Counting, Late, Grows,
+        LateLayer, KnowsItsParent, Draws, Spectrum, Scaled, Scripted, Filtered, Deformed, Slices,
+        Force, Checkpointed, in_inference_mode,
     ],
 )  # fmt: skip
 def test_odd_habits_are_lived_with(make, tmp_path):
@@ -1204,7 +1256,7 @@ def test_a_layer_that_gets_nothing_is_left_alone():
     [
         (lambda: nn.Sequential(torch.jit.script(OneInput())), "0 is scripted: its layers"),
         (lambda: nn.Sequential(nn.LazyConv2d(8, 3), nn.Conv2d(8, 8, 3)), "0 has no weights yet"),
-        (lambda: OneInput().to("meta"), "OneInput is on the meta device"),
+        (lambda: OneInput().to("meta"), "without values, on the meta device: first.weight"),
         (lambda: torch.export.export(OneInput().eval(), (X,)).module(), "has no modules that"),
     ],
     ids=["scripted", "lazy", "meta", "exported"],

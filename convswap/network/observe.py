@@ -218,6 +218,8 @@ def _reason(
         return f"{kind} computes its output in its own way"
     if path in seen.transformed:
         return "it runs inside of a function that torch.func transforms (vmap, grad, ...)"
+    if path in seen.threaded:
+        return "it runs in a thread of its own"
     if not seen.sizes[path]:
         return "its input is not a batch of maps, or of tokens"
     if not any(size.images for size in seen.sizes[path]):
