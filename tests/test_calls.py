@@ -690,9 +690,51 @@ def test_inputs_have_the_type_of_the_first_layer():
     assert {p.dtype for p in small.parameters()} == {torch.float16, torch.float32}
 
 
-class KeptInHalf(nn.Conv2d):
+class Kept(nn.Conv2d):
+    """Its weight is kept in a type, and cast to that of the input."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight.float(), self.bias.float())
+        return self._conv_forward(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+class Casts(OneInput):
+    def __init__(self, kept: torch.dtype, computed: torch.dtype):
+        super().__init__()
+        self.first = Kept(3, 8, 3, padding=1, dtype=kept)
+        self.second = Kept(8, 8, 3, padding=1, dtype=kept)
+        self.computed = computed
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.computed)).float()
+
+
+@pytest.mark.parametrize(
+    ("kept", "computed"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.bfloat16),
+    ],
+)
+def test_weights_kept_in_one_type_and_computed_in_another_are_replaced(kept, computed, tmp_path):
+    model = Casts(kept, computed).eval()
+    made = plan(model, [X, X.flip(0)], Budget(macs=0.6))
+    assert made.choices[0].dtype == str(computed)[6:]
+    small = convert(model, made, [X, X.flip(0)])
+    assert count(small, X) == made.planned
+    assert relative(small(X), model(X)) < 0.9
+    small = distill(small, model, [X, X.flip(0)], 1, tell=lambda line: None)
+    save(small, tmp_path / "out")
+    again = load(tmp_path / "out", Casts(kept, computed))
+    assert torch.equal(again(X), small(X))
+
+
+class MatMul(nn.Conv2d):
+    """Computes in its own way, and in another type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.unfold(x, 3).float()
+        return (self.weight.flatten(1).float() @ x).unflatten(2, (4, 4))
 
 
 class InsideVmap(OneInput):
@@ -725,7 +767,7 @@ class InsideGrad(OneInput):
         (InThreads, "second", "it runs in a thread of its own"),
         (Forked, "second", "it runs in a thread of its own"),
         (
-            lambda: nn.Sequential(nn.Conv2d(3, 8, 3), KeptInHalf(8, 8, 3).half()), "1",
+            lambda: nn.Sequential(nn.Conv2d(3, 8, 3), MatMul(8, 8, 3).half()), "1",
             "its weight is float16, and it reads float32",
         ),
     ],
