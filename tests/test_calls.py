@@ -1324,6 +1324,32 @@ def test_outputs_whose_number_varies_with_the_image_are_judged_by_parts():
     assert read_batches(Found().eval(), [X[:2]])[0].match.parts == ()
 
 
+class Speaks(Waves):
+    """Says for how long each word is said."""
+
+    def __init__(self):
+        super().__init__(8)
+        self.words, self.long = nn.Embedding(11, 8), nn.Conv1d(8, 8, 3, padding=1)
+
+    def forward(self, text: Tensor) -> Tensor:
+        x = self.words(text).mT
+        times = (3 + 9 * self.long(x).mean(1)).relu().round().long()
+        said = [x[at].repeat_interleave(times[at], 1).mT for at in range(len(x))]
+        return self.whole(nn.utils.rnn.pad_sequence(said, batch_first=True).mT)
+
+
+def test_outputs_whose_length_follows_from_words_are_judged_by_parts():
+    torch.manual_seed(0)
+    model = Speaks().eval()
+    made = plan(model, [TOKENS, TOKENS.flip(0)], Budget(macs=0.8))
+    assert made.notes[0].startswith(
+        "the outputs vary in number or shape: judged by those of words, long"
+    )
+    small = convert(model, made, [TOKENS, TOKENS.flip(0)])
+    assert small(TOKENS).shape[-1] != model(TOKENS).shape[-1]
+    distill(small, model, [TOKENS, TOKENS.flip(0)], 1, tell=lambda line: None)
+
+
 class DrawsItsLength(OneInput):
     """Puts out so many columns as it draws, and goes another way for every length."""
 
