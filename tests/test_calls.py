@@ -966,6 +966,17 @@ class Causal(OneInput):
         return self.second((seen @ weights.mT).reshape(x.shape))
 
 
+class Spare(OneInput):
+    """A parameter of no numbers, as a width of zero makes them."""
+
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Parameter(torch.zeros(0, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.spare.sum()
+
+
 class Forgetful(OneInput):
     """`train` gives nothing back, as in many libraries."""
 
@@ -1168,9 +1179,9 @@ def traced() -> nn.Module:
 @pytest.mark.parametrize(
     "make",
     [
-        traced, Locked, Forbids, HoldsOne, Causal, Forgetful, HeadOnly, Counting, Late, Grows,
-        LateLayer, KnowsItsParent, Draws, Spectrum, Scaled, Scripted, Filtered, Deformed, Slices,
-        Force, Checkpointed, in_inference_mode,
+        traced, Locked, Forbids, HoldsOne, Causal, Spare, Forgetful, HeadOnly, Counting, Late,
+        Grows, LateLayer, KnowsItsParent, Draws, Spectrum, Scaled, Scripted, Filtered, Deformed,
+        Slices, Force, Checkpointed, in_inference_mode,
     ],
 )  # fmt: skip
 def test_odd_habits_are_lived_with(make, tmp_path):
