@@ -208,6 +208,7 @@ class Choice(_Data):
         damage: predicted harm to the output, in nats (classifiers) or relative squared error.
         pads: how the replacement pads, where the layer's own setting does not say: numbers (one
             for each axis, or two, before and after), or `same`, TensorFlow's rule.
+        dtype: of its weights, where it is not that of the layer's own.
         ms: predicted milliseconds of the replacement, if the plan was made for a target.
         ms_dense: of the convolution it replaces.
     """
@@ -220,6 +221,7 @@ class Choice(_Data):
     macs_dense: Count = 0
     damage: _Damage = 0.0
     pads: tuple[int, ...] | Literal["same"] | None = None
+    dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None
     ms: Annotated[float, Field(ge=0, le=MOST_MS)] | None = None
     ms_dense: Annotated[float, Field(ge=0, le=MOST_MS)] | None = None
 

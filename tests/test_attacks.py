@@ -190,6 +190,7 @@ HOSTILE = {
     "a padding without end": _choice(pads=[1 << 20, 1 << 20]),
     "a padding that takes away": _choice(pads=[-1, -1]),
     "a padding of one axis": _choice(pads=[0]),
+    "a type of whole numbers": _choice(dtype="int8"),
     "a large input that does not fit": _large_and_unfit,
     "a time too short to be one": _time(ms_dense=5e-324, ms=1e12),
     "a seed of thousands of digits": _weights("seed:" + "9" * 5000),

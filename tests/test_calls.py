@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import UserDict, namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
@@ -700,9 +701,51 @@ def test_inputs_have_the_type_of_the_first_layer():
     assert {p.dtype for p in small.parameters()} == {torch.float16, torch.float32}
 
 
-class KeptInHalf(nn.Conv2d):
+class Kept(nn.Conv2d):
+    """Its weight is kept in a type, and cast to that of the input."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight.float(), self.bias.float())
+        return self._conv_forward(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+class Casts(OneInput):
+    def __init__(self, kept: torch.dtype, computed: torch.dtype):
+        super().__init__()
+        self.first = Kept(3, 8, 3, padding=1, dtype=kept)
+        self.second = Kept(8, 8, 3, padding=1, dtype=kept)
+        self.computed = computed
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.computed)).float()
+
+
+@pytest.mark.parametrize(
+    ("kept", "computed"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.bfloat16),
+    ],
+)
+def test_weights_kept_in_one_type_and_computed_in_another_are_replaced(kept, computed, tmp_path):
+    model = Casts(kept, computed).eval()
+    made = plan(model, [X, X.flip(0)], Budget(macs=0.6))
+    assert made.choices[0].dtype == str(computed)[6:]
+    small = convert(model, made, [X, X.flip(0)])
+    assert count(small, X) == made.planned
+    assert relative(small(X), model(X)) < 0.9
+    small = distill(small, model, [X, X.flip(0)], 1, tell=lambda line: None)
+    save(small, tmp_path / "out")
+    again = load(tmp_path / "out", Casts(kept, computed))
+    assert torch.equal(again(X), small(X))
+
+
+class MatMul(nn.Conv2d):
+    """Computes in its own way, and in another type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.unfold(x, 3).float()
+        return (self.weight.flatten(1).float() @ x).unflatten(2, (4, 4))
 
 
 class InsideVmap(OneInput):
@@ -710,18 +753,32 @@ class InsideVmap(OneInput):
         return self.second(torch.vmap(lambda one: self.first(one[None])[0])(x))
 
 
+class InThreads(OneInput):
+    def forward(self, x: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(self.second, torch.tanh(self.first(x))).result()
+
+
+class Forked(OneInput):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.jit.wait(torch.jit.fork(self.second, torch.tanh(self.first(x))))
+
+
 class InsideGrad(OneInput):
     def forward(self, x: Tensor) -> Tensor:
         return torch.func.grad(lambda x: super(InsideGrad, self).forward(x).sum())(x)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize(
     ("make", "path", "says"),
     [
         (InsideVmap, "first", "inside of a function that torch.func transforms"),
         (InsideGrad, "second", "inside of a function that torch.func transforms"),
+        (InThreads, "second", "it runs in a thread of its own"),
+        (Forked, "second", "it runs in a thread of its own"),
         (
-            lambda: nn.Sequential(nn.Conv2d(3, 8, 3), KeptInHalf(8, 8, 3).half()), "1",
+            lambda: nn.Sequential(nn.Conv2d(3, 8, 3), MatMul(8, 8, 3).half()), "1",
             "its weight is float16, and it reads float32",
         ),
     ],
@@ -884,6 +941,53 @@ class Locked(OneInput):
         self.lock = threading.Lock()
 
 
+class Forbids(OneInput):
+    """Is not to be copied, nor pickled."""
+
+    def __deepcopy__(self, memo: dict) -> nn.Module:
+        raise RuntimeError("there is one of these")
+
+    def __getstate__(self) -> dict:
+        raise NotImplementedError
+
+
+class HoldsOne(nn.Module):
+    """A part of it forbids being copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = Forbids()
+        self.part.itself = [self.part]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x)
+
+
+class Causal(OneInput):
+    """Attends to what comes before, by a mask that is infinite."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.full((64, 64), -torch.inf).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        seen = x.flatten(2)
+        weights = (seen.mT @ seen + self.mask).softmax(2)
+        return self.second((seen @ weights.mT).reshape(x.shape))
+
+
+class Spare(OneInput):
+    """A parameter of no numbers, as a width of zero makes them."""
+
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Parameter(torch.zeros(0, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.spare.sum()
+
+
 class Forgetful(OneInput):
     """`train` gives nothing back, as in many libraries."""
 
@@ -1000,14 +1104,15 @@ class Scaled(OneInput):
 
 
 class Scripted(OneInput):
-    """Its activation is a scripted function, which Python does not copy."""
+    """Its activations are a scripted function, which Python does not copy, and a scripted module,
+    which takes no hooks."""
 
     def __init__(self):
         super().__init__()
-        self.act = torch.jit.script(tanh)
+        self.act, self.last = torch.jit.script(tanh), torch.jit.script(nn.Tanh())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.act(self.first(x)))
+        return self.last(self.second(self.act(self.first(x))))
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -1085,9 +1190,9 @@ def traced() -> nn.Module:
 @pytest.mark.parametrize(
     "make",
     [
-        traced, Locked, Forgetful, HeadOnly, Counting, Late, Grows, LateLayer, KnowsItsParent,
-        Draws, Spectrum, Scaled, Scripted, Filtered, Deformed, Slices, Force, Checkpointed,
-        in_inference_mode,
+        traced, Locked, Forbids, HoldsOne, Causal, Spare, Forgetful, HeadOnly, Counting, Late,
+        Grows, LateLayer, KnowsItsParent, Draws, Spectrum, Scaled, Scripted, Filtered, Deformed,
+        Slices, Force, Checkpointed, in_inference_mode,
     ],
 )  # fmt: skip
 def test_odd_habits_are_lived_with(make, tmp_path):
@@ -1215,7 +1320,7 @@ def test_a_layer_that_gets_nothing_is_left_alone():
     [
         (lambda: nn.Sequential(torch.jit.script(OneInput())), "0 is scripted: its layers"),
         (lambda: nn.Sequential(nn.LazyConv2d(8, 3), nn.Conv2d(8, 8, 3)), "0 has no weights yet"),
-        (lambda: OneInput().to("meta"), "OneInput is on the meta device"),
+        (lambda: OneInput().to("meta"), "without values, on the meta device: first.weight"),
         (lambda: torch.export.export(OneInput().eval(), (X,)).module(), "has no modules that"),
     ],
     ids=["scripted", "lazy", "meta", "exported"],
@@ -1239,6 +1344,31 @@ def test_outputs_whose_number_varies_with_the_image_are_judged_by_parts():
     found = read_batches(Found().eval(), [x])[0].match
     assert found.parts == ("first", "second")
     assert read_batches(Found().eval(), [X[:2]])[0].match.parts == ()
+
+
+class Speaks(Waves):
+    """Says for how long each word is said."""
+
+    def __init__(self):
+        super().__init__(8)
+        self.words, self.long = nn.Embedding(11, 8), nn.Conv1d(8, 8, 3, padding=1)
+
+    def forward(self, text: Tensor) -> Tensor:
+        x = self.words(text).mT
+        times = (3 + 9 * self.long(x).mean(1)).relu().round().long()
+        said = [x[at].repeat_interleave(times[at], 1).mT for at in range(len(x))]
+        return self.whole(nn.utils.rnn.pad_sequence(said, batch_first=True).mT)
+
+
+def test_outputs_whose_length_follows_from_words_are_judged_by_parts():
+    torch.manual_seed(0)
+    model = Speaks().eval()
+    made = plan(model, [TOKENS, TOKENS.flip(0)], Budget(macs=0.8))
+    assert made.notes[0].startswith(
+        "the outputs vary in number or shape: judged by those of words, long"
+    )
+    small = convert(model, made, [TOKENS, TOKENS.flip(0)])
+    distill(small, model, [TOKENS, TOKENS.flip(0)], 1, tell=lambda line: None)
 
 
 class DrawsItsLength(OneInput):

@@ -497,6 +497,34 @@ def test_layer_that_not_all_images_reach_is_not_left_unwritten(fit: str):
         convert(model, made, image_batches((3, 8, 8)))
 
 
+class Exits(nn.Module):
+    """Of bright images the first layers are enough; some run through the last more often."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.third = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x))
+        if x.amax() < 5:
+            y = torch.tanh(self.second(y))
+        for _ in range(1 + (x.amax() > 9)):
+            y = self.third(y)
+        return y
+
+
+def test_a_network_may_take_other_ways_for_other_images():
+    torch.manual_seed(0)
+    model, x = Exits().eval(), torch.rand(8, 3, 8, 8)
+    batches = [x, 6 * x, 10 * x, x.flip(0), 10 * x.flip(0)]
+    made = plan(model, batches, Budget(macs=0.5))
+    assert {choice.site for choice in made.choices} >= {"second", "third"}
+    small = convert(model, made, batches)
+    for batch in batches:
+        assert relative(small(batch), model(batch)) < 0.5
+
+
 def test_install_names_the_layer_that_is_missing():
     model, input_size = tiny("residual")
     made: Plan = plan_for(model, input_size, {"third": ("channel", 3)})

@@ -423,6 +423,11 @@ class Doubles(Takes):
         return self.conv(x.mul_(2))
 
 
+class HandsOn(Takes):
+    def forward(self, x, lengths):
+        return self.conv(x), lengths
+
+
 class Bounded(Takes):
     def forward(self, x, y):
         return self.conv(x.contiguous() if x.shape[0] >= 64 else x) + y
@@ -463,6 +468,11 @@ INPUTS = {
         {"x": MAP, "mask": ["batch", 3], "y": ["batch", 4, 6, 6]},
     ),
     "one that it changes": (Doubles, given(5, 3, 8, 8), {"images": MAP}),
+    "one that it hands on": (
+        HandsOn,
+        (given(5, 3, 8, 8), torch.tensor([9, 2, 3, 9, 5])),
+        {"x": MAP, "lengths": ["batch"]},
+    ),
     "labels beside": (Cached, (given(5, 3, 8, 8), torch.arange(5)), {"images": MAP}),
 }
 

@@ -10,7 +10,6 @@ import torch
 from helpers import TINY, hooks_left, image_batches, tiny, walk
 from torch import Tensor, nn
 
-from convswap.errors import ConversionError
 from convswap.network.lockstep import Tap
 from convswap.network.observe import find_sites
 
@@ -27,6 +26,9 @@ class Probed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.third(self.second(self.between(self.first(x))))
+
+
+PATHS = ["first", "second", "third"]
 
 
 def site_paths(model: nn.Module, input_size: tuple) -> list[str]:
@@ -274,28 +276,38 @@ def test_error_of_the_caller_leaves_no_hooks():
     assert hooks_left(model) == 0
 
 
-def test_batches_that_part_ways_are_refused():
-    class Forked(Probed):
-        def forward(self, x: Tensor) -> Tensor:
-            return self.first(x) if x.mean() > 0 else self.second(x.repeat(1, 3, 1, 1)[:, :8])
+class PartsWays(Probed):
+    """Bright images take a shorter way, which ends elsewhere."""
 
-    model = Forked().eval()
-    stops = walk(model, ["first", "second"], [torch.ones(1, 3, 8, 8), -torch.ones(1, 3, 8, 8)])
-    with pytest.raises(ConversionError, match=r"different ways .* \(first, second\)"):
-        next(stops)
-    assert hooks_left(model) == 0
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.third(x if x.shape[-1] > 8 else self.second(x))
 
 
-def test_batches_that_stop_unequally_often_are_refused():
-    class Longer(Probed):
+def test_batches_that_part_ways_stop_where_they_come_by():
+    model = PartsWays().eval()
+    batches = [torch.ones(1, 3, n, n) for n in (8, 10, 8)]
+    stops = [(s.path, [len(y[0, 0]) for _, y in s.pairs]) for s in walk(model, PATHS, batches)]
+    assert stops == [("first", [8, 10, 8]), ("second", [8, 8]), ("third", [8, 10, 8]),
+                     (None, [8, 10, 8])]  # fmt: skip
+
+
+def test_a_network_that_goes_another_way_once_it_is_changed_is_walked_to_the_end():
+    class Depends(Probed):
         def forward(self, x: Tensor) -> Tensor:
             x = self.first(x)
-            return self.second(x) if x.shape[-1] > 8 else x
+            return self.third(x if x.sum() > 0 else self.second(x))
 
-    stops = walk(Longer().eval(), ["first", "second"], [torch.ones(1, 3, n, n) for n in (8, 10)])
-    assert next(stops).path == "first"
-    with pytest.raises(ConversionError, match="another way"):
-        next(stops)
+    model, images = Depends().eval(), torch.ones(1, 3, 8, 8)
+    with torch.no_grad():
+        model.first.weight.fill_(1)
+    changed = copy.deepcopy(model)
+    for stop in walk(model, PATHS, [images], changed):
+        assert stop.path != "second"
+        if stop.path == "first":
+            with torch.no_grad():
+                changed.first.weight.fill_(-1)
+        assert len(stop.pairs) == 1
 
 
 # the state of the caller

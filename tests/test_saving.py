@@ -13,7 +13,7 @@ import torch
 from helpers import image_batches, plan_for, tiny
 from torch import nn
 
-from convswap import convert, distill, load, open_model, record_of, save
+from convswap import Budget, Layers, convert, distill, load, open_model, plan, record_of, save
 from convswap.errors import ArtifactError
 
 SIZE = (3, 32, 32)
@@ -95,8 +95,24 @@ class Remembers(nn.Module):
         return self.conv(x)
 
 
-def test_state_that_is_no_tensor_is_refused_in_one_line_when_it_is_saved(tmp_path):
-    small = small_of(Remembers({"steps": 3}).eval(), "conv")
+class InIntegers(nn.Module):
+    """A part of it is quantised."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), torch.ao.nn.quantized.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:TypedStorage")
+@pytest.mark.parametrize("make", [lambda: Remembers({"steps": 3}), InIntegers])
+def test_state_that_is_no_tensor_is_refused_in_one_line_when_it_is_saved(make, tmp_path):
+    model, batches = make().eval(), [torch.rand(4, *SIZE)] * 2
+    made = plan(model, batches, Budget(macs=0.8), layers=Layers(only=("conv",)))
+    assert "no tensors that a file can hold; the network cannot be saved" in made.notes[0]
+    small = distill(convert(model, made, batches), model, batches, 1, tell=lambda line: None)
     with pytest.raises(ArtifactError) as caught:
         save(small, tmp_path / "out")
     assert "\n" not in str(caught.value)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.bases import build_base, build_with_values, lacks_values
 from ..network.calls import stand_in
-from ..network.copies import check_finite, deep_copy, in_eval_mode
+from ..network.copies import deep_copy, in_eval_mode
 from ..network.norms import fold_
 from ..network.replace import install_
-from ..network.state import state_of
+from ..network.state import check_finite, state_of, unkept_of
 from ..network.thread_state import preserved
 from ..network.wrappers import unwrapped
 from ..plans import Input
@@ -130,7 +130,7 @@ def check_values(model: nn.Module, where: str) -> None:
 def checked_state(model: nn.Module) -> dict[str, Tensor]:
     """All tensors of a network; raises `ArtifactError` unless they could be loaded again."""
     state = state_of(model)
-    if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+    if odd := unkept_of(model):
         raise ArtifactError(f"{odd[0]} of the network is no tensor: it cannot be kept in a file")
     own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     wrong = [name for name in state if not _is_there(model, name)] or sorted(own - state.keys())

@@ -102,6 +102,7 @@ def build(
     dense: nn.Module,
     bias: bool,
     pads: tuple[int, ...] | Literal["same"] | None = None,
+    dtype: str | None = None,
 ) -> Factorized:
     """What stands in for `dense`, made of `layers`; weights are zero. (What is left in memory may
     be anything: offsets of deformable convolutions far outside of a map, say.)
@@ -113,12 +114,14 @@ def build(
     Args:
         pads: how they pad along all axes, where `dense` does not say: numbers (one for each axis,
             or two, before and after), or `same` for the rule of `Conv2dSame`.
+        dtype: in place of that of `dense`.
     """
+    kept_in = getattr(torch, dtype) if dtype else dense.weight.dtype
     made, axes = OrderedDict(), dense.weight.dim() - 2
     ends = pairs_of(pads) if isinstance(pads, tuple) and len(pads) > axes else None
     for layer in layers:
         last = bias and layer is layers[-1]
-        settings = {"bias": last, "device": dense.weight.device, "dtype": dense.weight.dtype}
+        settings = {"bias": last, "device": dense.weight.device, "dtype": kept_in}
         if isinstance(dense, nn.Linear):
             kind, shape = nn.Linear, (layer.in_channels, layer.out_channels)
         else:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
-from ..network.copies import check_finite
+from ..network.state import check_finite
 from ..record import Base, Preprocess, remember
 from ..support.files import is_there
 from ..support.randomness import seeded

@@ -27,7 +27,7 @@ _SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest output; else 3e-2
 
 
-def bake(layer: nn.Module, size: Size) -> nn.Module | None:
+def bake(layer: nn.Module, size: Size, dtype: torch.dtype | None = None) -> nn.Module | None:
     """A plain layer that computes what this one does in eval mode, compared on noise.
 
     Its weight is the one that reaches the convolution: standardised, normalised by weight or
@@ -36,6 +36,7 @@ def bake(layer: nn.Module, size: Size) -> nn.Module | None:
     Args:
         layer: on the meta device, it is tried with random values.
         size: of a map that the layer reads.
+        dtype: of what it reads; default: that of its weight, which may be cast to another.
 
     Returns:
         None if there is none; on the device of the layer.
@@ -49,7 +50,7 @@ def bake(layer: nn.Module, size: Size) -> nn.Module | None:
         layer, size = _with_values_(layer), _least(layer, size)
     channels, axes = unit_of(layer).in_channels * getattr(layer, "groups", 1), len(size.read)
     x = noise((1, channels, *size.read) if axes else (1, 2, channels))
-    x = x.to(layer.weight.device, layer.weight.dtype)
+    x = x.to(layer.weight.device, dtype or layer.weight.dtype)
     try:
         with torch.no_grad(), _Heard() as heard:
             wanted = layer(x)
@@ -70,7 +71,8 @@ def bake(layer: nn.Module, size: Size) -> nn.Module | None:
                 got = plain(x)
         except RuntimeError:  # padded like this, the map is too small for the kernel
             continue
-        if got.shape == wanted.shape and (got - wanted).abs().max() <= closest:
+        alike = (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
+        if alike and (got - wanted).abs().max() <= closest:
             return plain.eval().to(device)
     return None
 

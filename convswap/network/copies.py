@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from pickle import PickleError
 from typing import Generic, TypeVar
 
 import torch
@@ -20,18 +18,18 @@ from ..errors import ModelError
 from ..support.randomness import seeded
 from .calls import Batch
 from .functions import rebind_
-from .state import attributes_of, state_of
+from .state import attributes_of
 from .thread_state import preserved
 
 Found = TypeVar("Found")
 
-_UNCOPIED = (TypeError, PickleError)
-LARGEST = 1e18  # of a weight; its square is still a float32
+_WAYS = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__")  # of Python, to copy
 
 
 def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
     """A copy of a network, also of one that keeps tensors computed in an earlier pass (timm's
-    levit: attention biases), which `copy.deepcopy` refuses if they have a gradient history.
+    levit: attention biases), which `copy.deepcopy` refuses if they have a gradient history, and of
+    one that has forbidden it.
 
     Args:
         memo: by id, what stands in the copy for some tensors.
@@ -47,12 +45,15 @@ def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Mod
                     memo.setdefault(id(leaf), leaf.detach().clone())
     try:
         return _copied(model, dict(memo))
-    except _UNCOPIED:  # locks, open files, scripted functions: the copy holds the same
+    except Exception:  # locks, open files, scripted functions: the copy holds the same
         for value in _not_copied(model, memo):
             memo[id(value)] = value
     try:
+        _add_forbidden_(memo, model)
         return _copied(model, memo)
-    except _UNCOPIED as error:
+    except Exception as error:
+        if "memory" in str(error):
+            raise
         raise ModelError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
 
 
@@ -81,9 +82,26 @@ def _not_copied(model: nn.Module, memo: dict[int, object]) -> list[object]:
         for value in attributes_of(module).values():
             try:
                 copy.deepcopy(value, dict(memo))
-            except _UNCOPIED:
+            except Exception:
                 found.append(value)
     return found
+
+
+def _add_forbidden_(memo: dict[int, object], model: nn.Module) -> None:
+    """Put in what stands for modules whose own way of being copied fails: an object of the same
+    class that keeps the same."""
+    forbidden = []
+    for module in model.modules():
+        ways = [getattr(type(module), way, None) for way in _WAYS]
+        if ways != [getattr(nn.Module, way, None) for way in _WAYS]:
+            try:
+                copy.deepcopy(module, dict(memo))
+            except Exception:
+                forbidden.append(module)
+    for module in forbidden:
+        memo[id(module)] = object.__new__(type(module))
+    for module in forbidden:
+        vars(memo[id(module)]).update(copy.deepcopy(vars(module), memo))
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
@@ -230,32 +248,3 @@ def failure(network: nn.Module, batch: Batch, error: Exception) -> ModelError:
 def first_line(error: Exception) -> str:
     """What an error of somebody else's code says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def check_finite(model: nn.Module) -> None:
-    """Raise `ModelError` naming the parameters and buffers that no forward pass can use: without
-    values, sparse, NaN, infinity, values whose squares are infinite, and negative variances."""
-    if any(parameter.is_meta for parameter in parameters_of(model)):
-        raise ModelError(
-            f"{type(model).__name__} is on the meta device: its weights have no values"
-        )
-    if sparse := [n for n, p in model.named_parameters() if p.layout != torch.strided]:
-        raise ModelError(f"weights are sparse: {', '.join(sparse[:3])}", do="make them dense")
-    ranges = {
-        name: [end.item() for end in tensor.float().aminmax()]
-        for name, tensor in state_of(model).items()
-        if isinstance(tensor, Tensor)
-        and tensor.layout == torch.strided
-        and tensor.is_floating_point()
-        and tensor.numel()
-    }
-    for what, bad in (
-        ("NaN or infinite", [n for n, ends in ranges.items() if not all(map(math.isfinite, ends))]),
-        ("too large to compute with", [n for n, (low, high) in ranges.items()
-                                       if max(-low, high) > LARGEST]),
-        ("negative variances", [n for n, (low, _) in ranges.items()
-                                if n.endswith("running_var") and low < 0]),
-    ):  # fmt: skip
-        if bad:
-            shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
-            raise ModelError(f"weights are {what}: {shown}", do="check the weights file")

@@ -1,9 +1,9 @@
 """Walk networks over all calibration batches at once, stopping at every site.
 
-Each forward pass runs as a coroutine (a greenlet) that a hook suspends when it reaches a
-site. All batches are brought to the same site; the caller looks at what it reads and writes,
-may change the weights there, and the walk goes on. So every module runs exactly once per
-batch and network, whatever the number of sites; activations live as long as the network's
+Each forward pass runs as a coroutine (a greenlet) that a hook suspends when it reaches a site.
+All batches that get there are brought to the same site; the caller looks at what it reads and
+writes, may change the weights there, and the walk goes on. So every module runs exactly once
+per batch and network, whatever the number of sites; activations live as long as the network's
 own forward keeps them; and any `nn.Module` will do, whether or not it can be traced. Each pass
 has modules of its own, which share parameters and buffers: what some modules keep for others to
 read later in the pass is not mixed up.
@@ -20,7 +20,6 @@ from typing import Any
 from greenlet import GreenletExit, greenlet
 from torch import Tensor, nn
 
-from ..errors import ConversionError
 from ..support.randomness import Draws
 from .calls import Batch
 from .copies import shared_copy
@@ -37,7 +36,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Stop:
-    """One call of one site, in every batch.
+    """One call of one site, in every batch that comes by.
 
     Attributes:
         path: the site's module path; None at the end of the walk.
@@ -61,51 +60,49 @@ def walk(
 ) -> Iterator[Stop]:
     """Yield a `Stop` at every call of a site, in execution order, and one at the end.
 
+    Where batches take different ways, those that wait at the first of the sites stop there and go
+    on, while the others wait.
+
     Args:
         model: the original network, in eval mode.
-        paths: the sites' module paths, the same in both networks.
+        paths: the sites' module paths, the same in both networks, in execution order.
         batches: inputs; all are in flight at once, so their number bounds the memory held.
         changed: a network run side by side. It waits *before* each site, so its weights
             there can still be set.
         taps: by site, a value computed before it that is wanted there.
-
-    Raises:
-        ConversionError: if two batches take different ways through the network.
     """
-    taps = taps or {}
+    taps, order = taps or {}, {path: index for index, path in enumerate(paths)}
     with ExitStack() as stack:
         rows = [_runs(model, batches, paths, taps, after=True)]
         if changed is not None:
             rows.append(_runs(changed, batches, paths, taps, after=False))
         stack.callback(_kill, rows)
-        while True:
-            reached = [[run.advance() for run in row] for row in rows]
-            first = reached[0][0]
-            if any((halt is None) is not (first is None) for row in reached for halt in row):
-                raise ConversionError("the network takes another way through its layers per batch")
-            if first is None:
-                outputs = [[run.output for run in row] for row in (rows[-1], rows[0])]
-                yield Stop(None, list(zip(*outputs, strict=True)), [])
-                return
-            paths_reached = {halt.path for row in reached for halt in row}
-            if len(paths_reached) > 1:
-                raise ConversionError(
-                    "batches take different ways through the network",
-                    where=", ".join(sorted(paths_reached)),
-                )
-            path = first.path
-            pairs = [
-                _pair(changing, original)
-                for changing, original in zip(reached[-1], reached[0], strict=True)
-            ]
+        waiting = [[run.advance() for run in row] for row in rows]
+        while ahead := {halt.path for row in waiting for halt in row if halt}:
+            path = min(ahead, key=order.__getitem__)
+            here = [[bool(halt and halt.path == path) for halt in row] for row in waiting]
+            both = [index for index, came in enumerate(zip(*here, strict=True)) if all(came)]
+            pairs = [_pair(waiting[-1][index], waiting[0][index]) for index in both]
             kept = [
-                _both(changing.kept.pop(path, None), original.kept.pop(path, None))
-                for changing, original in zip(rows[-1], rows[0], strict=True)
+                _both(rows[-1][index].kept.pop(path, None), rows[0][index].kept.pop(path, None))
+                for index in both
                 if path in taps
             ]
-            del reached, first
-            yield Stop(path, pairs, kept)
+            passing = [
+                (row, at, index)
+                for row, at, came in zip(rows, waiting, here, strict=True)
+                for index in range(len(row))
+                if came[index]
+            ]
+            for _, at, index in passing:
+                at[index] = None
+            if pairs:
+                yield Stop(path, pairs, kept)
             del pairs, kept
+            for row, at, index in passing:
+                at[index] = row[index].advance()
+        outputs = [[run.output for run in row] for row in (rows[-1], rows[0])]
+        yield Stop(None, list(zip(*outputs, strict=True)), [])
 
 
 def _runs(

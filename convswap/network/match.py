@@ -4,7 +4,7 @@ number or shape varies from image to image (what a detector finds), what its par
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,7 @@ def find_match(model: nn.Module, batch: Batch) -> Match:
     alike = [t.shape for t in last.tensors] == [t.shape for t in one.tensors]
     first, *others = [_shapes(sample.forward(model)) for sample in (one, *[last] * alike)]
     together = _shapes(batch.take(slice(0, 2)).forward(model))
-    with suppress(Exception):  # some networks look at nothing but what makes sense
+    with suppress(Exception), _noise_for_words(model):  # some look at what makes sense only
         others.append(_shapes(one.noise().forward(model)))
     steady = all(other == first for other in others) and len(together) == len(first)
     if steady and all(map(_full, first)):
@@ -118,8 +118,9 @@ def _full(shape: torch.Size) -> bool:
 def _steady(model: nn.Module, one: Batch) -> Iterator[str]:
     """Paths of the outermost modules whose outputs are rows of one shape."""
     seen: list[dict[nn.Module, list[torch.Size]]] = []
-    for batch in (one, one.noise()):
-        with _written(list(model.modules())) as written:
+    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    for batch, disturbed in ((one, nullcontext()), (one.noise(), _noise_for_words(model))):
+        with disturbed, _written(modules) as written:
             batch.forward(model)
         seen.append({})
         for module, made in written:
@@ -137,6 +138,21 @@ def _steady(model: nn.Module, one: Batch) -> Iterator[str]:
                 yield from search(child, f"{prefix}{name}.")
 
     return search(model, "")
+
+
+@contextmanager
+def _noise_for_words(model: nn.Module) -> Iterator[None]:
+    """Embeddings are noise inside: there is none of whole numbers."""
+
+    def disturb(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        random = torch.Generator().manual_seed(0)
+        return (torch.randn(output.shape, generator=random) * output.std()).to(output)
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                stack.callback(module.register_forward_hook(disturb).remove)
+        yield
 
 
 @contextmanager

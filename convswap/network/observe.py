@@ -109,10 +109,12 @@ def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation
     seen, macs = run.found
     sums, followers, note = seen.sums, *followers_of(model)
     plain, owners = {}, _owners(model)
-    baked = cache(lambda alike: bake(model.get_submodule(alike.path), alike.size))
+    baked = cache(lambda each: bake(model.get_submodule(each.path), each.size, each.dtype))
     for module, (path, *_) in paths.items():
         sizes = seen.sizes.get(path)
-        if sizes and computes_weight(module) and (twin := baked(_Alike.of(module, path, sizes[0]))):
+        if not sizes or not computes_weight(module):
+            continue
+        if twin := baked(_Alike.of(module, path, sizes[0], seen.types.get(path))):
             plain[path] = twin
     sites = [
         _site(module, plain.get(names[0]), names, seen, owners) for module, names in paths.items()
@@ -193,6 +195,7 @@ def _site(
         sizes=tuple(seen.sizes.get(paths[0], ())),
         positions=seen.positions.get(paths[0], 0),
         pads=None if twin is None else padding_of(twin),
+        dtype=None if layer.weight.dtype == module.weight.dtype else str(layer.weight.dtype)[6:],
         reason=_reason(module, twin, paths[0], seen, owners),
     )
 
@@ -212,12 +215,15 @@ def _reason(
         return "it has no channels"
     if path not in seen.sizes:
         return "never run by forward, or run without calling the module"
-    if (read := seen.types.get(path, layer.weight.dtype)) != layer.weight.dtype:
-        return f"its weight is {str(layer.weight.dtype)[6:]}, and it reads {str(read)[6:]}"
+    kept_in = (twin or layer).weight.dtype
+    if (read := seen.types.get(path, kept_in)) != kept_in:
+        return f"its weight is {str(kept_in)[6:]}, and it reads {str(read)[6:]}"
     if twin is None and not is_plain(layer):
         return f"{kind} computes its output in its own way"
     if path in seen.transformed:
         return "it runs inside of a function that torch.func transforms (vmap, grad, ...)"
+    if path in seen.threaded:
+        return "it runs in a thread of its own"
     if not seen.sizes[path]:
         return "its input is not a batch of maps, or of tokens"
     if not any(size.images for size in seen.sizes[path]):
@@ -227,8 +233,8 @@ def _reason(
     kernel = unit_of(layer)
     if kernel.patch > MOST_READ:
         return f"it reads {kernel.patch} numbers at each position: too many to fit"
-    if not layer.weight.is_floating_point():
-        return f"its weight is {layer.weight.dtype}"
+    if not kept_in.is_floating_point:
+        return f"its weight is {kept_in}"
     if twin is None and computes_weight(layer):
         return f"{kind} computes its weight in a way that is not understood"
     if twin is None and (layer._forward_pre_hooks or layer._forward_hooks):
@@ -255,15 +261,16 @@ class _Alike:
 
     settings: str
     size: Size
+    dtype: torch.dtype | None
     path: str = field(compare=False)
 
     @classmethod
-    def of(cls, layer: nn.Module, path: str, size: Size) -> _Alike:
+    def of(cls, layer: nn.Module, path: str, size: Size, dtype: torch.dtype | None) -> _Alike:
         if not layer.weight.is_meta:
-            return cls(path, size, path)
+            return cls(path, size, dtype, path)
         shapes = [(name, tensor.shape) for name, tensor in layer.state_dict().items()]
         kinds = [(type(module), attributes_of(module)) for module in layer.modules()]
-        return cls(f"{shapes} {kinds}", size, path)
+        return cls(f"{shapes} {kinds}", size, dtype, path)
 
 
 def _owners(model: nn.Module) -> dict[int, list[tuple[str, nn.Module]]]:

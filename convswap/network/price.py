@@ -34,7 +34,7 @@ def price(plan: Plan, seen: Observation) -> Plan:
         cost = replacement_cost(site, choice.form, choice.rank, plan.fit != "weight")
         planned = planned - site.cost + cost
         priced = {"macs": cost.macs, "params": cost.params, "macs_dense": site.cost.macs,
-                  "pads": site.pads}  # fmt: skip
+                  "pads": site.pads, "dtype": site.dtype}  # fmt: skip
         choices.append(choice.model_copy(update=priced))
     for norm in seen.norms if plan.fold_norms else ():
         replaced = norm.layer in names and plan.fit != "weight"

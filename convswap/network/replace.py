@@ -42,7 +42,7 @@ def install_(model: nn.Module, plan: Plan) -> nn.Module:
         bias = layer.bias is not None or plan.fit != "weight"
         layers = FORMS[choice.form].layers(kernel, choice.rank)
         layers = in_groups(layers, getattr(layer, "groups", 1))
-        become_(layer, build(layers, layer, bias, choice.pads))
+        become_(layer, build(layers, layer, bias, choice.pads, choice.dtype))
     return model
 
 

@@ -23,6 +23,7 @@ class Site:
         kernel: its shape, `[out, in / groups, kh, kw]` of a Conv2d, transposed or not.
         params, bytes: of the layer as it is.
         pads: how a replacement pads, where the layer's own setting does not say.
+        dtype: of a replacement's weights, where it is not that of the layer's own.
         sizes: input and output size of every call; empty if never run.
         positions: how often the kernel is applied to one sample, all calls and images of it
             together.
@@ -50,6 +51,7 @@ class Site:
     sizes: tuple[Size, ...] = ()
     positions: int = 0
     pads: tuple[int, ...] | Literal["same"] | None = None
+    dtype: str | None = None
     norm: str | None = None
     act: str | None = None
     sum: Sum | None = None

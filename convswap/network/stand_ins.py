@@ -10,7 +10,7 @@ from torch import nn
 
 from ..forms import become_, in_a_row
 from .calls import Batch
-from .copies import deep_copy, first_line
+from .copies import deep_copy, failure, first_line
 from .watch import Watcher, watch
 
 
@@ -23,11 +23,17 @@ def what_breaks(
         network: a copy that runs on `example`; it is not changed.
         paths: of the convolutions.
         before: what was seen of the network as it is.
+
+    Raises:
+        ModelError: the network does not run twice.
     """
     if not paths or _problem(network, example, paths, before) is None:
         return {}
-    # subtle: what a network keeps from its first pass, such as anchors, changes the next
-    return _search(network, example, paths, watch(deep_copy(network), example, before.paths))
+    try:  # subtle: what a network keeps from its first pass, such as anchors, changes the next
+        before = watch(deep_copy(network), example, before.paths)
+    except Exception as error:  # of the network's own code
+        raise failure(network, example, error) from error
+    return _search(network, example, paths, before)
 
 
 def _search(

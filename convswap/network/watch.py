@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -37,6 +39,8 @@ def watch(network: nn.Module, example: Batch, paths: Sequence[str]) -> Watcher:
     watcher = Watcher(network, paths)
     handles = []
     for path, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # it takes no such hooks
+            continue
         enter, leave = watcher.hooks(path)
         handles += [
             module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True),
@@ -59,6 +63,8 @@ class Watcher(TorchFunctionMode):
         types: by site, the type of what it reads, where that is the type it computes in.
         positions: by site, how often its kernel is applied, over all calls.
         transformed: sites that run inside of `torch.vmap` and its like.
+        threaded: sites that run in another thread, or in what `torch.jit.fork` was given, where a
+            run cannot be suspended.
         read: sites whose weight or bias something else computes with.
         trail: every function that ran outside of the sites, with the shapes of its results.
     """
@@ -69,6 +75,7 @@ class Watcher(TorchFunctionMode):
         self.types: dict[str, torch.dtype] = {}
         self.positions: dict[str, int] = {}
         self.transformed: set[str] = set()
+        self.threaded: set[str] = set()
         self.read: set[str] = set()
         self.trail: list[tuple] = []
         self._owner = {
@@ -77,6 +84,7 @@ class Watcher(TorchFunctionMode):
             for parameter in network.get_submodule(path).parameters()
         }
         self.paths = list(paths)
+        self._thread = threading.get_ident()
         # subtle: known beforehand, for a weight may be computed, which would be seen
         self._axes = {path: network.get_submodule(path).weight.dim() - 2 for path in paths}
         self._inside: list[str] = []
@@ -125,6 +133,8 @@ class Watcher(TorchFunctionMode):
         def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
             self._calls[path] += 1
             if path in self.paths:
+                if threading.get_ident() != self._thread or _is_forked():
+                    self.threaded.add(path)
                 self._inside.append(path)
                 self._convolved = []
                 self._before[path] = len(self._taps)
@@ -238,6 +248,14 @@ def _first(args: tuple, kwargs: dict) -> Tensor | None:
     """The first argument of a module's call, if it is a tensor."""
     value = first_given(args, kwargs)
     return value if isinstance(value, Tensor) else None
+
+
+def _is_forked() -> bool:
+    """Whether `torch.jit.fork` is among the callers."""
+    frame = sys._getframe()
+    while frame and frame.f_code is not torch.jit.fork.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _version(tensor: Tensor) -> int | None:

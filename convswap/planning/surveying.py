@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import ConversionError, PlanError
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches
-from ..network.copies import check_finite, in_eval_mode, keeps_buffers, still_training
+from ..network.copies import in_eval_mode, keeps_buffers, still_training
 from ..network.layout import in_fastest_layout
 from ..network.match import Pick
 from ..network.norms import folded
@@ -19,6 +19,7 @@ from ..network.observe import Observation, observe
 from ..network.outputs import output_kind
 from ..network.price import price
 from ..network.sites import Site
+from ..network.state import check_finite, unkept_of
 from ..network.wrappers import hidden_in, unwrapped
 from ..plans import Budget, Choice, Cost, Fit, Kind, Layers, Plan
 from ..runtimes import Target, target_of
@@ -227,6 +228,8 @@ def _notes(model: nn.Module, batch: Batch, found: kept.Found) -> tuple[str, ...]
             f"{_some(lost)}: layers in lists or mappings of Python's own are no part of a network "
             "for PyTorch; they are neither replaced nor saved (nn.ModuleList, nn.ModuleDict are)",
         )
+    if odd := unkept_of(model):
+        notes += (f"{_some(odd)}: no tensors that a file can hold; the network cannot be saved",)
     if batch.unused:
         notes += (
             f"not passed to the network: {_some(batch.unused)}; where it should be, say "

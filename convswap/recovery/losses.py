@@ -106,7 +106,7 @@ class Task(nn.Module):
         gaps = [
             _gap(*(reduce(add, (_exact(kept[tap]) for tap in value)) for kept in (ours, theirs)))
             for value in self.values
-            if all(tap in ours and tap in theirs for tap in value)
+            if all(_alike(ours.get(tap), theirs.get(tap)) for tap in value)
         ]
         within = sum(gaps) / len(gaps) if gaps else outer.new_zeros(())
         return Errors(outer + self.inner * within, outer.detach(), within.detach())
@@ -139,6 +139,11 @@ def _kept(network: nn.Module, taps: Iterable[Tap]) -> Iterator[dict[Tap, Tensor]
             )
             stack.callback(listen(keeper(tap), with_kwargs=True).remove)
         yield values
+
+
+def _alike(ours: Tensor | None, theirs: Tensor | None) -> bool:
+    """Whether both networks came by, and what they looked at is of one size."""
+    return ours is not None and theirs is not None and ours.shape == theirs.shape
 
 
 def _exact(value: Tensor) -> Tensor:

@@ -49,10 +49,11 @@ def scale_of(weights: Tensor) -> float:
 
 
 def optimizer_for(network: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """SOAP for all that may train, without decay; each tensor at a rate in proportion to it."""
+    """SOAP for all that may train, without decay; each tensor at a rate in proportion to it. (Some
+    networks hold tensors of no numbers.)"""
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in network.parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and parameter.numel():
             groups.setdefault(scale_of(parameter), []).append(parameter)
     return Soap(
         [{"params": group, "lr_scale": scale} for scale, group in sorted(groups.items())], lr

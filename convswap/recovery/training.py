@@ -64,7 +64,9 @@ class Training:
         self.optimizer = optimizer_for(self.student, lr)
         self.schedule = schedule_for(self.optimizer, steps)
         # subtle: it would copy with Python's own means, which refuse some networks
-        self.average = ModelEmaV3(nn.ParameterList([next(parameters_of(student))]), decay=DECAY)
+        first = nn.ParameterList([next(parameters_of(student))])
+        # subtle: nothing is averaged that may be infinite, or no number
+        self.average = ModelEmaV3(first, decay=DECAY, exclude_buffers=True)
         self.average.module = in_eval_mode(deep_copy(student))
         self.step = 0
         self.best = copy.deepcopy(state_of(self.student))

@@ -210,6 +210,7 @@ def tidy(graph: ModelProto) -> ModelProto:
     on where each operator came from (3 kB an operator)."""
     from onnxscript import optimizer
 
+    _keep_apart_(graph)
     if _opset(graph) >= EARLIEST:  # the older exporter has done so, in the operators of its time
         with quiet():
             graph = optimizer.optimize(graph)
@@ -217,6 +218,19 @@ def tidy(graph: ModelProto) -> ModelProto:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
     return graph
+
+
+def _keep_apart_(graph: ModelProto) -> None:
+    """Have inputs that a network hands on put out under names of their own: else it is the inputs
+    that are renamed."""
+    from onnx.helper import make_node
+
+    inputs = {each.name for each in graph.graph.input}
+    for index, each in enumerate(graph.graph.output):
+        if each.name in inputs:
+            name = f"{each.name}_out_{index}"
+            graph.graph.node.append(make_node("Identity", [each.name], [name]))
+            each.name = name
 
 
 def _opset(graph: ModelProto) -> int:

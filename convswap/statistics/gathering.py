@@ -11,7 +11,7 @@ from ..network.calls import Batch
 from ..network.lockstep import walk
 from ..network.sites import Site
 from ..network.sums import undo_norms
-from ..support.ranks import gathered
+from ..support.ranks import gathered, share
 from .moments import SAMPLES, Moments
 
 
@@ -46,6 +46,10 @@ def gather(
     for stop in walk(model, list(waiting), batches, changed, taps) if sites else ():
         if stop.path not in waiting:
             continue
+        if share()[1] > 1 and len(stop.pairs) < len(batches):  # others would wait for another site
+            raise ConversionError(
+                "batches take different ways through the network", do="use one process"
+            )
         site = waiting[stop.path]
         if site.path not in moments:
             layer = model.get_submodule(site.path)
@@ -59,21 +63,28 @@ def gather(
         calls[site.path] += 1
         if calls[site.path] == site.calls:
             del waiting[site.path]
-            seen = moments.pop(site.path)
-            seen.join_()
-            if not seen.count:
-                raise ConversionError(
-                    f"{site.path} gets nothing to read from these images",
-                    do="give others, or a plan without it",
-                )
-            if not seen.finite:
-                raise ConversionError(
-                    f"what {site.path} reads or should write is too large to be squared",
-                    do="look for inputs that are not scaled as the network wants them",
-                )
-            yield site, seen
+            yield site, _whole(site, moments.pop(site.path))
+    for path, seen in moments.items():  # it ran less often than for the first image
+        site = waiting.pop(path)
+        yield site, _whole(site, seen)
     if waiting:
         raise ConversionError(
             f"not all images run through {', '.join(sorted(waiting))} as the first one does",
             do="give images that do, or a plan without these layers",
         )
+
+
+def _whole(site: Site, seen: Moments) -> Moments:
+    """Of the images of all processes, if something can be fitted to them."""
+    seen.join_()
+    if not seen.count:
+        raise ConversionError(
+            f"{site.path} gets nothing to read from these images",
+            do="give others, or a plan without it",
+        )
+    if not seen.finite:
+        raise ConversionError(
+            f"what {site.path} reads or should write is too large to be squared",
+            do="look for inputs that are not scaled as the network wants them",
+        )
+    return seen

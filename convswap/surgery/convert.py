@@ -11,7 +11,7 @@ from ..forms import write_
 from ..forms.group_fits import GroupFits, joined
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches, stand_in
-from ..network.copies import check_finite, deep_copy, in_eval_mode, keeps_buffers, still_training
+from ..network.copies import deep_copy, in_eval_mode, keeps_buffers, still_training
 from ..network.layout import in_fastest_layout
 from ..network.match import Pick
 from ..network.norms import folded
@@ -20,6 +20,7 @@ from ..network.outputs import Reference, held_back, output_kind
 from ..network.price import price
 from ..network.replace import install_
 from ..network.sites import Site
+from ..network.state import check_finite
 from ..network.wrappers import unwrapped
 from ..plans import Choice, Plan
 from ..record import record_of, remember

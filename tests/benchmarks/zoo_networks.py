@@ -412,6 +412,27 @@ def transformers() -> Rows:
             ),
             lambda: {"spectrogram": spectrum().mT},
         ),
+        "FastSpeech2": (
+            lambda: t.FastSpeech2ConformerModel(
+                t.FastSpeech2ConformerConfig(
+                    hidden_size=32, vocab_size=20, num_mel_bins=16, encoder_num_attention_heads=2,
+                    encoder_layers=1, encoder_linear_units=32, decoder_layers=1, decoder_num_attention_heads=2,
+                    decoder_linear_units=32, speech_decoder_postnet_layers=2, speech_decoder_postnet_units=16,
+                    duration_predictor_channels=16, energy_predictor_channels=16, pitch_predictor_channels=16,
+                )
+            ),
+            lambda: {"input_ids": torch.randint(1, 20, (2, 8))},
+        ),
+        "VITS": (
+            lambda: t.VitsModel(
+                t.VitsConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                             ffn_dim=32, flow_size=16, spectrogram_bins=17, use_stochastic_duration_prediction=False,
+                             upsample_initial_channel=32, upsample_rates=[4, 4], upsample_kernel_sizes=[8, 8],
+                             resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1, 3]], prior_encoder_num_flows=2,
+                             posterior_encoder_num_wavenet_layers=2, duration_predictor_filter_channels=16)
+            ),
+            lambda: {"input_ids": torch.randint(1, 50, (2, 8))},
+        ),
         "VideoMAE": (
             lambda: t.VideoMAEForVideoClassification(
                 t.VideoMAEConfig(**{**vision, "patch_size": 16}, num_frames=4, num_labels=3)
@@ -576,7 +597,7 @@ def effdet() -> Rows:
 
 
 def spandrel() -> Rows:
-    from spandrel.architectures import PLKSR, SPAN
+    from spandrel.architectures import DAT, PLKSR, SPAN
     from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
     from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
 
@@ -588,6 +609,10 @@ def spandrel() -> Rows:
         "SPAN": (
             lambda: SPAN.SPAN(num_in_ch=3, num_out_ch=3, feature_channels=16, upscale=2),
             partial(image, 24),
+        ),
+        "DAT": (
+            lambda: DAT.DAT(img_size=32, embed_dim=16, depth=[2], num_heads=[2], split_size=[4, 8], expansion_factor=2, upscale=2),
+            partial(image, 32),
         ),
         "PLKSR": (lambda: PLKSR.PLKSR(dim=16, n_blocks=2, upscaling_factor=2, kernel_size=9), partial(image, 24)),
     }  # fmt: skip
@@ -609,7 +634,7 @@ def open_clip() -> Rows:
 
 
 def kornia() -> Rows:
-    from kornia.feature import DISK, HardNet, HyNet, KeyNet, OriNet, SOSNet
+    from kornia.feature import DISK, HardNet, HyNet, KeyNet, LoFTR, OriNet, SOSNet
     from kornia.models.dexined import DexiNed
 
     return {
@@ -619,6 +644,10 @@ def kornia() -> Rows:
         "HyNet": (partial(HyNet, pretrained=False), partial(image, 32, 1)),
         "OriNet": (partial(OriNet, pretrained=False), partial(image, 32, 1)),
         "DISK": (DISK, image),
+        "LoFTR": (
+            lambda: LoFTR(pretrained=None),
+            lambda: {"image0": image(channels=1), "image1": image(channels=1)},
+        ),
         "DexiNed": (lambda: DexiNed(pretrained=False), image),
     }
 
