@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from ..support.threads import using_threads
+
 LARGEST = 512  # a side of a weight with more entries is not turned: bases cost its cube
 OFTEN = 10  # steps from one basis to the next
 
@@ -68,7 +70,8 @@ class Soap(torch.optim.Optimizer):
             if moments is not None:
                 moments.lerp_(product(gradient), 1 - group["decay"])
         if state["step"] % OFTEN == 1:
-            _turn(state)
+            with using_threads(1):  # more gain little, and can cost much: see `side_by_side`
+                _turn(state)
         first, second = group["betas"]
         state["mean"].lerp_(gradient, 1 - first)
         state["squares"].lerp_(_rotated(gradient, state["bases"]).square(), 1 - second)
