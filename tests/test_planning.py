@@ -415,6 +415,12 @@ def test_missing_plan_file_is_refused(tmp_path: Path):
         Plan.load(tmp_path / "none.json")
 
 
+def test_plan_file_that_is_no_text_is_told_so(tmp_path: Path):
+    (tmp_path / "weights").write_bytes(b"\xc8\x00\x00\x00")
+    with pytest.raises(PlanError, match=r"cannot read plan .*weights: it is not text$"):
+        Plan.load(tmp_path / "weights")
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"not json", b"[]", b"3", b'{"version": 1}', b"\xff\xfe\x00", b"\x89PNG\r\n"],

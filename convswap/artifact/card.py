@@ -69,7 +69,7 @@ def _by_timm(base: Base) -> str:
 or, with `num_classes`, `features_only` and whatever else timm does:
 
 ```python
-import convswap, timm
+import convswap, timm  # the first tells timm what convswap_net is
 
 model = timm.create_model("local-dir:FOLDER", pretrained=True)  # or "hf-hub:USER/NAME"
 ```

@@ -37,10 +37,10 @@ def check_named(name: str) -> None:
     if is_function(name):
         check_file(place)
     elif not (place and what):
-        raise ModelError(
-            f"unknown model {name!r}",
-            do="say timm:NAME, torchvision:NAME, path/to/file.py:factory or an artifact folder",
-        )
+        ways = "timm:NAME, torchvision:NAME, path/to/file.py:factory or an artifact folder"
+        if name.endswith(".py"):
+            ways = f"{name}:FACTORY, the function in it that builds the network"
+        raise ModelError(f"unknown model {name!r}", do=f"say {ways}")
 
 
 def check_file(path: str | Path) -> None:

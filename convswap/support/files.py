@@ -35,10 +35,13 @@ def read_text(path: str | Path, most: int = TEXT_BYTES) -> str:
 
     Raises:
         OSError: it cannot be read, is no regular file (a pipe never ends), or is too large.
-        UnicodeDecodeError: it is not UTF-8.
+        ValueError: it is no text in UTF-8.
     """
     check_regular(path, most)
-    return Path(path).read_text(encoding="utf-8")
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("it is not text") from None
 
 
 def check_regular(path: str | Path, most: int | None = None) -> None:

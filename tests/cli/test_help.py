@@ -119,6 +119,7 @@ def test_help_versions_and_recipes_come_without_heavy_packages(tmp_path):
 
 MISTAKES = {  # what is said of each; `here` is a folder, `here.py` a file, all else is not there
     "inspect nothing": "unknown model 'nothing'",
+    "inspect net.py": "say net.py:FACTORY",
     "inspect none.py:build": "no such file: none.py",
     "plan timm:resnet18 --macs 0.5 --out here.py": "here.py exists",
     "plan timm:resnet18 --macs 0.5 --out plan.json --data none": "no such folder or file: none",
