@@ -100,7 +100,7 @@ def test_the_class_of_a_network_can_be_the_factory(user):
     ("{}:number", "returned int, not a torch.nn.Module"),
     ("{}:broken", "RuntimeError: the user's own mistake"),
     ("{}:ends", "SystemExit: there is no GPU"),
-    ("{}", "file.py:factory"),
+    ("{}", ":FACTORY, the function"),
     ("", "file.py:factory"),
 ])  # fmt: skip
 def test_a_factory_that_gives_no_network_is_explained(name, words, user):

@@ -65,7 +65,7 @@ BAD = {
     "no such factory": (
         None, "inspect model.py:biuld", ["model.py", "biuld"]),
     "no factory named": (
-        None, "inspect model.py", ["file.py:factory"]),
+        None, "inspect model.py", ["model.py:FACTORY"]),
     "a factory that fails": (
         None, "inspect model.py:broken", ["RuntimeError: the user's own mistake"]),
     "a factory of something else": (
@@ -178,7 +178,7 @@ BAD = {
         "convert model.py:build --data data --plan p.json --out o", ["version is given twice"]),
     "a plan that is no text": (
         lambda: Path("p.json").write_bytes(b"\xff"),
-        "convert model.py:build --data data --plan p.json --out o", ["p.json", "utf-8"]),
+        "convert model.py:build --data data --plan p.json --out o", ["p.json", "not text"]),
     "a plan with unknown entries": (
         lambda: _text("p.json", json.dumps({"version": 1, "choises": []})),
         "convert model.py:build --data data --plan p.json --out o", ["choises", "choices"]),
