@@ -113,25 +113,26 @@ def find_candidates(
     found: dict[str, list[Candidate]] = {}
     trials: list[Trial] = []
 
-    def judged(one: tuple[int, tuple[Site, Moments]]) -> tuple[list[Candidate], list[Trial]]:
+    def judged(
+        one: tuple[int, tuple[Site, Moments]],
+    ) -> tuple[str, list[Candidate], list[Trial]]:
         index, (site, moments) = one
         layer, gain = model.get_submodule(site.path), curvature[site.path].gain
         fits = GroupFits(moments.problems(), site.unit)
         row = site_candidates(site, fits, gain, bias=True)
         if not row or not is_tried(index, len(sites)):
-            return row, []
-        return row, [_trial(site, layer, row, fits, gain, moments.mean_x)]
+            return site.path, row, []
+        return site.path, row, [_trial(site, layer, row, fits, gain, moments.mean_x)]
 
     part, parts = share()
     seen = enumerate(gather(model, sites, batches, seed, samples=SAMPLES))
     with side_by_side() as map_:
         while some := [*islice(seen, parts * at_once())]:  # a few for each process
-            mine = some[part::parts]
-            for (_, (site, _)), (row, tried) in zip(mine, map_(judged, mine), strict=True):
-                found[site.path] = row
+            for path, row, tried in map_(judged, some[part::parts]):
+                found[path] = row
                 trials += tried
             progress("candidates", some[-1][0] + 1, len(sites))
-            del some, mine
+            del some  # subtle: with the moments, before others are gathered
     every = {path: row for rows in gathered(found) for path, row in rows.items()}
     found = {site.path: every[site.path] for site in sites if site.path in every}
     trials = [trial for theirs in gathered(trials) for trial in theirs]
