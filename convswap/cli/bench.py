@@ -51,9 +51,9 @@ def bench(
     """Time a converted network against the original, taking turns in one process."""
     if layers and against:
         raise ConvswapError("--layers compares with the original network", do="omit --against")
-    early.check(artifact=artifact_dir, against=against)
     if picture:
         pictures.check_picture(check_new(picture, force))
+    early.check(artifact=artifact_dir, against=against)
     from ..results.comparison import compare
     from . import opening, tables
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from ..inputs.names import check_artifact
 from ..support.files import check_new
 from . import console, early
 from . import options as o
@@ -38,8 +39,9 @@ def report(
 
     Without --data it shows what the folder knows by itself, and no weights are needed.
     """
-    early.check(artifact=folder, sources=[data])
+    check_artifact(folder)
     path = check_new(out or Path(folder) / "report.html", force)
+    early.check(sources=[data])
     from ..results import folders
     from ..results.report import write_report
 

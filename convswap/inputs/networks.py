@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..network.known_shapes import KnownShapes
 from ..network.state import check_finite
 from ..record import Base, Preprocess, remember
 from ..support.files import is_there
@@ -93,7 +94,8 @@ def open_structure(
             model = build_library(name, dict(kwargs or {}), pretrained=False).eval()
             model = fold_branches_(model) if fold else model
             preprocess = declared_preprocess(model)
-            model(torch.zeros(1, *preprocess.input_size))
+            with torch.no_grad(), KnownShapes():
+                model(torch.zeros(1, *preprocess.input_size))
         base = Base(name=name, kwargs=dict(kwargs or {}), folded=fold)
         return remember(model, base=base, preprocess=preprocess)
     except Exception:  # of networks' own code

@@ -105,10 +105,15 @@ def weigh(model: nn.Module, macs: int) -> Cost:
 
 
 class Counter(FlopCounterMode):
-    """Counts the multiply-adds of what runs inside."""
+    """Counts the multiply-adds of what runs inside.
+
+    Attributes:
+        spared: multiply-adds of what need not run, for it is known what it gives.
+    """
 
     def __init__(self):
         super().__init__(display=False)
+        self.spared = 0
         self.mod_tracker = _NoModules()
         self._in_order = _InOrder()
 
@@ -129,7 +134,8 @@ class Counter(FlopCounterMode):
     def macs(self) -> int:
         """Of convolutions and linear layers."""
         flops = self.get_flop_counts().get("Global", {})
-        return sum(value for operator, value in flops.items() if operator in _COUNTED) // 2
+        run = sum(value for operator, value in flops.items() if operator in _COUNTED) // 2
+        return run + self.spared
 
 
 def _in_backward_pass() -> bool:

@@ -48,6 +48,18 @@ def _after(model: nn.Module, node: fx.Node) -> tuple[str | None, str | None]:
 
 
 class _Tracer(fx.Tracer):
+    def trace(self, root: nn.Module, concrete_args: None = None) -> fx.Graph:
+        self._names = {parameter: name for name, parameter in root.named_parameters()}
+        return super().trace(root, concrete_args)
+
+    def getattr(self, attr: str, attr_val: object, parameter_proxy_cache: dict) -> object:
+        if not isinstance(attr_val, nn.Parameter) or attr_val not in self._names:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        name = self._names[attr_val]  # subtle: PyTorch looks for it among all, every time
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _not_traced("modules")) or super().is_leaf_module(
             m, module_qualified_name

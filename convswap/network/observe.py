@@ -103,7 +103,8 @@ def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation
 
     def look(network: nn.Module, batch: Batch) -> tuple[Watcher, int]:
         with Counter() as counter:
-            return watch(network, batch, [names[0] for names in paths.values()]), counter.macs
+            found = watch(network, batch, [names[0] for names in paths.values()], counter)
+            return found, counter.macs
 
     run = dry_run(model, example, look)
     seen, macs = run.found

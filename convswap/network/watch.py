@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C import DisableTorchFunction
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -18,7 +19,9 @@ from torch.utils._pytree import tree_leaves
 from ..support.loaded import loaded
 from ..support.randomness import seeded
 from .calls import Batch
+from .cost import Counter as MacCounter
 from .cost import Size
+from .known_shapes import KnownShapes
 from .lockstep import Tap, first_given
 from .sums import Sum
 from .thread_state import AUTOCAST
@@ -27,7 +30,9 @@ _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 _ADDITIONS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 
 
-def watch(network: nn.Module, example: Batch, paths: Sequence[str]) -> Watcher:
+def watch(
+    network: nn.Module, example: Batch, paths: Sequence[str], counter: MacCounter | None = None
+) -> Watcher:
     """Run a network once and return what was seen of the modules at `paths`.
 
     What it draws at random is the same every time.
@@ -35,6 +40,7 @@ def watch(network: nn.Module, example: Batch, paths: Sequence[str]) -> Watcher:
     Args:
         network: in eval mode. Tensors may be on the meta device.
         paths: of the convolutions, or of what stands there.
+        counter: that counts meanwhile, if any.
     """
     watcher = Watcher(network, paths)
     handles = []
@@ -47,7 +53,7 @@ def watch(network: nn.Module, example: Batch, paths: Sequence[str]) -> Watcher:
             module.register_forward_hook(leave, with_kwargs=True),
         ]
     try:
-        with torch.no_grad(), seeded(0), watcher:
+        with torch.no_grad(), seeded(0), KnownShapes(counter), watcher:
             example.run(network)
     finally:
         for handle in handles:
@@ -101,16 +107,35 @@ class Watcher(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable, types: object, args: tuple = (), kwargs: Mapping | None = None
     ) -> object:
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        versions = [_version(tensor) for tensor in tensors]
+        with DisableTorchFunction():  # other modes need not see what is looked at here
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            versions = [_version(tensor) for tensor in tensors]
         result = func(*args, **(kwargs or {}))
+        with DisableTorchFunction():
+            self._note(func, args, kwargs, tensors, versions, result)
+        return result
+
+    def _note(
+        self,
+        func: Callable,
+        args: tuple,
+        kwargs: Mapping | None,
+        tensors: list[Tensor],
+        versions: list[int | None],
+        result: object,
+    ) -> None:
+        """Keep what follows from a function that has run.
+
+        Args:
+            tensors, versions: what it was given, and how often that had been changed before.
+        """
         handed_on = any(  # what dropout does in eval mode
             result is tensor and _version(tensor) == version
             for tensor, version in zip(tensors, versions, strict=True)
         )
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if not made or handed_on:  # without a tensor: somebody asked for a shape
-            return result
+            return
         self._alive += tensors
         self._uses.update({id(tensor) for tensor in tensors})
         if self._inside and func.__name__ in _CONVOLUTIONS:
@@ -125,7 +150,6 @@ class Watcher(TorchFunctionMode):
                 if id(mine) in self._written and mine.shape == other.shape:
                     written = self._written[id(mine)]
                     self._added.append(_Added(written, id(other), result is mine))
-        return result
 
     def hooks(self, path: str) -> tuple[Callable, Callable]:
         """A pre-hook and a hook for one module."""

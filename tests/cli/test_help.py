@@ -347,3 +347,18 @@ def test_a_shell_completes_commands_and_options(tmp_path):
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_have_a_script_as_well(shell):
     assert "save-config" in succeed("completion", shell).out
+
+
+def test_what_libraries_make_is_not_looked_through_for_garbage():
+    code = """
+import gc, sys
+from convswap.cli import early
+before = gc.get_freeze_count()
+early.check()
+frozen = gc.get_freeze_count()
+early.check()
+once = gc.get_freeze_count() == frozen
+print("torch" in sys.modules, gc.isenabled(), frozen - before > 100_000, once)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.stdout.split() == ["True"] * 4, done.stderr
