@@ -1,5 +1,5 @@
-"""Norms, activations and recurrent layers on the meta device, where PyTorch works out in Python
-what they give: most of the time that a network takes there."""
+"""Norms, linear and recurrent layers on the meta device, where PyTorch works out in Python what
+they give: most of the time that a network takes there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from .cost import Counter
 
 _NEW = {  # each makes new tensors
-    F.batch_norm, F.layer_norm, F.group_norm, F.gelu, torch.lstm, torch.gru,
+    F.batch_norm, F.layer_norm, F.group_norm, F.gelu, F.linear, torch.lstm, torch.gru,
 }  # fmt: skip
 
 
