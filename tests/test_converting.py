@@ -20,6 +20,7 @@ from convswap.planning import plan
 from convswap.plans import Budget, Plan
 from convswap.record import record_of
 from convswap.statistics.moments import RIDGES, Moments
+from convswap.support.randomness import seeded
 from convswap.surgery.convert import STEPS, convert
 
 # maps that lie in memory in another way are rounded otherwise, and a search makes more of that
@@ -523,6 +524,40 @@ def test_a_network_may_take_other_ways_for_other_images():
     small = convert(model, made, batches)
     for batch in batches:
         assert relative(small(batch), model(batch)) < 0.5
+
+
+def test_a_layer_that_only_the_first_image_reaches_is_left_alone():
+    """In its batch, it takes another way."""
+    torch.manual_seed(0)
+    model, x = Exits().eval(), torch.rand(8, 3, 8, 8)
+    x[-1] *= 6
+    made = plan(model, [x], Budget(macs=0.7))
+    assert [choice.site for choice in made.choices] == ["third"]
+    assert relative(convert(model, made, [x])(x), model(x)) < 0.5
+
+
+class Draws(nn.Module):
+    """One of its layers, drawn at random, is run."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.others = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.others[torch.randint(3, ()).item()](torch.tanh(self.first(x)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_layers_may_be_drawn_at_random(seed: int):
+    torch.manual_seed(seed)
+    model, batches = Draws().eval(), image_batches((3, 8, 8))
+    made = plan(model, batches, Budget(macs=0.9))
+    small = convert(model, made, batches)
+    with seeded(0):
+        wanted = model(batches[0])
+    with seeded(0):
+        assert relative(small(batches[0]), wanted) < 0.7
 
 
 def test_install_names_the_layer_that_is_missing():

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..errors import ConversionError, PlanError
 from ..forms import FORMS, is_transposed, unit_of
 from ..plans import LONGEST, Cost, Layers, Plan
+from ..support.randomness import seeded
 from .bake import bake, computes_weight, is_plain, padding_of
 from .calls import Batch, example_of
 from .copies import dry_run, first_line, in_eval_mode, meta_copy
@@ -146,7 +147,7 @@ def check_planned(small: nn.Module, plan: Plan, seen: Observation) -> None:
         seen.example.to("meta"),
     )
     try:
-        with torch.no_grad(), Counter() as counter:
+        with torch.no_grad(), seeded(0), Counter() as counter:
             example.run(duplicate)
     except Exception as error:
         raise ConversionError(

@@ -110,6 +110,8 @@ def find_candidates(
         their own output.
     """
     curvature = output_curvature(model, sites, batches, kind, seed, progress)
+    paths = [site.path for site in sites]
+    sites = [site for site in sites if site.path in curvature]  # the others were not come by
     found: dict[str, list[Candidate]] = {}
     trials: list[Trial] = []
 
@@ -134,14 +136,14 @@ def find_candidates(
             progress("candidates", some[-1][0] + 1, len(sites))
             del some  # subtle: with the moments, before others are gathered
     every = {path: row for rows in gathered(found) for path, row in rows.items()}
-    found = {site.path: every[site.path] for site in sites if site.path in every}
+    found = {path: every.get(path, []) for path in paths}
     trials = [trial for theirs in gathered(trials) for trial in theirs]
     reference = Reference(model, held_back(batches, TRIED)[1], kind)
     scale = damage_scale(model, trials, reference, progress)
     scaled = {
         path: [replace(c, damage=c.damage * scale) for c in row] for path, row in found.items()
     }
-    return scaled, [path for path in found if not curvature[path].arrived]
+    return scaled, [path for path, seen in curvature.items() if not seen.arrived]
 
 
 def _trial(

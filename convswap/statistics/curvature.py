@@ -74,7 +74,7 @@ def output_curvature(
     seed: int,
     progress: Progress,
 ) -> dict[str, Curvature]:
-    """The curvature of every site, from one backward pass of some of the samples."""
+    """The curvature of every site that some of the samples come by, from one backward pass."""
     part, parts = share()
     images = -(-IMAGES // parts)
     each = -(-images // len(batches))
@@ -83,13 +83,13 @@ def output_curvature(
     random = torch.Generator().manual_seed(seed + part)
     with torch.no_grad():
         scale = led(lambda: energy([c.run(model) for c in chunks])) if kind == "values" else []
-    found: dict[str, Curvature] = {}
+    found = {site.path: _none_yet(model.get_submodule(site.path)) for site in sites}
     rooms = [nullcontext, differentiable]
     with _recorded(model, sites) as outputs, _frozen(model):
         for index, chunk in enumerate(chunks):
             seen, gradients = _gradients(model, outputs, chunk, kind, scale, random, rooms)
             for (path, output), gradient in zip(seen, gradients, strict=True):
-                _add(found, path, model.get_submodule(path), output.detach(), gradient)
+                _add(found[path], model.get_submodule(path), output.detach(), gradient)
             for path in {path for path, _ in seen}:
                 found[path].samples += len(chunk)
             progress("curvature", index + 1, len(chunks))
@@ -97,7 +97,12 @@ def output_curvature(
         here.join_()
         if not here.gradients.isfinite().all():
             raise ModelError(f"the output's gradient at {path} is NaN or infinite")
-    return found
+    return {path: here for path, here in found.items() if here.samples}
+
+
+def _none_yet(layer: nn.Module) -> Curvature:
+    out = getattr(layer, "groups", 1) * unit_of(layer).out_channels
+    return Curvature(torch.zeros(out, out, dtype=torch.float64, device=layer.weight.device))
 
 
 def _gradients(
@@ -135,17 +140,7 @@ def _gradients(
     return seen, [None] * len(seen)
 
 
-def _add(
-    found: dict[str, Curvature],
-    path: str,
-    layer: nn.Module,
-    output: Tensor,
-    gradient: Tensor | None,
-) -> None:
-    if path not in found:
-        out = getattr(layer, "groups", 1) * unit_of(layer).out_channels
-        found[path] = Curvature(torch.zeros(out, out, dtype=torch.float64, device=output.device))
-    here = found[path]
+def _add(here: Curvature, layer: nn.Module, output: Tensor, gradient: Tensor | None) -> None:
     if gradient is not None:
         add_gram(here.gradients, columns(layer, gradient).float().T)
         here.arrived = True

@@ -104,15 +104,21 @@ def timm() -> Rows:
     names = (
         "resnet10t", "resnetv2_50x1_bit", "nf_resnet26", "skresnet18", "ecaresnet26t", "dla34",
         "hrnet_w18_small", "vovnet39a", "selecsls42b", "repvgg_a0", "ese_vovnet19b_dw", "res2net50_14w_8s",
-        "resnest14d", "levit_128s", "mobileone_s0", "ghostnet_050", "efficientnet_lite0", "tf_mobilenetv3_small_075",
-        "cspresnet50", "darknet17", "mixnet_s", "coat_tiny", "poolformer_s12", "fastvit_t8",
+        "resnest14d", "mobileone_s0", "ghostnet_050", "efficientnet_lite0", "tf_mobilenetv3_small_075",
+        "cspresnet50", "darknet17", "mixnet_s", "poolformer_s12", "fastvit_t8",
     )  # fmt: skip
     rows: Rows = {name: (partial(timm.create_model, name), image) for name in names}
     features = partial(timm.create_model, "resnet18", features_only=True)
-    return rows | {
-        "resnet18 features": (features, image),
-        "resnet10t checkpointed": (partial(_checkpointed, timm, "resnet10t"), image),
-    }
+    sized = {name: (partial(timm.create_model, name, img_size=64), image)
+             for name in ("levit_128s", "coat_tiny")}  # fmt: skip
+    return (
+        rows
+        | sized
+        | {
+            "resnet18 features": (features, image),
+            "resnet10t checkpointed": (partial(_checkpointed, timm, "resnet10t"), image),
+        }
+    )
 
 
 def _checkpointed(timm, name: str) -> nn.Module:
