@@ -106,12 +106,12 @@ def find_candidates(
     by what a few candidates do when they are put in and measured on the last images.
 
     Returns:
-        By path, the candidates; and the sites that no gradient reaches, whose damage is that to
-        their own output.
+        By path, the candidates, none of sites that hardly any image comes by; and the sites that no
+        gradient reaches, whose damage is that to their own output.
     """
     curvature = output_curvature(model, sites, batches, kind, seed, progress)
     paths = [site.path for site in sites]
-    sites = [site for site in sites if site.path in curvature]  # the others were not come by
+    sites = [site for site in sites if site.path in curvature]
     found: dict[str, list[Candidate]] = {}
     trials: list[Trial] = []
 

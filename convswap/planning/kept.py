@@ -44,7 +44,7 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class Found:
-    """The candidates of every site, by path.
+    """The candidates of every site, by path; none of those that hardly any image comes by.
 
     Attributes:
         kind: what damage is of.
@@ -93,7 +93,7 @@ def read(file: Path, sites: Sequence[Site]) -> Found | None:
             return None
         for site in sites:
             costs, damages = costs_of(site, bias=True), kept.damages[site.path]
-            if {(form, rank) for form, rank, _ in damages} != {*costs}:
+            if damages and {(form, rank) for form, rank, _ in damages} != {*costs}:
                 return None
             options[site.path] = [
                 Candidate(site.path, form, rank, costs[form, rank], damage)

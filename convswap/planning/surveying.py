@@ -250,6 +250,8 @@ def _notes(model: nn.Module, batch: Batch, found: kept.Found) -> tuple[str, ...]
             f"no gradient of the output reaches {_some(found.cut_off)}: judged by what these put "
             "out themselves",
         )
+    if missed := [path for path, row in found.options.items() if not row]:
+        notes += (f"hardly any image runs through {_some(missed)}: left alone",)
     if mute := [path for path, row in found.options.items() if row and _worst(row) < NOTHING]:
         notes += (
             f"the output does not depend on {_some(mute)}: weights after them are zero, as where "

@@ -25,7 +25,8 @@ def gather(
 ) -> Iterator[tuple[Site, Moments]]:
     """Walk over the images once and yield every site with its moments, in execution order.
 
-    A site comes when its last call has been seen; its moments are then the caller's only.
+    A site comes when its last call has been seen; its moments are then the caller's only. Sites
+    that no image comes by do not come.
 
     Args:
         changed: a network run side by side: x is what it reads, y what `model` writes. It goes
@@ -35,7 +36,7 @@ def gather(
         samples: positions looked at of all images together, for each number that a layer reads.
 
     Raises:
-        ConversionError: some sites are not reached by the images as by a blank one.
+        ConversionError: images give a site nothing that it could be fitted to.
     """
     waiting = {site.path: site for site in sites}
     calls = dict.fromkeys(waiting, 0)
@@ -65,13 +66,7 @@ def gather(
             del waiting[site.path]
             yield site, _whole(site, moments.pop(site.path))
     for path, seen in moments.items():  # it ran less often than for the first image
-        site = waiting.pop(path)
-        yield site, _whole(site, seen)
-    if waiting:
-        raise ConversionError(
-            f"not all images run through {', '.join(sorted(waiting))} as the first one does",
-            do="give images that do, or a plan without these layers",
-        )
+        yield waiting[path], _whole(waiting[path], seen)
 
 
 def _whole(site: Site, seen: Moments) -> Moments:

@@ -128,17 +128,26 @@ def _fit_to_images(
 
     A layer that runs more than once must have its weights before its first call, so it is
     fitted on the original network's activations whatever the mode.
+
+    Raises:
+        ConversionError: no image comes by some of them.
     """
     choices = {choice.site: choice for choice in plan.choices}
     sites = [site for site in sites if site.path in choices]
     once = [site for site in sites if site.calls == 1 and plan.fit == "corrected"]
     others = [site for site in sites if site not in once]
-    done = 0
+    missing = dict.fromkeys(site.path for site in sites)
     for some, changed in ((others, None), (once, small)):
         for site, seen in gather(model, some, batches, plan.seed, changed):
             fits = GroupFits(seen.problems(corrected=changed is not None), site.unit)
             _fit_site_(small.get_submodule(site.path), choices[site.path], fits, seen)
-            progress("fit", done := done + 1, len(choices))
+            del missing[site.path]
+            progress("fit", len(choices) - len(missing), len(choices))
+    if missing:
+        raise ConversionError(
+            f"not all images run through {', '.join(missing)} as the first one does",
+            do="give images that do, or a plan without these layers",
+        )
 
 
 def _fit_site_(row: nn.Module, choice: Choice, fits: GroupFits, seen: Moments) -> None:
