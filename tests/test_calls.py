@@ -934,11 +934,15 @@ def test_compiled_parts_are_unwrapped_on_a_copy(make):
 
 
 class Locked(OneInput):
-    """Keeps what cannot be copied, as writers of logs do."""
+    """Keeps what cannot be copied, and holds it while it runs."""
 
     def __init__(self):
         super().__init__()
         self.lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            return super().forward(x)
 
 
 class Forbids(OneInput):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from .thread_state import preserved
 
 Found = TypeVar("Found")
 
+# one that a pass holds where it is suspended would never be free for the next pass
+_LOCKS = {type(make()): make for make in (threading.Lock, threading.RLock)}
 _WAYS = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__")  # of Python, to copy
 
 
@@ -45,9 +48,9 @@ def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Mod
                     memo.setdefault(id(leaf), leaf.detach().clone())
     try:
         return _copied(model, dict(memo))
-    except Exception:  # locks, open files, scripted functions: the copy holds the same
+    except Exception:  # open files, scripted functions: the copy holds the same
         for value in _not_copied(model, memo):
-            memo[id(value)] = value
+            memo[id(value)] = _LOCKS.get(type(value), lambda same=value: same)()
     try:
         _add_forbidden_(memo, model)
         return _copied(model, memo)

@@ -7,6 +7,7 @@ from inspect import Parameter, signature
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from ..errors import ConvswapError
 from ..network.batch import Batch
@@ -18,7 +19,8 @@ AT_LEAST = 2  # samples for a free batch size: of one, exporters make a constant
 
 class TakesTensors(nn.Module):
     """A network that takes the tensors of a batch in order, all by position; everything else of the
-    batch is fixed. Its parts have the names that they have in the network."""
+    batch is fixed. It puts out tensors: numbers and words beside them are left out. Its parts have
+    the names that they have in the network."""
 
     def __init__(self, model: nn.Module, batch: Batch):
         super().__init__()
@@ -32,9 +34,11 @@ class TakesTensors(nn.Module):
         model, batch = self._of
         left = iter(tensors)
         given = batch.mapped(lambda _: next(left))
-        if given.call:
-            return given.call(model, *given.args)
-        return model(*given.args, **given.kwargs)
+        output = (
+            given.call(model, *given.args) if given.call else model(*given.args, **given.kwargs)
+        )
+        known = all(isinstance(leaf, (Tensor, type(None))) for leaf in tree_leaves(output))
+        return output if known else tuple(tensors_in(output))
 
 
 def input_names(model: nn.Module, batch: Batch) -> list[str]:
