@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-3  # of the largest output; float32 runtimes differ by 1e-5 or so
 FLIPPED = 0.01  # share of whole numbers, such as the best class, that rounding may change
+SMALL = 1e-8  # what rules that tidy a graph take for zero
 EARLIEST = 18  # opset that PyTorch's exporter writes
 ONE = "say how many samples it is to take, batch=1"
 
@@ -211,6 +212,7 @@ def tidy(graph: ModelProto) -> ModelProto:
     from onnxscript import optimizer
 
     _keep_apart_(graph)
+    _keep_small_(graph)
     if _opset(graph) >= EARLIEST:  # the older exporter has done so, in the operators of its time
         with quiet():
             graph = optimizer.optimize(graph)
@@ -231,6 +233,28 @@ def _keep_apart_(graph: ModelProto) -> None:
             name = f"{each.name}_out_{index}"
             graph.graph.node.append(make_node("Identity", [each.name], [name]))
             each.name = name
+
+
+def _keep_small_(graph: ModelProto) -> None:
+    """Have numbers that are added, and all but zero, be vectors of one number. Scalars of up to
+    1e-8 the exporter's rules take for zero, and omit, be it what keeps a denominator from zero."""
+    from onnx.numpy_helper import from_array, to_array
+
+    scalars = {each.name: to_array(each) for each in graph.graph.initializer if not each.dims}
+    for node in graph.graph.node:
+        for each in node.attribute if node.op_type == "Constant" else ():
+            if each.name == "value" and not each.t.dims:
+                scalars[node.output[0]] = to_array(each.t)
+            elif each.name == "value_float":
+                scalars[node.output[0]] = np.float32(each.f)
+    axes = {each.name: each.type.tensor_type.shape.dim for each in graph.graph.value_info}
+    for node in graph.graph.node:
+        for index, name in enumerate(node.input if node.op_type in ("Add", "Sub") else ()):
+            small = name in scalars and 0 < abs(scalars[name]) <= SMALL
+            if small and axes.get(node.output[0]):  # the sum is no scalar
+                node.input[index] = f"{name}_of_{node.output[0]}"
+                vector = from_array(scalars[name].reshape(1), node.input[index])
+                graph.graph.initializer.append(vector)
 
 
 def _opset(graph: ModelProto) -> int:
