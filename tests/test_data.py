@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 
+import numpy as np
 import pytest
 import torch
 from outer import CLASSES, SIZE, names, truncate, write_images, write_tar
@@ -204,6 +205,16 @@ def test_training_images_are_seen_at_the_scale_of_others(tmp_path, size):
     assert (len(places) > 1) == (windows.shape[1] > 1)
 
 
+@pytest.mark.parametrize(("size", "parts"), [((SIZE, SIZE), False), ((3 * SIZE, 3 * SIZE), True)])
+def test_parts_of_large_images_are_seen_by_themselves_in_training(tmp_path, size, parts):
+    """Down to a third or so of the image, and never enlarged."""
+    Image.linear_gradient("L").resize(size).convert("RGB").save(tmp_path / "0.png")
+    images = open_images(str(tmp_path), RAW, train=True)
+    heights = [float(x.amax() - x.amin()) for x in (pixels(images, seed=s)[0] for s in range(32))]
+    assert (min(heights) < 0.75) == parts
+    assert min(heights) > 0.5
+
+
 # --- order ----------------------------------------------------------------------------------
 
 
@@ -256,6 +267,15 @@ def test_training_leaves_some_images_apart_to_judge_by(tmp_path, each, apart):
     assert sum(len(x) for x, _ in training) == 4 * each - apart
     plain = pixels(open_images(str(tmp_path), RAW))
     assert all((x == plain).flatten(1).all(1).any() for batch, _ in judges for x in batch)
+
+
+@pytest.mark.parametrize(("images", "size"), [(3, 16), (300, 21), (2000, 64)])
+def test_few_images_are_trained_on_in_small_batches(tmp_path, images, size):
+    np.save(tmp_path / "x.npy", np.zeros((images, 1, 2, 2), np.float32))
+    training, judges = training_batches(
+        str(tmp_path / "x.npy"), Preprocess(input_size=(1, 2, 2), mean=(0,), std=(1,))
+    )
+    assert training.batch_size == judges.batch_size == size
 
 
 def test_a_count_above_all_takes_all(folder):

@@ -534,10 +534,14 @@ def test_the_rate_rises_for_a_twentieth_of_all_steps_and_for_eight_at_least(step
     assert warm == 0 or rates[0] == 0
 
 
-@pytest.mark.parametrize(("steps", "used"), [(50, 1 / 16), (400, 1.0)], ids=["short", "long"])
-def test_a_longer_run_may_be_thrown_back_further(steps, used, monkeypatch):
+@pytest.mark.parametrize(
+    ("steps", "batches", "used"),
+    [(50, 100, 1 / 16), (400, 100, 1.0), (400, 2, 1 / 16)],
+    ids=["short", "long", "long, with few images"],
+)
+def test_a_longer_run_may_be_thrown_back_further(steps, batches, used, monkeypatch):
     monkeypatch.setattr(Trials, "_tried", lambda self, lr, judge: (1.0, 3.0, 0.0))
-    trials = Trials(nn.Identity(), nn.Identity(), [], lambda batch: batch, 0)
+    trials = Trials(nn.Identity(), nn.Identity(), range(batches), lambda batch: batch, 0)
     assert trials.rate(1.0, steps, lambda network: 0.0) == used
 
 

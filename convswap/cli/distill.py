@@ -41,7 +41,8 @@ class Training:
     """learning rate of SOAP; default: by how much was lost"""
     labels: bool = False
     """use the images' classes beside the original network"""
-    batch_size: o.BatchSize = 64
+    batch_size: o.Together | None = None
+    """default: 64, down to 16 where images are few"""
     workers: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=THREADS))] = 0
     """loader processes"""
     log: Literal["tensorboard"] | None = None

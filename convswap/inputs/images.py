@@ -24,6 +24,8 @@ from .pixels import ImageTransform, read_colour, read_gray, size_of
 from .sources import open_source
 from .split import shuffled, to_judge, to_train
 
+BATCH, FEW = 64, 16  # images in a batch to train on, at most and at least, if nothing is said
+STEPS = 12  # batches in a pass over few images, if they are large enough
 UNREADABLE = 0.05  # the share of images that may fail before it is an error; one may always
 
 
@@ -176,7 +178,7 @@ def open_images(
 def training_batches(
     source: str,
     preprocess: Preprocess,
-    batch_size: int,
+    batch_size: int | None = None,
     *,
     seed: int = 0,
     workers: int = 0,
@@ -184,13 +186,19 @@ def training_batches(
     note: Note = unheard,
 ) -> tuple[Batches, Batches]:
     """Batches to train on, cropped at random places and shuffled, and those of the images kept
-    apart to judge by, as they are (see `inputs.split`)."""
+    apart to judge by, as they are (see `inputs.split`).
+
+    Args:
+        batch_size: default: 64, or fewer where there are few images: many steps on some of them
+            come further than few steps on more.
+    """
     note = once(note)
     images = open_images(source, preprocess, train=True, note=note)
+    known = to_train(len(images))
+    batch_size = batch_size or min(max(len(known) // STEPS, FEW), BATCH)
     training = images.batches(
-        batch_size, only=to_train(len(images)), shuffle=True, seed=seed, workers=workers,
-        share=share,
-    )  # fmt: skip
+        batch_size, only=known, shuffle=True, seed=seed, workers=workers, share=share
+    )
     judges = open_images(source, preprocess, note=note)
     return training, judges.batches(batch_size, only=to_judge(len(judges)))
 

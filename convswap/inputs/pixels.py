@@ -19,6 +19,7 @@ from .formats import FORMATS
 
 PIXELS = 1 << 26  # the most that are decoded
 LARGE = 1 << 24  # images with more pixels are shrunk by a whole number first
+LEAST = 0.35  # of an image, by area, that training sees at once
 NARROW = 64  # times as long as wide: enlarged to the input size, such an image fills memory
 WIDE = (1 << 16) - 1  # the largest of the integers that cameras and scanners write
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # of TIFF
@@ -83,7 +84,9 @@ class ImageTransform:
     """From an image to the input `[channels, height, width]` of a network.
 
     Args:
-        train: crop at a random place, not in the centre.
+        train: a part of the image (down to `LEAST`, as far as it need not be enlarged) cropped at
+            a random place, not the whole in the centre. Original and student see the same, so any
+            part will do, and few images last longer (Beyer et al. 2022, arXiv:2106.05237).
 
     Raises:
         DataError: on being called: the image would become too large for that.
@@ -99,7 +102,8 @@ class ImageTransform:
             crop_pct=preprocess.crop_pct,
             normalize=False,
         )
-        if train:  # at the scale of evaluation: crops of other scales led away from the original
+        self.train = train
+        if train:
             self.resize.transforms = [
                 RandomCrop(step.size, pad_if_needed=True) if isinstance(step, CenterCrop) else step
                 for step in self.resize.transforms
@@ -118,9 +122,19 @@ class ImageTransform:
                 f"{image.width} x {image.height} pixels, at the size that the network reads, are "
                 f"more than {PIXELS:,}"
             )
-        x = self.resize(image)
+        x = self.resize(self._part(image, factor) if self.train else image)
         x = x.clamp(0, 1) if x.is_floating_point() else x / 255  # bicubic overshoots
         return (x.expand(self.channels, -1, -1) - self.mean) / self.std
+
+    @staticmethod
+    def _part(image: Image.Image, factor: float) -> Image.Image:
+        """A random part of an image that the network sees `factor` times as large as it is: what
+        would have to be enlarged led ResNet-20 away from the original."""
+        from torchvision.transforms import RandomCrop
+
+        least = min(max(factor**2, LEAST), 1.0)
+        side = torch.empty(()).uniform_(least, 1).sqrt().item()
+        return RandomCrop([math.ceil(side * image.height), math.ceil(side * image.width)])(image)
 
 
 def _read(stream: BinaryIO, mode: str, white: int | None) -> Image.Image:

@@ -93,12 +93,12 @@ class TargetSection(_Section):
 
 
 class DistillSection(_Section):
-    """`epochs` or `minutes` say for how long, else the number of images does; `lr` follows from
-    how much was lost."""
+    """`epochs` or `minutes` say for how long, else the number of images does, as for `batch_size`;
+    `lr` follows from how much was lost."""
 
     epochs: Annotated[float, Field(gt=0, le=plans.LONG)] | None = None
     minutes: Annotated[float, Field(gt=0, le=plans.LONG)] | None = None
-    batch_size: _BatchSize = 64
+    batch_size: _BatchSize | None = None
     lr: Annotated[float, Field(gt=0, le=plans.FAST)] | None = None
     labels: bool = False
 

@@ -22,6 +22,7 @@ from .training import Training, fresh
 STEPS = WARM  # the warm-up of a short run
 THROWN = 1.5  # times as far from the original as at the start is too far for a short run
 MADE_UP = 100  # steps that make up for once the start's distance more
+NEW = 16  # passes: what a step gains on images seen more often does not carry over to others
 SLOWER = 2  # times, for the next try
 TRIES = 4
 
@@ -43,6 +44,7 @@ class Trials:
     def rate(self, lr: float, steps: int, distance: Judge) -> float:
         """A learning rate that does not throw the student further back than so many steps can make
         up for: at most `lr`, and a sixteenth of it at least."""
+        steps = min(steps, NEW * len(self.batches))
         for _ in range(TRIES):
             start, reached, _ = self._tried(lr, distance)
             if ranks.agreed(reached <= (THROWN + steps / MADE_UP) * start):

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/recovery.py resnet20 --macs 0.5 0.3 0.2 0.1 --epochs 2
     python tests/benchmarks/recovery.py resnet20 --macs 0.2 --epochs 16 --images 1000
-    python tests/benchmarks/recovery.py resnet20 --macs 0.2 --epochs 1 2 4 --start weight
+    python tests/benchmarks/recovery.py resnet20 --macs 0.2 --epochs 1 2 4 \
+        --start weight corrected --picture starts.png
     python tests/benchmarks/recovery.py srvgg --macs 0.3 --epochs 0.5
     python tests/benchmarks/recovery.py face --macs 0.5 --epochs 32
 
@@ -14,10 +15,13 @@ Starts are `convert`'s. Real weights and images are read from a folder beside th
 import argparse
 import json
 import time
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import torch
 from accuracy import SUBJECTS, batches, open_subject
+from matplotlib.figure import Figure
 from torch import nn
 
 import convswap
@@ -57,6 +61,23 @@ def few_photographs(bench: Path, subject: dict) -> tuple:
     return list(known.batches(32, only=own)), list(known.batches(32, only=others)), training_of
 
 
+def draw(rows: Sequence[Mapping], path: Path) -> None:
+    """Accuracy, or what there is, after so many passes: a line for each start."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    score = next(iter(rows[0]["after"]))
+    for start in dict.fromkeys(row["start"] for row in rows):
+        some = [row for row in rows if row["start"] == start]
+        passes = [0, *(row["epochs"] for row in some)]
+        scores = [some[0]["before"][score], *(row["after"][score] for row in some)]
+        axes.plot(passes, scores, "o-", label=f"--fit {start}")
+    axes.set_xlabel(f"passes over {rows[0]['images']} images")
+    axes.set_ylabel({"top1": "top-1 %", "psnr": "dB", "r2": "R2"}[score])
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("subject", choices=SUBJECTS)
@@ -65,8 +86,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="to train on; default: all")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument(
-        "--start", choices=["weight", "moments", "corrected"], default="corrected", help="the fit"
-    )
+        "--start", nargs="+", choices=["weight", "moments", "corrected"], default=["corrected"],
+        help="the fit",
+    )  # fmt: skip
+    parser.add_argument("--picture", type=Path, help="draw what came after how many passes")
     parser.add_argument("--lr", type=float, help="default: as `distill` chooses")
     parser.add_argument("--bench", type=Path, default=Path(__file__).parents[3] / "shared/bench")
     args = parser.parse_args()
@@ -83,23 +106,26 @@ def main() -> None:
         found |= {"top1": convswap.accuracy(network, test)["top1"]} if kind == "logits" else {}
         return {key: round(found[key], 4) for key in ("top1", "kl", "psnr", "r2") if key in found}
 
-    for macs in args.macs:
+    rows = []
+    for macs, fit in product(args.macs, args.start):
         plan = convswap.plan(dense, calibration, convswap.Budget(macs=macs))
-        fitted = plan.model_copy(update={"fit": args.start})
+        fitted = plan.model_copy(update={"fit": fit})
         start = convswap.convert(dense, fitted, calibration)
         before = quality(start)
-        for epochs in args.epochs:
-            for seed in range(args.seeds):
-                training, judges = training_of(seed)
-                began = time.process_time()
-                small = convswap.distill(
-                    start, dense, training, epochs, lr=args.lr, judges=judges, seed=seed
-                )
-                row = {"subject": args.subject, "macs": macs, "start": args.start}
-                row |= {"images": len(training.order)}
-                row |= {"epochs": epochs, "seed": seed, "before": before, "after": quality(small)}
-                row |= {"processor_s": round(time.process_time() - began)}
-                print(json.dumps(row | {"threads": torch.get_num_threads()}), flush=True)
+        for epochs, seed in product(args.epochs, range(args.seeds)):
+            training, judges = training_of(seed)
+            began = time.process_time()
+            small = convswap.distill(
+                start, dense, training, epochs, lr=args.lr, judges=judges, seed=seed
+            )
+            row = {"subject": args.subject, "macs": macs, "start": fit}
+            row |= {"images": len(training.order)}
+            row |= {"epochs": epochs, "seed": seed, "before": before, "after": quality(small)}
+            row |= {"processor_s": round(time.process_time() - began)}
+            rows.append(row | {"threads": torch.get_num_threads()})
+            print(json.dumps(rows[-1]), flush=True)
+    if args.picture:
+        draw(rows, args.picture)
 
 
 if __name__ == "__main__":
