@@ -71,7 +71,10 @@ def export_onnx(
         temporary.write_bytes(tidy(graph).SerializeToString())
         try:
             network = OnnxNetwork(temporary, names)
-            return max(largest_gap(model, each, network(*each.tensors)) for each in tried)
+            return max(
+                largest_gap(model, each, network(*each.tensors), ONE if batch is None else "")
+                for each in tried
+            )
         except ConvswapError:
             raise
         except Exception as error:  # such as a size that the network, or the file, does not take
@@ -273,11 +276,14 @@ def _missing(package: str | None) -> ConvswapError:
 
 
 @torch.no_grad()
-def largest_gap(model: nn.Module, batch: Batch, outputs: object) -> float:
+def largest_gap(model: nn.Module, batch: Batch, outputs: object, do: str = "") -> float:
     """The largest absolute difference of a network's outputs from those that a file gave, in order.
 
     Integers and truth values are to be equal, but for a small share: where two classes are level
     but for rounding, either may be put out as the best.
+
+    Args:
+        do: what may help where the file is wrong.
 
     Raises:
         ConvswapError: it is no rounding.
@@ -288,7 +294,7 @@ def largest_gap(model: nn.Module, batch: Batch, outputs: object) -> float:
     )
     if [each.shape for each in expected] != [each.shape for each in found]:
         raise ConvswapError(
-            "the exported network's outputs differ from PyTorch's in number or size"
+            "the exported network's outputs differ from PyTorch's in number or size", do=do
         )
     gap, largest = 0.0, 1.0
     for ours, theirs in zip(expected, found, strict=True):
@@ -300,8 +306,12 @@ def largest_gap(model: nn.Module, batch: Batch, outputs: object) -> float:
             largest = max(largest, ours.abs().nan_to_num(0, 0, 0).max().item())
         elif (share := differs.double().mean().item()) > FLIPPED:
             raise ConvswapError(
-                f"{100 * share:.3g} % of the exported network's whole numbers differ from PyTorch's"
+                f"{100 * share:.3g} % of the exported network's whole numbers differ from "
+                "PyTorch's",
+                do=do,
             )
     if not gap <= TOLERANCE * largest:
-        raise ConvswapError(f"the exported network's outputs differ from PyTorch's by {gap:.2g}")
+        raise ConvswapError(
+            f"the exported network's outputs differ from PyTorch's by {gap:.2g}", do=do
+        )
     return gap

@@ -43,6 +43,7 @@ def export_program(
     """
     model = on_cpu(model)
     alike, others = shown(read_batch(model, inputs), batch)
+    do = ONE if others else ""
     with new_file(path) as temporary, quiet():
         program = _program(model, alike[0], others)
         _fold_batch_norms_(program)
@@ -55,10 +56,10 @@ def export_program(
             outputs = [each.forward(written) for each in (*alike, *others)]
         except Exception as error:  # such as a size that it does not take
             raise ConvswapError(
-                f"what was written does not run: {why_not(error)}", do=ONE if others else ""
+                f"what was written does not run: {why_not(error)}", do=do
             ) from error
         tried = zip((*alike, *others), outputs, strict=True)
-        return max(largest_gap(model, each, output) for each, output in tried)
+        return max(largest_gap(model, each, output, do) for each, output in tried)
 
 
 def _program(model: nn.Module, batch: Batch, others: Sequence[Batch]) -> ExportedProgram:
