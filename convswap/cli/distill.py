@@ -42,7 +42,7 @@ class Training:
     labels: bool = False
     """use the images' classes beside the original network"""
     batch_size: o.Together | None = None
-    """default: 64, down to 16 where images are few"""
+    """images per step; default: 64, down to 16 where they are few"""
     workers: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=THREADS))] = 0
     """loader processes"""
     log: Literal["tensorboard"] | None = None
