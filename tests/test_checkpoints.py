@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import datetime
 import fractions
+import gzip
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,31 @@ def prefixed(prefix, state):
     return {prefix + key: value for key, value in state.items()}
 
 
+class Settings(dict):
+    """As trainers have them: entries, and attributes that nobody else knows."""
+
+    def __init__(self, **entries):
+        super().__init__(entries)
+        self.frozen = True
+
+
+def whole(state):
+    """A network with these weights, of a buffer that is not kept too."""
+    network = torch.nn.Module()
+    network.register_buffer("grid", torch.ones(2), persistent=False)
+    for key, value in state.items():
+        within = network
+        *folders, name = key.split(".")
+        for folder in folders:
+            within.add_module(folder, getattr(within, folder, torch.nn.Module()))
+            within = getattr(within, folder)
+        if value.is_floating_point() and "running" not in name:
+            within.register_parameter(name, torch.nn.Parameter(value))
+        else:
+            within.register_buffer(name, value)
+    return network
+
+
 def opened(user, path, **options):
     return open_model(f"{user / 'model.py'}:build", weights=path, **options).state_dict()
 
@@ -53,6 +81,16 @@ WRAPPED = {
         "state_dict": s, "best": np.float64(0.9), "curve": np.arange(3),
         "args": argparse.Namespace(out=Path("runs")), "at": datetime.date(2024, 2, 29),
         "took": datetime.timedelta(hours=3), "random": np.random.get_state()},
+    "beside what only code could make": lambda s: {
+        "state_dict": s, "cut": fractions.Fraction(1, 2), "loss": torch.nn.functional.mse_loss,
+        "history": collections.defaultdict(list, {"loss": [0.1]}), "at": Settings(rate=0.1),
+        "optimizer": torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)},
+    "saved whole": lambda s: {"epoch": 3, "model": whole(s)},
+    "saved whole, and parallel": lambda s: torch.nn.DataParallel(whole(s)),
+    "beside losses and metrics": lambda s: {
+        "state_dict": {**prefixed("net.", s), "loss.weight": torch.ones(4)}},
+    "beside another network, under names": lambda s: {
+        **prefixed("module.encoder.", s), "module.decoder.body.weight": torch.ones(2)},
     "any prefix": lambda s: prefixed("net.backbone.", s),
     "nested": lambda s: {"model": {"state_dict": prefixed("module.", s)}},
     "in a list": lambda s: [s, 3],
@@ -176,11 +214,70 @@ def test_a_folder_of_shards_under_a_name_of_its_own_is_read(user, state, tmp_pat
         assert torch.equal(opened(user, path)["body.weight"], state["body.weight"])
 
 
-def test_what_stands_in_the_way_is_named(user, state, tmp_path):
-    torch.save({"state_dict": state, "cut": fractions.Fraction(1, 2)}, tmp_path / "w.pth")
-    words = r"w\.pth holds fractions\.Fraction - save its state_dict"
-    with pytest.raises(ConvswapError, match=words):
+class Runs:
+    """What runs a function when it is unpickled."""
+
+    def __init__(self, function, *given):
+        self.made = function, given
+
+    def __reduce__(self):
+        return self.made
+
+
+def test_nothing_that_a_checkpoint_brings_along_is_run(user, state, tmp_path):
+    mark = tmp_path / "mark"
+    for harm in (Runs(open, str(mark), "w"), Runs(exec, f"open({str(mark)!r}, 'w')")):
+        torch.save({"state_dict": state, "harm": harm}, tmp_path / "w.pth")
         opened(user, tmp_path / "w.pth")
+    torch.save({"state_dict": state, "harm": Runs(os.mkdir, str(mark))}, tmp_path / "w.pth")
+    with pytest.raises(ConvswapError, match=r"w\.pth holds posix\.mkdir - save its state_dict"):
+        opened(user, tmp_path / "w.pth")
+    assert not mark.exists()
+
+
+def test_a_network_that_holds_itself_is_read_no_further_than_it_goes(user, tmp_path):
+    network = torch.nn.Module()
+    network.within, network.again = network, network
+    torch.save(network, tmp_path / "w.pth")
+    with pytest.raises(ConvswapError, match="no state_dict"):
+        opened(user, tmp_path / "w.pth")
+
+
+def zipped(path, *names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(f"archive/{name}", b"")
+
+
+NO_CHECKPOINTS = {
+    "a page": (
+        lambda path: path.write_text("<!DOCTYPE html>\n<html></html>"), "text .<!DOCTYPE html>."),
+    "an answer": (lambda path: path.write_text('{"error": "not found"}'), 'text .."error": "not'),
+    "a pointer": (
+        lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        "git lfs pull"),
+    "gzip": (lambda path: path.write_bytes(gzip.compress(b"x" * 99)), "packed with gzip"),
+    "zip": (lambda path: zipped(path, "w.pth"), "packed with zip"),
+    "TorchScript": (
+        lambda path: zipped(path, "constants.pkl", "data.pkl"), "a TorchScript program"),
+    "exported": (lambda path: zipped(path, "archive_format"), "an exported program"),
+    "half": (
+        lambda path: (torch.save({"a": torch.ones(99)}, path), os.truncate(path, 300)), "cut off"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(("write", "words"), NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS.keys())
+def test_what_is_taken_for_weights_is_named(write, words, suffix, user, tmp_path):
+    write(tmp_path / f"w{suffix}")
+    with pytest.raises(ConvswapError, match=words):
+        opened(user, tmp_path / f"w{suffix}")
+
+
+def test_a_checkpoint_of_many_processes_is_named(user, tmp_path):
+    (tmp_path / "__0_0.distcp").touch()
+    with pytest.raises(ConvswapError, match=r"of torch\.distributed - .* dcp_to_torch"):
+        opened(user, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["one file", "shards"])
@@ -249,6 +346,27 @@ def test_averages_kept_as_shadows_are_taken(user, state, tmp_path):
     torch.save({"model": state, "ema": {"decay": 0.9, "shadow": averaged}}, tmp_path / "w.pth")
     found = opened(user, tmp_path / "w.pth")
     assert torch.equal(found["body.weight"], averaged["body.weight"])
+
+
+NAMED_AVERAGED = {
+    "swa_model": lambda trained, averaged: {"model": trained, "swa_model": averaged},
+    "g_ema": lambda trained, averaged: {
+        "g": trained, "g_ema": averaged, "d": {"x.w": torch.ones(2)}},
+    "ema_model": lambda trained, averaged: {
+        "state_dict": prefixed("model.", trained) | prefixed("ema_model.", averaged)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "wrap"), NAMED_AVERAGED.items(), ids=NAMED_AVERAGED.keys())
+def test_averaged_weights_are_known_by_a_part_of_their_name(name, wrap, user, state, tmp_path):
+    averaged = {key: value + 1 for key, value in state.items()}
+    torch.save(wrap(state, averaged), tmp_path / "w.pth")
+    said = []
+    found = opened(user, tmp_path / "w.pth", note=said.append)
+    assert torch.equal(found["body.weight"], averaged["body.weight"])
+    assert name in said[0]
+    found = opened(user, tmp_path / "w.pth", averaged=False)
+    assert torch.equal(found["body.weight"], state["body.weight"])
 
 
 def test_several_weights_under_unknown_names_are_not_chosen_from(user, state, tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate, takewhile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ AVERAGED = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "ema",
     "swa_state_dict",
 )  # fmt: skip
+LIKE_AVERAGED = re.compile(r"(?i)(.*[_.])?(ema|swa|averaged)([_.].*)?")  # g_ema, swa_model
 TRAINED = ("state_dict", "model_state_dict", "model", "params", "network", "net", "weights")
 # in what is found under those names
 WRAPPERS = ("module", "model", "state_dict", "shadow_params", "shadow")
@@ -50,6 +52,7 @@ def load_weights_(
         content |= read_weights(file)
     wanted = model.state_dict()
     state = _fitted(_state_dict(content, wanted, path, averaged, note), wanted, path)
+    state = _one_of_several(state, wanted, path, averaged, note)
     for name, tensor in wanted.items():  # written by PyTorch before 0.4.1
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, tensor)
@@ -91,6 +94,12 @@ def _state_dict(
         {name: state for name in names if (state := _unwrapped(content.get(name))) is not None}
         for names in (AVERAGED, TRAINED)
     )
+    averages |= {
+        name: state
+        for name in content
+        if isinstance(name, str) and LIKE_AVERAGED.fullmatch(name)
+        if (state := _unwrapped(content[name])) and _fits(state, wanted, path)
+    }
     if "steps" in averages.get("ema_state_dict", ()) and "state_dict" in trained:
         # subtle: mmengine swaps the two as it saves, for those who know of no averages
         averages["state_dict"] = trained.pop("state_dict")
@@ -102,8 +111,10 @@ def _state_dict(
         note(f"{path}: averaged weights are taken ({name}; {others})")
     elif averaged and (nameless := [n for n in AVERAGED if _has_no_names(content.get(n))]):
         note(f"{path}: averaged weights are passed over, for they have no names ({nameless[0]})")
-    if name is None and not all(isinstance(value, Tensor) for value in content.values()):
-        fitting = dict(_fitting(content, wanted, path))
+    unknown = name is None or (name in averages and not averaged)
+    if unknown and not all(isinstance(value, Tensor) for value in content.values()):
+        others = {name: value for name, value in content.items() if name not in averages}
+        fitting = dict(_fitting(others, wanted, path))
         if len(fitting) > 1:
             raise ModelError(
                 f"{path} holds several that fit: {', '.join(fitting)}",
@@ -113,7 +124,8 @@ def _state_dict(
             [(place, state)] = fitting.items()
             note(f"{path}: the weights in {place} are taken")
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"no state_dict in {path}")
+        there = ", ".join(map(str, [*content][:3])) + (", ..." if len(content) > 3 else "")
+        raise ModelError(f"no state_dict in {path}: it holds {there or 'nothing'}")
     for key, tensor in state.items():
         if not isinstance(key, str):
             raise ModelError(f"the names of tensors must be words, not {key!r}", where=str(path))
@@ -142,13 +154,55 @@ def _fitting(
     if not isinstance(content, Mapping) or not deepest:
         return
     state = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    needed = {name for name in wanted if not name.endswith("num_batches_tracked")}
-    if state and needed <= _fitted(state, wanted, path).keys():
+    if _fits(state, wanted, path):
         yield within or "its first level", state
     for key, value in content.items():
         if not isinstance(value, Tensor):
             name = f"{within}.{key}" if within else str(key)
             yield from _fitting(value, wanted, path, name, deepest - 1)
+
+
+def _fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> bool:
+    """Whether a state dict has all that a network wants."""
+    return bool(state) and _needed(wanted) <= _fitted(state, wanted, path).keys()
+
+
+def _needed(wanted: Iterable[str]) -> set[str]:
+    """The names of what a network cannot do without."""
+    return {name for name in wanted if not name.endswith("num_batches_tracked")}
+
+
+def _one_of_several(
+    state: dict[str, Tensor], wanted: Mapping[str, Tensor], path: Path, averaged: bool, note: Note
+) -> dict[str, Tensor]:
+    """What of a state dict lies below the prefix that all of a network is found under, where it
+    holds other things beside: averages, losses and metrics, two networks that learn together."""
+    needed = _needed(wanted)
+    if not needed or needed <= state.keys():
+        return state
+    first = min(needed)
+    prefixes = [
+        prefix
+        for name in state
+        if name.endswith(f".{first}")
+        for prefix in [name.removesuffix(first)]
+        if all(prefix + n in state and state[prefix + n].shape == wanted[n].shape for n in needed)
+    ]
+    if len(prefixes) > 1:
+        averages = [prefix for prefix in prefixes if LIKE_AVERAGED.fullmatch(prefix[:-1])]
+        alike = averages if averaged else [p for p in prefixes if p not in averages]
+        if len(alike) != 1:
+            raise ModelError(
+                f"{path} holds several that fit: {', '.join(prefixes)}",
+                do="save one of them as safetensors",
+            )
+        prefixes = alike
+    if not prefixes:
+        return state
+    [prefix] = prefixes
+    own = {name[len(prefix) :]: each for name, each in state.items() if name.startswith(prefix)}
+    note(f"{path}: the weights below {prefix} are taken, {len(state) - len(own)} others left out")
+    return own
 
 
 def _has_no_names(content: object, deepest: int = 2) -> bool:

@@ -68,7 +68,7 @@ def open_source(source: str, held_out: bool = False) -> Source:
     """
     check_source(source)
     root = Path(source)
-    if root.is_file() and (packed := _packing(root)):
+    if root.is_file() and (packed := packing(root)):
         raise DataError(f"{source} is packed with {packed}", do="unpack it, and give the folder")
     if not root.is_dir() and (not root.is_file() or root.suffix.lower() != ".tar"):
         raise DataError(f"{source} is neither a folder nor a .tar, .npy or .npz file")
@@ -107,6 +107,16 @@ def natural(name: str) -> tuple:
     digits = [part.lstrip("0") for part in parts[1::2]]
     parts[1::2] = [(len(number), number) for number in digits]
     return parts, name
+
+
+def packing(path: Path) -> str | None:
+    """What a file was packed with, by how it begins and not by its name."""
+    try:
+        with path.open("rb") as stream:
+            begin = stream.read(8)
+    except OSError:  # it is opened later, and said so
+        return None
+    return next((name for magic, name in PACKED.items() if begin.startswith(magic)), None)
 
 
 class _Folder:
@@ -163,16 +173,6 @@ class _Tar:
         with self.path.open("rb") as archive:
             archive.seek(offset)
             return io.BytesIO(archive.read(size))
-
-
-def _packing(path: Path) -> str | None:
-    """What a file was packed with, by how it begins and not by its name."""
-    try:
-        with path.open("rb") as stream:
-            begin = stream.read(8)
-    except OSError:  # it is opened later, and said so
-        return None
-    return next((name for magic, name in PACKED.items() if begin.startswith(magic)), None)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -3,63 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from ..errors import ModelError, reason
 from ..support.files import check_regular, read_text
 from ..support.plain import read_json
 from ..support.progress import Note, unheard
-from ..support.quiet import quiet
 from ..support.tensors import read_header, read_tensors
 from .arrays import unpack
+from .pickled import read_pickled, with_tensors
+from .sources import packing
 
 FOLDER = ("model.safetensors", "pytorch_model.bin")  # what transformers and timm write
 INDEX = ".index.json"  # of shards
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pth.tar")  # of what others write
 
 PICKLED = (b"PK", b"\x80")  # what files of `torch.save` begin with
-
-
-class _PassedOver:
-    """Stands for what trainers keep beside weights: nobody looks at it, so none of it is built."""
-
-    def __new__(cls, *_: object) -> _PassedOver:
-        return super().__new__(cls)
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-class _Kept(_PassedOver):
-    """Stands for a NumPy array or its type: what it would be made of, of which nothing is run."""
-
-    made: tuple = ()
-    state: object = None
-
-    def __new__(cls, *made: object) -> _Kept:
-        kept = super().__new__(cls)
-        kept.made = made
-        return kept
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-BESIDE = [
-    "argparse.Namespace",
-    *(f"pathlib{part}.{kind}Path" for part in ("", "._local") for kind in ("Posix", "Windows")),
-    *(f"datetime.{kind}" for kind in ("date", "datetime", "time", "timedelta", "timezone")),
-    *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")), "numpy.ndarray",
-]  # fmt: skip
-ARRAYS = [*(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")), "numpy.dtype"]
-NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")  # NumPy's names of their types
 
 
 def weight_files(path: Path, note: Note = unheard) -> list[Path]:
@@ -104,66 +65,56 @@ def digest(path: Path) -> str:
 
 
 def read_weights(path: Path) -> Mapping:
-    """What one file holds, as far as it is tensors, plain numbers and words.
+    """What one file holds, by name; no code that it brings along is run.
 
     Raises:
-        ModelError: it is damaged, or holds anything else, which is never run.
+        ModelError: it is damaged, or of another kind.
     """
     if _is_safetensors(path):
         try:
             read_header(path)
             return read_tensors(path)
         except (OSError, ValueError) as error:
+            _check_kind(path)
             raise ModelError(f"not a readable safetensors file: {path} ({error})") from None
     if arrays := _arrays_in(path):
         return arrays
     try:
-        stand_ins = {_PassedOver: BESIDE, _Kept: ARRAYS}
-        pairs = [(kind, name) for kind, names in stand_ins.items() for name in names]
-        known = torch.serialization.safe_globals(pairs)
-        with known, quiet(), path.open("rb") as file:  # subtle: a path is judged by its name
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        raise ModelError(
-            f"not a checkpoint of plain tensors: {path}{f' holds {code[1]}' if code else ''}",
-            do="save its state_dict as safetensors",
-        ) from None
-    if isinstance(content, (list, tuple)):
-        return {str(index): value for index, value in enumerate(content)}
-    return with_tensors(content) if isinstance(content, Mapping) else {}
+        return read_pickled(path)
+    except ModelError:
+        _check_kind(path)
+        raise
 
 
-def with_tensors(content: Mapping, deepest: int = 4) -> Mapping:
-    """A checkpoint with tensors in place of NumPy arrays and lists of numbers, in those of its
-    parts that look like a state dict: names like `layer.weight`, and nothing else in it."""
-    found = {
-        key: with_tensors(value, deepest - 1) if isinstance(value, Mapping) and deepest else value
-        for key, value in content.items()
-    }
-    if any(isinstance(value, Tensor) for value in found.values()):
-        return found
-    tensors = {key: _tensor_of(value) for key, value in found.items()}
-    whole = all(isinstance(value, Tensor) for value in tensors.values())
-    return tensors if whole and any("." in str(key) for key in found) else found
-
-
-def _tensor_of(value: object) -> object:
-    """A tensor of an array, of a list of numbers or of one; all else as it is."""
-    try:
-        if isinstance(value, np.ndarray):
-            return torch.from_numpy(value)
-        if isinstance(value, (list, int, float)) and value != []:
-            return torch.tensor(value)
-        if isinstance(value, _Kept) and isinstance(value.state, tuple):
-            _, shape, kind, by_columns, content = value.state
-            if kind.made[0] in NUMBERS and kind.state[1] in "<|" and isinstance(content, bytes):
-                array = np.frombuffer(content, kind.made[0])
-                array = array.reshape(shape, order="F" if by_columns else "C")
-                return torch.from_numpy(array.copy())
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError):
-        pass  # it is something else
-    return value
+def _check_kind(path: Path) -> None:
+    """Say what a file that could not be read is, if it is of a kind that is taken for weights."""
+    with path.open("rb") as file:
+        text = file.read(200).strip().decode("utf-8", "replace")
+    kind = packing(path)
+    if text.startswith("version https://git-lfs"):
+        what, do = "a pointer to a file that Git LFS holds", "fetch the file: git lfs pull"
+    elif text.startswith("<") or (text.isascii() and "".join(text.split()).isprintable()):
+        what, do = f"text ({text.splitlines()[0][:40]})", "download it again"
+    elif kind == "zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [name.partition("/")[2] for name in archive.namelist()]
+        except zipfile.BadZipFile:
+            what, do = "cut off or damaged", "copy or download it again"
+        else:
+            if "constants.pkl" in names:
+                what, do = "a TorchScript program", "save the state_dict of torch.jit.load(file)"
+            elif "archive_format" in names:
+                what, do = "an exported program", "save the state_dict of torch.export.load(file)"
+            elif "data.pkl" not in names:
+                what, do = "packed with zip", "unpack it"
+            else:
+                return
+    elif kind:
+        what, do = f"packed with {kind}", "unpack it"
+    else:
+        return
+    raise ModelError(f"{path} is {what}, not a checkpoint", do=do)
 
 
 def _arrays_in(path: Path) -> Mapping | None:
@@ -201,6 +152,12 @@ def _chosen(folder: Path, note: Note) -> Path:
     if len(only) == 1:
         note(f"{folder}: {only[0]} is taken")
         return folder / only[0]
+    if any(name.endswith(".distcp") for name in names):
+        raise ModelError(
+            f"{folder} is a checkpoint of torch.distributed",
+            do="make one file of it: python -m torch.distributed.checkpoint.format_utils "
+            f"dcp_to_torch {folder} FILE",
+        )
     there = files or names
     listed = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
     raise ModelError(
