@@ -87,12 +87,28 @@ def test_longer_integers_stay_whole_numbers(dtype, tmp_path):
     assert x.unique().tolist() == [30521]
 
 
-def test_labels_come_along(tmp_path):
-    x, y = np.zeros((4, *SHAPE), "float32"), np.array([0, 2, 1, 2])
-    np.savez(tmp_path / "d.npz", x=x, y=y)
-    images = open_images(str(tmp_path / "d.npz"), read_as(SHAPE))
+LABELS = np.array([0, 2, 1, 2])
+LABELLED = {  # the names of inputs and labels in an archive, and the labels
+    "x and y": ("x", "y", LABELS),
+    "large letters": ("X", "Y", LABELS),
+    "images and labels": ("images", "labels", LABELS.astype("float32")),
+    "parts, as of MNIST": ("x_train", "y_train", LABELS),
+    "parts, as of MedMNIST": ("train_images", "train_labels", LABELS[:, None].astype("uint8")),
+}
+
+
+@pytest.mark.parametrize(("x", "y", "labels"), LABELLED.values(), ids=LABELLED.keys())
+def test_labels_come_along(x, y, labels, tmp_path):
+    path, said = str(tmp_path / "d.npz"), []
+    train = {x: np.zeros((4, *SHAPE), "float32"), y: labels}
+    test = {name.replace("train", "test"): array[:2] for name, array in train.items()}
+    np.savez(path, **(test | train))
+    images = open_images(path, read_as(SHAPE), note=said.append)
     assert images.classes == ["0", "1", "2"]
-    assert torch.cat([labels for _, labels in images.batches(3)]).tolist() == [0, 2, 1, 2]
+    assert torch.cat([found for _, found in images.batches(3)]).tolist() == [0, 2, 1, 2]
+    parts = len(test.keys() - train.keys()) > 0
+    assert said == [f"of {path}, which has test, train, train is used"] * parts
+    assert len(open_images(path, read_as(SHAPE), held_out=True)) == (2 if parts else 4)
 
 
 def test_folders_of_arrays_are_classes(tmp_path):
@@ -157,8 +173,11 @@ REFUSED = {  # what writes the file; words of the reason
     "several arrays": (
         lambda path: np.savez(path, a=np.zeros((2, 2)), b=np.zeros((2, 2))),
         "holds 2 arrays .* name the inputs x and the labels y"),
+    "several inputs": (
+        lambda path: np.savez(path, x=np.zeros((2, 2)), images=np.zeros((2, 2))),
+        r"holds 2 arrays \(x, images\)"),
     "labels that are fractions": (
-        lambda path: np.savez(path, x=np.zeros((2, 2)), y=np.zeros(2)), "class number"),
+        lambda path: np.savez(path, x=np.zeros((2, 2)), y=np.full(2, 0.5)), "class number"),
     "labels of some": (
         lambda path: np.savez(path, x=np.zeros((2, 2)), y=np.zeros(1, int)),
         "class number"),
@@ -166,10 +185,10 @@ REFUSED = {  # what writes the file; words of the reason
     "no arrays, but text": (_text_in_zip, "holds 0 arrays"),
     "an array twice": (_twice_in_zip, "holds x.npy twice"),
     "a class of a billion": (
-        lambda path: np.savez(path, x=np.zeros((2, 2)), y=np.full(2, 10**9)), "holds 1000000000"),
+        lambda path: np.savez(path, x=np.zeros((2, 2)), y=np.full(2, 10**9)), "is 1000000000"),
 }  # fmt: skip
 PACKED = (
-    "several arrays", "labels that are fractions", "labels of some", "no arrays",
+    "several arrays", "several inputs", "labels that are fractions", "labels of some", "no arrays",
     "no arrays, but text",
     "an array twice", "a class of a billion",
 )  # fmt: skip
@@ -259,6 +278,26 @@ def test_a_network_that_cannot_read_such_arrays_says_so_at_once(tmp_path):
     source = write_arrays(tmp_path, np.zeros((3, *SHAPE)), "npy")
     with pytest.raises(ConvswapError, match=r"fails on an input of 4x6x5: .* 3 channels"):
         settle_preprocess(nn.Conv2d(3, 4, 3), source)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (3, 6, 5, 4)])
+def test_channels_are_found_where_they_come_last(shape, tmp_path):
+    arrays, said = np.random.default_rng(0).random((3, *shape), "float32"), []
+    source = write_arrays(tmp_path, arrays, "npy")
+    layer = (nn.Conv2d if len(shape) == 3 else nn.Conv3d)(4, 4, 3)
+    settled = settle_preprocess(layer, source, note=said.append)
+    assert settled == read_as((shape[-1], *shape[:-1]))
+    assert said[-1].startswith("arrays of ")
+    read = tensors(open_images(source, settled))
+    assert torch.equal(read.movedim(1, -1), torch.from_numpy(arrays))
+
+
+def test_images_without_channels_are_of_one(tmp_path):
+    source, said = write_arrays(tmp_path, np.ones((3, 6, 5)), "npy"), []
+    settled = settle_preprocess(nn.Conv2d(1, 4, 3), source, note=said.append)
+    assert settled == read_as((1, 6, 5))
+    assert said[-1] == "arrays of 6x5 are read as 1x6x5"
+    assert tensors(open_images(source, settled)).shape == (3, 1, 6, 5)
 
 
 def test_where_no_array_can_be_read_the_first_is_named(tmp_path):

@@ -45,8 +45,8 @@ TREES = {  # files; those that are taken, in order; classes; labels; words of wh
         ["a.png", "a.txt", "b.TXT", "README", "x.csv"], ["a.png"], None, [0],
         ("passed over 4 files of", "2 .txt, 1 without suffix, 1 .csv")),
     "hidden files and folders": (
-        [".DS_Store", "._a.png", "a.png", ".cache/b.png", "__MACOSX/x.txt"], ["a.png"], None, [0],
-        ("passed over 1 files",)),
+        [".DS_Store", "._a.png", "a.png", ".cache/b.png", "__MACOSX/x.txt", "@eaDir/a.png",
+         "Thumbs.db"], ["a.png"], None, [0], ("passed over 1 files",)),
     "arrays beside images": (["a.png", "b.npy"], ["a.png"], None, [0], ("1 .npy",)),
     "arrays alone": (["b.npy", "a.npy"], ["a.npy", "b.npy"], None, [0, 0], ()),
     "a name of no encoding": (["a\udcff.png", "b.png"], ["a\udcff.png", "b.png"], None, [0, 0], ()),

@@ -50,9 +50,9 @@ def one_split(source: str, files: list[str], held_out: bool) -> tuple[list[str],
     below = below_the_shared(files)
     alike: dict[str, dict[str, str]] = defaultdict(dict)
     for folder in dict.fromkeys(parts[0] for parts in below if len(parts) > 1):
-        if word := _PART.search(folder):
-            rest = _letters(folder[: word.start()] + folder[word.end() :])
-            alike[rest].setdefault(word[0].lower(), folder)
+        part, rest = part_of(folder)
+        if part:
+            alike[rest].setdefault(part, folder)
     for words in alike.values():
         train, judge = (next((words[w] for w in kind if w in words), None)
                         for kind in (TRAIN, JUDGE))  # fmt: skip
@@ -61,6 +61,14 @@ def one_split(source: str, files: list[str], held_out: bool) -> tuple[list[str],
             note = f"of {source}, which has {train}/ and {judge}/, {taken}/ is used"
             return [n for n, parts in zip(files, below, strict=True) if parts[0] == taken], note
     return files, ""
+
+
+def part_of(name: str) -> tuple[str, str]:
+    """The word for a part of a data set in a name, as `train` in `X_train`, and the rest of it, in
+    small letters; nothing and the name if there is no such word."""
+    word = _PART.search(name)
+    rest = name[: word.start()] + name[word.end() :] if word else name
+    return (word[0].lower() if word else ""), _letters(rest)
 
 
 def without_masks(source: str, files: list[str]) -> tuple[list[str], str]:

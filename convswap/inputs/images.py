@@ -159,7 +159,9 @@ def open_images(
     if source == DIGITS:
         return Images(source, Digits(preprocess, held_out), [str(i) for i in range(10)])
     if is_array_file(source):
-        file = ArrayFile(Path(source))
+        file = ArrayFile(Path(source), held_out)
+        if file.note:
+            note(file.note)
         names = [f"number {index}" for index in range(len(file.x))]
         items = Items(names, file.labels, file.read, ArrayTransform(preprocess))
         return Images(source, items, file.classes, note)

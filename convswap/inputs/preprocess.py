@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
 from ..errors import ConvswapError, problems
-from ..network.calls import example_of
+from ..network.calls import read_batch
 from ..network.copies import dry_run
 from ..record import Preprocess, record_of, remember
 from ..support.progress import Note, unheard
-from .arrays import LARGEST, ArrayTransform, by, plain
+from .arrays import LARGEST, ArrayTransform, arrangements, by, plain
 from .images import first_array, native_size
 from .networks import input_channels
 
@@ -80,10 +81,20 @@ def _of_arrays(
             f"arrays of {by(array.shape)} are taken without {' and '.join(missing)}: say otherwise "
             "with --mean, --std"
         )
-    preprocess = plain(array.shape)
-    example = example_of(model, ArrayTransform(preprocess)(array)[None])
-    dry_run(model, example, lambda network, batch: batch.run(network))
-    return preprocess
+    problem = None
+    for arranged in arrangements(array):
+        preprocess = plain(arranged.shape)
+        # subtle: two, for a layer takes one without an axis of channels for one without samples
+        two = torch.stack([ArrayTransform(preprocess)(arranged)] * 2)
+        try:
+            dry_run(model, read_batch(model, two), lambda network, batch: batch.run(network))
+        except ConvswapError as error:
+            problem = problem or error
+        else:
+            if arranged is not array:
+                note(f"arrays of {by(array.shape)} are read as {by(arranged.shape)}")
+            return preprocess
+    raise problem
 
 
 def _assumed(

@@ -23,6 +23,7 @@ PACKED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd",
     b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR",
 }  # fmt: skip
+THUMBNAILS = ("@eaDir", "__MACOSX")  # folders that NAS systems and macOS put beside files
 FILE_BYTES = 1 << 30  # the largest file that is read
 
 
@@ -76,9 +77,15 @@ def open_source(source: str, held_out: bool = False) -> Source:
     kinds = Counter(map(_suffix, opener.names))
     kind = IMAGES if any(kinds[suffix] for suffix in IMAGES) else ARRAYS
     files = sorted((name for name in opener.names if _suffix(name) in kind), key=natural)
+    passed_over = _named({k: n for k, n in kinds.items() if k not in kind})
     if not files:
-        raise DataError(f"no images in {source}", do="put .jpg, .png or .npy files there")
-    notes = [_passed_over(source, {k: n for k, n in kinds.items() if k not in kind})]
+        there = f", but {passed_over}" if passed_over else ""
+        raise DataError(f"no images in {source}{there}", do="put .jpg, .png or .npy files there")
+    notes = [
+        f"passed over {sum(kinds.values()) - len(files)} files of {source}: {passed_over}"
+        if passed_over
+        else ""
+    ]
     files, left_out = without_masks(source, files)
     files, answers = one_of_pairs(source, files)
     files, taken = one_split(source, files, held_out)
@@ -137,7 +144,7 @@ class _Folder:
                 continue
             seen.add((status.st_dev, status.st_ino))
             for entry, is_folder in entries:
-                if not entry.startswith("."):
+                if not _is_hidden(entry):
                     name = f"{folder}/{entry}" if folder else entry
                     (waiting if is_folder else self.names).append(name)
 
@@ -161,7 +168,7 @@ class _Tar:
                     name: (member.offset_data, member.size)
                     for member in archive
                     if member.isfile() and not member.issparse()
-                    if not any(part.startswith(".") for part in parts_of(member.name))
+                    if not any(map(_is_hidden, parts_of(member.name)))
                     for name in ["/".join(parts_of(member.name))]
                 }
         except (OSError, tarfile.TarError, ValueError) as error:
@@ -180,6 +187,11 @@ def _is_folder(entry: os.DirEntry) -> bool:
     return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder is none that people put there."""
+    return name.startswith(".") or name in THUMBNAILS
+
+
 def _check_size(size: int) -> None:
     if not size:  # of /proc, too, whose files may never end
         raise DataError("the file is empty")
@@ -191,10 +203,8 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _passed_over(source: str, kinds: dict[str, int]) -> str:
-    if not kinds:
-        return ""
+def _named(kinds: dict[str, int]) -> str:
+    """How many files of what kinds there are."""
     common = sorted(kinds, key=lambda kind: (-kinds[kind], kind))
     named = [f"{kinds[kind]} {kind or 'without suffix'}" for kind in common[:5]]
-    more = ", ..." if len(common) > 5 else ""
-    return f"passed over {sum(kinds.values())} files of {source}: {', '.join(named)}{more}"
+    return ", ".join(named) + (", ..." if len(common) > 5 else "")

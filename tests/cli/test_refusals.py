@@ -96,10 +96,10 @@ BAD = {
         ["w.safetensors"]),
     "a checkpoint that is something else": (
         lambda: _text("w.pt", "hello"), "inspect model.py:build --weights w.pt",
-        ["w.pt", "safetensors"]),
-    "a checkpoint that holds code": (
+        ["w.pt is text (hello), not a checkpoint"]),
+    "another network, saved whole": (
         lambda: torch.save(torch.nn.Linear(1, 1), "w.pt"),
-        "inspect model.py:build --weights w.pt", ["w.pt", "state_dict"]),
+        "inspect model.py:build --weights w.pt", ["w.pt", "weights do not fit Small"]),
     "a checkpoint that holds itself": (
         _itself, "inspect model.py:build --weights w.pt", ["no state_dict in w.pt"]),
     "the folder of a run": (
