@@ -35,8 +35,8 @@ def evaluate(
     """Measure top-1 and top-5 (percent) on labelled images, or --against another network.
 
     Classes are the folders' names in alphabetical order. With --against the original
-    network of an artifact, its weights are found where they were at conversion; --weights are
-    others.
+    network of an artifact, its weights are found where they were at conversion; --weights and
+    --random-weights are others.
     """
     early.check(model, network, against=against, sources=[data])
     from ..results import evaluation

@@ -155,19 +155,19 @@ def open_pair(
 ) -> tuple[nn.Module, nn.Module | None]:
     """The network of a MODEL argument, and the one it is compared with, if there is one.
 
-    An artifact has its own weights: those given are then the other's. The network an artifact
-    was made from is taken with the weights it had.
+    An artifact has its own weights: what is said of weights is then the other's. The network an
+    artifact was made from is taken with the weights it had, unless more is said.
     """
     if against is None:
         return open_network(model, network, run), None
-    theirs = replace(network, random_weights=False)
+    none = {"weights": None, "random_weights": False}
+    theirs = replace(network, **none)
     if is_artifact(model):
-        network = replace(network, weights=None)
-    else:
-        theirs = replace(theirs, weights=None)
+        theirs, network = network, replace(network, **none, reparameterize=False)
     opened = open_network(model, network, run)
     base, code = record_of(opened).base.name, against.rpartition(":")[0].endswith(".py")
-    if is_artifact(model) and (against == base or (base == "code" and code)):
+    original = against == base or (base == "code" and code)
+    if is_artifact(model) and original and not (theirs.random_weights or theirs.reparameterize):
         original = o.Original(
             architecture=against, model_arg=theirs.model_arg, teacher_weights=theirs.weights
         )

@@ -67,3 +67,10 @@ def test_a_gray_timm_network_reads_colour_images(shared):
                    "--model-arg", "channels=[8,8,16,16]", "--model-arg", "num_classes=4",
                    "--input-size", "1,32,32", "--data", "data", "--json")  # fmt: skip
     assert done.document["images"] == 40
+
+
+def test_what_is_said_of_weights_is_the_others_where_a_folder_is_compared(shared):
+    pair = ("art", "--model", "model.py:build", "--data", "flat", "--against", "model.py:build")
+    own = succeed("evaluate", *pair, "--weights", "weights.safetensors", "--json").document
+    fresh = succeed("evaluate", *pair, "--random-weights", "--json").document
+    assert fresh["r2"] < own["r2"]
