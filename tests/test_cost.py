@@ -114,12 +114,17 @@ def test_counting_changes_nothing(name: str):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_network_that_fails_says_so_and_on_what():
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("no such luck\nat all", "no such luck$"), ("why:\n\n  no luck\nat all", "why: no luck$"),
+     ("why:", "why:$"), ("", "ValueError$")],
+)  # fmt: skip
+def test_network_that_fails_says_so_and_on_what(words: str, said: str):
     class Broken(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            raise ValueError("no such luck")
+            raise ValueError(words)
 
-    with pytest.raises(ModelError, match="Broken fails on an input of 3x8x8: no such luck"):
+    with pytest.raises(ModelError, match=f"Broken fails on an input of 3x8x8: {said}"):
         count(Broken(), (3, 8, 8))
 
 

@@ -249,5 +249,8 @@ def failure(network: nn.Module, batch: Batch, error: Exception) -> ModelError:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of somebody else's code says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an error of somebody else's code says, in one line: the first, and where that ends with
+    a colon, what comes after it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    ends = (index for index, line in enumerate(lines) if not line.endswith(":"))
+    return " ".join(lines[: next(ends, 0) + 1]) or type(error).__name__
