@@ -59,6 +59,18 @@ def test_a_network_folded_by_timm_itself_is_written_as_one(tmp_path):
     assert torch.equal(load(tmp_path / "art")(x), small(x))
 
 
+def test_weights_may_have_been_folded_before_they_were_saved(folded, tmp_path):
+    plain, x = tmp_path / "plain.pth", torch.randn(1, *SIZE)
+    torch.save(folded.state_dict(), tmp_path / "folded.pth")
+    torch.save(open_model(NAME, random_weights=True).state_dict(), plain)
+    for path in (tmp_path / "folded.pth", plain):
+        again = open_model(NAME, weights=path, fold=True)
+        assert torch.equal(again(x), folded(x))
+    assert torch.equal(open_teacher(record_of(again).base)(x), folded(x))
+    with pytest.raises(ConvswapError, match="2 of another shape"):
+        open_model(NAME, weights=plain, fold=True, kwargs={"num_classes": 7})
+
+
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "helpers:Residual"])
 def test_other_networks_do_not_say_how(name: str):
     with pytest.raises(ConvswapError, match="only networks of timm"):

@@ -62,13 +62,24 @@ def open_model(
             model = build_library(name, kwargs, pretrained=source == "pretrained")
         else:
             model = _run_factory(name, kwargs)
+    if fold and not name.startswith("timm:"):
+        raise ModelError("only networks of timm say how their branches are folded")
+    folded = False
     if weights is not None:
-        load_weights_(model, Path(weights), averaged=averaged, note=note)
+        given = {"path": Path(weights), "averaged": averaged, "note": note}
+        try:
+            load_weights_(model, **given)
+        except ModelError as error:
+            if not fold:
+                raise
+            folded = True
+            try:  # they may have been folded before they were saved
+                load_weights_(fold_branches_(model), **given)
+            except ModelError:
+                raise error from None
     model.eval()
     check_finite(model)
-    if fold:
-        if not name.startswith("timm:"):
-            raise ModelError("only networks of timm say how their branches are folded")
+    if fold and not folded:
         fold_branches_(model)
     base = Base(
         name=name if is_library(name) else "code", kwargs=kwargs, weights=source, sha256=found,
