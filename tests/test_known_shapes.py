@@ -9,6 +9,16 @@ from convswap.network.cost import Counter
 from convswap.network.known_shapes import KnownShapes
 
 META = {"device": "meta"}
+
+
+class Calls(nn.Module):
+    """A function of its input."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
 MODULES = {
     "batch norm": (nn.BatchNorm2d(4, **META), (2, 4, 5, 5)),
     "batch norm of channels last": (nn.BatchNorm2d(4, **META), (2, 5, 5, 4)),
@@ -19,6 +29,10 @@ MODULES = {
     "linear": (nn.Linear(5, 3, **META), (2, 4, 5)),
     "linear, laid out in another order": (nn.Linear(5, 3, **META), (2, 4, 5, 5)),
     "LSTM": (nn.LSTM(5, 3, bidirectional=True, batch_first=True, **META), (2, 4, 5)),
+    "attention": (Calls(lambda x: F.scaled_dot_product_attention(x, x, x)), (2, 3, 4, 5)),
+    "a sum": (Calls(lambda x: x + x.mT.mT), (2, 4, 5)),
+    "a product with another type": (Calls(lambda x: x * x.double()), (2, 4, 5)),
+    "several joined": (Calls(lambda x: torch.cat([x, x], 1)), (2, 4, 5)),
     "GRU": (nn.GRU(5, 3, num_layers=2, **META), (2, 4, 5)),
 }
 
@@ -45,6 +59,13 @@ def test_the_second_time_is_like_the_first(name):
     with Counter() as other:
         module(x[:1])
     assert counter.macs == 3 * alone.macs + other.macs
+
+
+@torch.no_grad()
+def test_the_type_of_a_number_counts():
+    x = torch.ones(2, dtype=torch.int64, **META)
+    with KnownShapes():
+        assert [(x * n).dtype for n in (1, 1.0, True)] == [torch.int64, torch.float32, torch.int64]
 
 
 def test_gradients_values_and_transforms_are_left_to_pytorch():

@@ -64,8 +64,8 @@ def bake(layer: nn.Module, size: Size, dtype: torch.dtype | None = None) -> nn.M
     for make in _candidates(layer, axes, size):
         with torch.device("meta"):
             plain = make(bias is not None)
-        plain.weight = nn.Parameter(weight.detach().clone())
-        plain.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        plain.weight = nn.Parameter(weight.detach())
+        plain.bias = None if bias is None else nn.Parameter(bias.detach())
         try:
             with torch.no_grad():
                 got = plain(x)
@@ -73,6 +73,7 @@ def bake(layer: nn.Module, size: Size, dtype: torch.dtype | None = None) -> nn.M
             continue
         alike = (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
         if alike and (got - wanted).abs().max() <= closest:
+            plain = plain if device.type == "meta" else deep_copy(plain)  # they may be views
             return plain.eval().to(device)
     return None
 
@@ -80,10 +81,15 @@ def bake(layer: nn.Module, size: Size, dtype: torch.dtype | None = None) -> nn.M
 @torch.no_grad()
 def _with_values_(layer: nn.Module) -> nn.Module:
     """A layer on the meta device with random values, none of them negative: some are variances."""
-    random = torch.Generator().manual_seed(0)
+    # subtle: over and over, for as many as there are weights would take longer than all else
+    random = torch.rand(65537, generator=torch.Generator().manual_seed(0))
     layer = layer.to_empty(device="cpu")
     for tensor in (*layer.parameters(), *layer.buffers()):
-        tensor.uniform_(generator=random) if tensor.is_floating_point() else tensor.zero_()
+        if tensor.is_floating_point():
+            some = random.repeat(-(-tensor.numel() // len(random)))[: tensor.numel()]
+            tensor.copy_(some.view(tensor.shape))
+        else:
+            tensor.zero_()
     return layer
 
 

@@ -1,5 +1,5 @@
-"""Norms, linear and recurrent layers on the meta device, where PyTorch works out in Python what
-they give: most of the time that a network takes there."""
+"""Norms, linear and recurrent layers, attention and sums on the meta device, where PyTorch works
+out in Python what they give: most of the time that a network takes there."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .cost import Counter
 
 _NEW = {  # each makes new tensors
     F.batch_norm, F.layer_norm, F.group_norm, F.gelu, F.linear, torch.lstm, torch.gru,
+    F.scaled_dot_product_attention, Tensor.add, Tensor.sub, Tensor.mul, torch.cat,
 }  # fmt: skip
 
 
@@ -68,10 +69,13 @@ def _are_plain(tensors: list[Tensor]) -> bool:
 
 
 def _shapes(value: object) -> object:
-    """A value with the shapes of tensors in place of them; hashable."""
+    """A value with the shapes of tensors in place of them; hashable. Numbers have their types, on
+    which that of a sum depends."""
     if isinstance(value, Tensor):
         return _Shape(value.shape, value.stride(), value.dtype)
-    return tuple(map(_shapes, value)) if isinstance(value, (tuple, list)) else value
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_shapes, value))
+    return (type(value), value) if isinstance(value, (bool, int, float)) else value
 
 
 def _made(value: object) -> object:
