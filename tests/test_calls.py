@@ -287,6 +287,8 @@ CASES = {
     "taken apart, with labels": (TakesApart, ([X, X.flip(0)], LABELS), True),
     "asked for by name": (TakesNames, {"rgb": X, "gain": torch.tensor(2.0), "label": LABELS}, True),
     "maps that become larger": (Pyramid, (MAPS[::-1],), False),
+    "views in a list": (Pyramid, [X, X.flip(0)], False),
+    "views in a list, with labels": (Pyramid, ([X, X.flip(0), X[..., ::2, ::2]], LABELS), True),
     "words for each": (Texts, (X, ["a", "bb", "ccc", "a", "bb", "a"], LABELS), True),
     "waves": (Waves, WAVES, False),
     "waves with labels": (Waves, (WAVES, LABELS), True),
@@ -315,6 +317,8 @@ PASSED = {
     "by place, not by name": lambda m: m(X, X.flip(0)),
     "one for all first": lambda m: m(torch.eye(3), X),
     "maps of a pyramid": lambda m: m(MAPS),
+    "views in a list": lambda m: m([X, X.flip(0)]),
+    "views in a list, with labels": lambda m: m([X, X.flip(0), X[..., ::2, ::2]]),
 }
 
 

@@ -45,7 +45,7 @@ def guessed(model: nn.Module, batch: object) -> Batch:
     inputs = batch[: max(1, required, _parts_of_rest(model))]
     if all(is_list_of_samples(each, said) for each in inputs) and len({*map(len, inputs)}) == 1:
         return Batch(tuple(map(list, inputs)), labels=_labels(batch[len(inputs) :]))
-    if required <= 1 and (maps := _maps_of_sizes(batch)) is not None:
+    if required <= 1 and (maps := _maps_in(batch, said)) is not None:
         return Batch((maps,), labels=None if maps is batch else _labels(batch[1:]))
     if isinstance(batch[0], (Mapping, tuple, list)):
         return replace(guessed(model, batch[0]), labels=_labels(batch[1:]))
@@ -69,17 +69,19 @@ def _is_ragged(model: nn.Module, batch: Sequence[object]) -> bool:
     return tensors and is_ragged(batch) and not any("offset" in n for n in _parameters(model))
 
 
-def _maps_of_sizes(batch: Sequence[object]) -> Sequence[Tensor] | None:
-    """The maps `[n, channels, ...]` of a pyramid, each smaller than the one before, that a batch is
-    (three at least: an image and a map may be input and target); or of several sizes, falling or
-    rising, that it begins with."""
-    for maps, least in ((batch, 3), (batch[0], 2)):
+def _maps_in(batch: Sequence[object], said: bool) -> Sequence[Tensor] | None:
+    """The maps `[n, channels, ...]` that a batch is, or that it begins with: views of the same
+    images, where the network has `said` that it takes a list; those of a pyramid, each smaller than
+    the one before (three at least, if they are all: an image and a map may be input and target), or
+    of several sizes, falling or rising."""
+    for maps, least in ((batch, 2 if said else 3), (batch[0], 2)):
         if not isinstance(maps, (tuple, list)) or len(maps) < least:
             continue
         if all(isinstance(each, Tensor) and each.dim() >= 4 for each in maps):
             sizes = [each.shape[2:].numel() for each in maps]
+            views = said and len({*map(len, maps)}) == 1
             rising = maps is not batch and all(small < large for small, large in pairwise(sizes))
-            if rising or all(large > small for large, small in pairwise(sizes)):
+            if views or rising or all(large > small for large, small in pairwise(sizes)):
                 return maps
     return None
 
