@@ -261,14 +261,15 @@ class _Seen(NamedTuple):
 
 def cholesky(gram: Tensor) -> Tensor:
     """Cholesky factor of a positive semi-definite matrix, with the least jitter that works."""
-    jitter = 0.0
-    scale = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+    jitter, numbers = 0.0, torch.finfo(gram.dtype)
+    # of what layers of zeros see: not so small that a jitter of it is none
+    scale = gram.diagonal().mean().clamp_min(numbers.tiny / numbers.eps)
     regular = gram
     while True:
         factor, info = torch.linalg.cholesky_ex(regular)
         if info.item() == 0 and factor.diagonal().isfinite().all():  # so are the rows, then
             return factor
-        jitter = max(jitter * 10, 10 * torch.finfo(gram.dtype).eps)
+        jitter = max(jitter * 10, 10 * numbers.eps)
         regular = gram + (jitter * scale).expand(len(gram)).diag()
         if jitter > 1:
             raise FloatingPointError("moments are not finite or not positive semi-definite")
