@@ -306,6 +306,14 @@ def test_outputs_that_differ_are_told(change, says, images):
         largest_gap(model, Batch((images,)), change(model(images)[0]))
 
 
+@pytest.mark.parametrize("write", [export_onnx, export_program])
+def test_a_network_that_draws_its_output_is_told_apart(write, images, tmp_path):
+    model = Puts(lambda y: y + torch.randn_like(y)).eval()
+    with pytest.raises(ConvswapError, match=r"draws numbers at random: .* as an input$"):
+        write(model, images, tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_few_whole_numbers_may_fall_the_other_way_by_rounding(images):
     torch.manual_seed(0)
     model = Puts(lambda y: y.argmax(1)).eval()
