@@ -164,6 +164,18 @@ class Pyramid(OneInput):
         return torch.stack([OneInput.forward(self, level).mean((2, 3)) for level in x]).sum(0)
 
 
+class Held:
+    """Images and what belongs to them, of a class of the user's own."""
+
+    def __init__(self, tensors, mask):
+        self.tensors, self.mask, self.itself = tensors, mask, [self]
+
+
+class TakesHeld(OneInput):
+    def forward(self, samples):
+        return super().forward(samples.tensors * ~samples.mask[:, None])
+
+
 class Waves(nn.Module):
     """Audio of several lengths; does not say that it takes a list."""
 
@@ -289,6 +301,8 @@ CASES = {
     "maps that become larger": (Pyramid, (MAPS[::-1],), False),
     "views in a list": (Pyramid, [X, X.flip(0)], False),
     "views in a list, with labels": (Pyramid, ([X, X.flip(0), X[..., ::2, ::2]], LABELS), True),
+    "in an object": (TakesHeld, Held(X, X[:, 0] > 1), False),
+    "in an object, with labels": (TakesHeld, (Held(X, X[:, 0] > 1), LABELS), True),
     "words for each": (Texts, (X, ["a", "bb", "ccc", "a", "bb", "a"], LABELS), True),
     "waves": (Waves, WAVES, False),
     "waves with labels": (Waves, (WAVES, LABELS), True),
@@ -317,6 +331,7 @@ PASSED = {
     "by place, not by name": lambda m: m(X, X.flip(0)),
     "one for all first": lambda m: m(torch.eye(3), X),
     "maps of a pyramid": lambda m: m(MAPS),
+    "in an object": lambda m: m(Held(X, X[:, 0] > 1)),
     "views in a list": lambda m: m([X, X.flip(0)]),
     "views in a list, with labels": lambda m: m([X, X.flip(0), X[..., ::2, ::2]]),
 }

@@ -134,7 +134,7 @@ class Batch:
         return replace(self, args=args, kwargs=kwargs)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> tuple[tuple, dict[str, Any]]:
-        return map_tensors(self.args, change), map_tensors(dict(self.kwargs), change)
+        return map_tensors((self.args, dict(self.kwargs)), change)
 
 
 def noise(shape: Sequence[int]) -> Tensor:

@@ -1,4 +1,5 @@
-"""Values in one another: tuples, lists, mappings, dataclasses and arrays, as batches come."""
+"""Values in one another: tuples, lists, mappings, dataclasses and arrays, as batches come, and
+what holds them in attributes."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from torch.nn.utils.rnn import PackedSequence
 Path = tuple[object, ...]
 """Where in a tree a value is: the keys and positions that lead there."""
 
+ARGUMENT = 2  # how long the path to an argument is, in a tree `(args, kwargs)`
+
 
 def map_tensors(
     tree: object,
@@ -23,7 +26,7 @@ def map_tensors(
     path: Path = (),
 ) -> object:
     """The same tree with every tensor changed; an array of numbers counts as one, and stays an
-    array.
+    array. Of other objects those are looked into that are arguments themselves.
 
     Args:
         special: how what is at some paths becomes something else, as a whole.
@@ -54,6 +57,10 @@ def map_tensors(
             value = each((field.name, getattr(tree, field.name)))
             object.__setattr__(made, field.name, value)
         return made
+    if len(path) == ARGUMENT and (held := _held_by(tree)):
+        made = copy.copy(tree)
+        made.__dict__.update({name: each((name, value)) for name, value in held.items()})
+        return made
     return tree
 
 
@@ -78,6 +85,16 @@ def paths_in(tree: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
         entries = enumerate(tree) if isinstance(tree, (tuple, list)) else ()
     for key, value in entries:
         yield from paths_in(value, (*path, key))
+
+
+def _held_by(value: object) -> Mapping[str, object]:
+    """Tensors, and what may hold them, in the attributes of an object of a class of the user's, as
+    a graph or images with a mask are."""
+    if isinstance(value, type) or callable(value):
+        return {}
+    attributes = getattr(value, "__dict__", {})
+    kinds = (Tensor, np.ndarray, Mapping, tuple, list)
+    return {name: each for name, each in attributes.items() if isinstance(each, kinds)}
 
 
 def is_array(value: object) -> bool:
