@@ -6,6 +6,7 @@ import argparse
 import collections
 import datetime
 import fractions
+import functools
 import gzip
 import json
 import os
@@ -84,6 +85,8 @@ WRAPPED = {
     "beside what only code could make": lambda s: {
         "state_dict": s, "cut": fractions.Fraction(1, 2), "loss": torch.nn.functional.mse_loss,
         "history": collections.defaultdict(list, {"loss": [0.1]}), "at": Settings(rate=0.1),
+        "last": collections.deque([0.1, 0.2], 2),
+        "make": functools.partial(torch.nn.LayerNorm, eps=1e-6),
         "optimizer": torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)},
     "saved whole": lambda s: {"epoch": 3, "model": whole(s)},
     "saved whole, and parallel": lambda s: torch.nn.DataParallel(whole(s)),

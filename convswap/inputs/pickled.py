@@ -24,12 +24,24 @@ class _PassedOver:
 
     def __new__(cls, *made: object) -> object:
         # subtle: what is made of nothing may get attributes, as modules do, or entries
-        return (
-            OrderedDict() if all(isinstance(each, type) for each in made) else super().__new__(cls)
-        )
+        return super().__new__(cls) if made else OrderedDict()
 
     def __setstate__(self, state: object) -> None:
         pass
+
+
+class _Entries(_PassedOver):
+    """Stands for a mapping that is made of something."""
+
+    def __new__(cls, *_: object) -> object:
+        return OrderedDict()
+
+
+class _Row(list):
+    """Stands for a queue, which gets its items one after another."""
+
+    def __init__(self, *_: object):
+        super().__init__()
 
 
 class _Kept:
@@ -44,7 +56,10 @@ class _Kept:
         self.state = state
 
 
-ARRAYS = [*(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")), "numpy.dtype"]
+STAND_INS = {
+    **{f"numpy.{core}.multiarray._reconstruct": _Kept for core in ("core", "_core")},
+    "numpy.dtype": _Kept, "collections.defaultdict": _Entries, "collections.deque": _Row,
+}  # fmt: skip
 MOST = 1 << 16  # modules, or tensors, of a network that was saved whole
 NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")  # NumPy's names of their types
 
@@ -61,8 +76,7 @@ def read_pickled(path: Path) -> Mapping:
     """
     try:
         pairs = [
-            *((_Kept, name) for name in ARRAYS),
-            *((_PassedOver, name) for name in _named_in(path)),
+            (STAND_INS.get(name, _PassedOver), name) for name in {*STAND_INS, *_named_in(path)}
         ]
         known = torch.serialization.safe_globals(pairs)
         with known, quiet(), path.open("rb") as file:  # subtle: a path is judged by its name
@@ -95,7 +109,7 @@ def _named_in(path: Path) -> set[str]:
                     )
     except Exception:  # a damaged file, or one of another kind: reading it tells
         pass
-    return found.difference(ARRAYS)
+    return found
 
 
 def _state_of(network: Mapping) -> dict[str, object]:
