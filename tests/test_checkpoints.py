@@ -61,6 +61,15 @@ def whole(state):
     return network
 
 
+def traced(network):
+    """A network as torch.fx writes it."""
+    graph = torch.fx.Graph()
+    for key in network.state_dict():
+        graph.get_attr(key)
+    graph.output(None)
+    return torch.fx.GraphModule(network, graph)
+
+
 def opened(user, path, **options):
     return open_model(f"{user / 'model.py'}:build", weights=path, **options).state_dict()
 
@@ -90,6 +99,7 @@ WRAPPED = {
         "optimizer": torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)},
     "saved whole": lambda s: {"epoch": 3, "model": whole(s)},
     "saved whole, and parallel": lambda s: torch.nn.DataParallel(whole(s)),
+    "saved whole, as torch.fx has it": lambda s: traced(whole(s)),
     "beside losses and metrics": lambda s: {
         "state_dict": {**prefixed("net.", s), "loss.weight": torch.ones(4)}},
     "beside another network, under names": lambda s: {

@@ -23,8 +23,14 @@ class _PassedOver:
     """Stands for what trainers keep beside weights: nobody looks at it, so none of it is built."""
 
     def __new__(cls, *made: object) -> object:
-        # subtle: what is made of nothing may get attributes, as modules do, or entries
-        return super().__new__(cls) if made else OrderedDict()
+        # subtle: what is made of nothing may get attributes, as modules do, or entries; torch.fx
+        # makes modules of their attributes
+        attributes = made[0] if made else {}
+        if made and not (isinstance(attributes, dict) and "_modules" in attributes):
+            return super().__new__(cls)
+        stand_in = OrderedDict()
+        stand_in.__dict__.update(attributes)
+        return stand_in
 
     def __setstate__(self, state: object) -> None:
         pass
