@@ -43,11 +43,11 @@ class _Entries(_PassedOver):
         return OrderedDict()
 
 
-class _Row(list):
+class _Row(_PassedOver):
     """Stands for a queue, which gets its items one after another."""
 
-    def __init__(self, *_: object):
-        super().__init__()
+    def __new__(cls, *_: object) -> object:
+        return []
 
 
 class _Kept:
