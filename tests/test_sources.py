@@ -242,6 +242,12 @@ def test_a_file_of_another_kind_is_no_source(suffix, tmp_path):
         open_source(str(tmp_path / f"data{suffix}"))
 
 
+def test_a_folder_without_images_says_what_is_there(tmp_path):
+    folder = plant(tmp_path, ["a.heic", "b.heic", "c"])
+    with pytest.raises(ConvswapError, match=r"no images in .*, but 2 \.heic, 1 without suffix - "):
+        open_source(str(folder))
+
+
 def test_a_pipe_is_no_source(tmp_path):
     os.mkfifo(tmp_path / "data.tar")
     with pytest.raises(ConvswapError, match="neither a folder nor"):
