@@ -24,7 +24,7 @@ from .recompute import computed_again
 
 # Weights of the error within, beside that of the output: at the end of residual blocks, which
 # the output follows from; where single layers or other aims may contradict it.
-STRONG, WEAK = 100.0, 5.0
+STRONG, WEAK = 300.0, 5.0
 
 Value = tuple[Tap, ...]
 """The sum of what these look at."""
