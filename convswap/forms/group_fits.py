@@ -14,7 +14,7 @@ from torch import Tensor
 from ..plans import Rank
 from . import FORMS
 from .layer import Kernel
-from .least_squares import Fitted, LeastSquares, root
+from .least_squares import Fitted, LeastSquares, cholesky
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class GroupFits:
         parts = [minded[i : i + out, i : i + out] for i in range(0, len(minded), out)]
         found = []
         for problem, part in zip(self.problems, parts, strict=True):
-            turn = root(part).to(problem.target)
+            turn = cholesky(part).T.to(problem.target)
             fitted = FORMS[form].fit(problem.turned(turn), self.kernel, rank, steps)
             found.append(fitted.turned(torch.linalg.inv(turn)))
         return found

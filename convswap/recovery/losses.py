@@ -135,7 +135,8 @@ def _kept(network: nn.Module, values: Iterable[Value]) -> Iterator[dict[Value, T
             if not isinstance(addend, Tensor):
                 return
             addends[tap] = addend.clone()  # subtle: an in-place activation may follow
-            if len(addends) == len({*value}):
+            sizes = {each.shape for each in addends.values()}
+            if len(addends) == len({*value}) and len(sizes) == 1:  # not of two different calls
                 sums[value] = reduce(add, (_exact(addends[tap]) for tap in value))
                 addends.clear()
 

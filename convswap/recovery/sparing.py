@@ -11,7 +11,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.jit import ScriptModule
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ..errors import ModelError
 from ..network.calls import Batch
 from ..network.memory import free_bytes
 from ..support.randomness import seeded
@@ -35,7 +34,7 @@ def spare_memory_(task: Task, batch: Batch, tell: Callable[[str], None]) -> None
             return
         task.blocks = _blocks(task.student, held)
         _, again = _held(task, sample)
-    except (ModelError, RuntimeError):  # what PyTorch cannot differentiate is not our affair here
+    except Exception:  # whatever it is, it comes again where it is told of
         task.blocks = ()
         return
     if not all(map(_close, again, wanted)):
