@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from convswap.errors import RankError
 from convswap.forms import FORMS, Kernel, build, check_rank, ranks, write_
 from convswap.forms.bottleneck import MOST_NORM, _basis
+from convswap.forms.group_fits import GroupFits
 from convswap.forms.least_squares import LeastSquares
 from convswap.network.cost import Size, count, layers_cost
 
@@ -149,6 +150,20 @@ def test_what_a_fit_says_it_leaves_is_what_its_layers_leave(form: str, steps: in
     for rank in every_rank(form, KERNEL)[::3] if form in RANKED else [1]:
         weights, left = FORMS[form].fit(problem, KERNEL, rank, steps)
         torch.testing.assert_close(left, problem.left(FORMS[form].spell(weights, KERNEL)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_fit_leaves_less_of_what_is_minded_more(form: str):
+    problem, out = random_problem(KERNEL, 0), KERNEL.out_channels
+    minded = torch.linspace(0.2, 5, out).double().diag() + 0.1 * moment(out, 3).double()
+    fits, rank = GroupFits([problem], KERNEL), every_rank(form, KERNEL)[0] if form in RANKED else 1
+    plain, heeding = (fits.fit(form, rank, 50, how) for how in (None, minded))
+    [(_, before)], [(weights, after)] = plain, heeding
+    torch.testing.assert_close(after, problem.left(FORMS[form].spell(weights, KERNEL)))
+    if form == "blueprint":  # it ends in a layer for each output by itself
+        assert torch.equal(after, before)
+    else:
+        assert (minded * after).sum() < 0.99 * (minded * before).sum()
 
 
 @pytest.mark.parametrize("kernel", [KERNEL, Kernel(3, 5, 3), Kernel(5, 4, 1, 3, 3)], ids=str)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..plans import Rank
 from . import FORMS
 from .layer import Kernel
-from .least_squares import Fitted, LeastSquares
+from .least_squares import Fitted, LeastSquares, cholesky
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,25 @@ class GroupFits:
     problems: Sequence[LeastSquares]
     kernel: Kernel
 
-    def fit(self, form: str, rank: Rank, steps: int) -> list[Fitted]:
-        """For every group, a form's layers that solve its problem best."""
-        return [FORMS[form].fit(p, self.kernel, rank, steps) for p in self.problems]
+    def fit(self, form: str, rank: Rank, steps: int, minded: Tensor | None = None) -> list[Fitted]:
+        """For every group, a form's layers that solve its problem best.
+
+        Args:
+            minded: M `[out, out]` of all groups, positive definite: an error e of the outputs
+                counts as e^T M e; default: as e^T e. Not by a form whose last layer does not mix
+                all outputs.
+        """
+        mixes = FORMS[form].layers(self.kernel, rank)[-1].groups == 1
+        if minded is None or not mixes:
+            return [FORMS[form].fit(p, self.kernel, rank, steps) for p in self.problems]
+        out = self.kernel.out_channels
+        parts = [minded[i : i + out, i : i + out] for i in range(0, len(minded), out)]
+        found = []
+        for problem, part in zip(self.problems, parts, strict=True):
+            turn = cholesky(part).T.to(problem.target)
+            fitted = FORMS[form].fit(problem.turned(turn), self.kernel, rank, steps)
+            found.append(fitted.turned(torch.linalg.inv(turn)))
+        return found
 
     def start_errors(self, form: str, ranks: Sequence[Rank]) -> list[list[Tensor]]:
         """By rank, for every group, what a fit without refinement leaves of the outputs."""

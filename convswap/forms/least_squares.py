@@ -38,6 +38,12 @@ class Fitted(NamedTuple):
     weights: list[Tensor]
     left: Tensor
 
+    def turned(self, turn: Tensor) -> Fitted:
+        """With outputs multiplied by `turn` `[out, out]`, where the last layer mixes all."""
+        *others, last = self.weights
+        last = (turn @ last.flatten(1)).view_as(last)
+        return Fitted([*others, last], turn @ self.left @ turn.T)
+
 
 class Refined(NamedTuple):
     """What a search over the basis found.
@@ -73,6 +79,11 @@ class LeastSquares:
         """The same for some of the outputs and of the inputs, by their numbers."""
         moment = None if self.white else self.moment[inputs][:, inputs]
         return LeastSquares(self.target[outputs][:, inputs], moment)
+
+    def turned(self, turn: Tensor) -> LeastSquares:
+        """The same with all outputs multiplied by `turn` `[out, out]`."""
+        dense = self.dense if self.dense is None else turn @ self.dense
+        return LeastSquares(turn @ self.target, None if self.white else self.moment, dense)
 
     def measured(self, rows: Tensor) -> Tensor:
         """`rows` `[n, D]` times S, which costs nothing where inputs are white."""

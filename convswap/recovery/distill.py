@@ -39,6 +39,7 @@ from .reach import reach_, thaw_
 from .reading import Reader, countable
 from .settings import check_settings
 from .soap import Soap
+from .sparing import spare_memory_
 from .training import NOISE, Training, fresh
 from .trials import Trials
 
@@ -132,6 +133,7 @@ def distill(
         values = compared(student, teacher, sites, seen[0])
         task = Task(student, teacher, values, kind, reference.scale, labels=labels, loss=loss)
         with seeded(seed):
+            spare_memory_(task, first, tell)
             reach_(task, seen[0], tell)
             halve_(task, seen[0])
 

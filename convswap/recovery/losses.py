@@ -20,10 +20,14 @@ from ..network.running import output_of
 from ..network.thread_state import gradients_flow
 from ..plans import Kind
 from .mixing import mix
+from .recompute import computed_again
 
 # Weights of the error within, beside that of the output: at the end of residual blocks, which
 # the output follows from; where single layers or other aims may contradict it.
-STRONG, WEAK = 100.0, 5.0
+STRONG, WEAK = 300.0, 5.0
+
+Value = tuple[Tap, ...]
+"""The sum of what these look at."""
 
 Loss = Callable[[object, object, Tensor | None], Tensor]
 """The user's own: of the student's output, the teacher's, and the labels if there are any."""
@@ -31,10 +35,10 @@ Loss = Callable[[object, object, Tensor | None], Tensor]
 
 def compared(
     student: nn.Module, teacher: nn.Module, replaced: Iterable[str], example: Batch
-) -> list[tuple[Tap, ...]]:
+) -> list[Value]:
     """What student and teacher are compared by within: the sums at the end of residual blocks,
     as their addends; where there are none, what the replaced layers write."""
-    sums: dict[tuple[Tap, ...], None] = {}  # ordered
+    sums: dict[Value, None] = {}  # ordered
     for site in observe(teacher, example).sites:
         if site.sum and not site.reason:
             path = site.sum.norms[-1] if site.sum.norms else site.path
@@ -65,10 +69,11 @@ class Task(nn.Module):
         through: whether gradients go also through code that switches them off.
         halved: whether networks run in bfloat16, on weights that stay as they are.
         room: what a pass there and back runs in.
+        blocks: paths of the student's modules that are computed again on the way back.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, values: Sequence[Sequence[Tap]], kind: Kind,
+        self, student: nn.Module, teacher: nn.Module, values: Sequence[Value], kind: Kind,
         scale: Sequence[float], *, labels: bool = False, loss: Loss | None = None,
     ):  # fmt: skip
         super().__init__()
@@ -76,6 +81,7 @@ class Task(nn.Module):
         self.values, self.kind, self.scale = values, kind, scale
         self.labels, self.loss, self.through, self.halved = labels, loss, False, False
         self.room: Callable[[], AbstractContextManager] = nullcontext
+        self.blocks: tuple[str, ...] = ()
         alone = not labels and loss is None
         self.inner = STRONG if alone and any(len(value) > 1 for value in values) else WEAK
 
@@ -84,14 +90,14 @@ class Task(nn.Module):
         labels, partners, share = batch.labels, None, 1.0
         if self.loss is None:
             batch, partners, share = mix(batch)
-        taps = {tap for value in self.values for tap in value}
         # subtle: tensors that a teacher made in inference mode could not be learned from
         flow = gradients_flow if self.through else nullcontext
         devices = range(torch.cuda.device_count())
         with torch.random.fork_rng(devices):  # what networks draw at random is the same in both
-            with torch.no_grad(), flow(), self._fast(), _kept(self.teacher, taps) as theirs:
+            with torch.no_grad(), flow(), self._fast(), _kept(self.teacher, self.values) as theirs:
                 target = output_of(self.teacher, batch)
-        with flow(), self._fast(), _kept(self.student, taps) as ours:
+        again = computed_again(self.student, self.blocks)
+        with flow(), self._fast(), again, _kept(self.student, self.values) as ours:
             output = output_of(self.student, batch)
         if self.loss:
             outer = self.loss(output, target, labels)
@@ -104,9 +110,9 @@ class Task(nn.Module):
                 others = labels[partners.to(labels.device)]
                 outer = outer + (1 - share) * F.cross_entropy(scores, others)
         gaps = [
-            _gap(*(reduce(add, (_exact(kept[tap]) for tap in value)) for kept in (ours, theirs)))
+            _gap(ours[value], theirs[value])
             for value in self.values
-            if all(_alike(ours.get(tap), theirs.get(tap)) for tap in value)
+            if value in ours and value in theirs and ours[value].shape == theirs[value].shape
         ]
         within = sum(gaps) / len(gaps) if gaps else outer.new_zeros(())
         return Errors(outer + self.inner * within, outer.detach(), within.detach())
@@ -117,33 +123,37 @@ class Task(nn.Module):
 
 
 @contextmanager
-def _kept(network: nn.Module, taps: Iterable[Tap]) -> Iterator[dict[Tap, Tensor]]:
-    """The tapped values of a network that is run inside."""
-    values: dict[Tap, Tensor] = {}
+def _kept(network: nn.Module, values: Iterable[Value]) -> Iterator[dict[Value, Tensor]]:
+    """The values, as sums, of a network that is run inside; none of those it does not come by."""
+    sums: dict[Value, Tensor] = {}
 
-    def keeper(tap: Tap):
+    def keeper(value: Value, tap: Tap, addends: dict[Tap, Tensor]):
         def keep(
             module: nn.Module, args: tuple, kwargs: dict, output: Tensor | None = None
         ) -> None:
-            value = output if tap.written else first_given(args, kwargs)
-            if isinstance(value, Tensor):
-                values[tap] = value.clone()  # subtle: an in-place activation may follow
+            addend = output if tap.written else first_given(args, kwargs)
+            if not isinstance(addend, Tensor):
+                return
+            addends[tap] = addend.clone()  # subtle: an in-place activation may follow
+            sizes = {each.shape for each in addends.values()}
+            if len(addends) == len({*value}) and len(sizes) == 1:  # not of two different calls
+                sums[value] = reduce(add, (_exact(addends[tap]) for tap in value))
+                addends.clear()
 
         return keep
 
     with ExitStack() as stack:
-        for tap in taps:
-            module = network.get_submodule(tap.path)
-            listen = (
-                module.register_forward_hook if tap.written else module.register_forward_pre_hook
-            )
-            stack.callback(listen(keeper(tap), with_kwargs=True).remove)
-        yield values
-
-
-def _alike(ours: Tensor | None, theirs: Tensor | None) -> bool:
-    """Whether both networks came by, and what they looked at is of one size."""
-    return ours is not None and theirs is not None and ours.shape == theirs.shape
+        for value in values:
+            addends: dict[Tap, Tensor] = {}
+            for tap in {*value}:
+                module = network.get_submodule(tap.path)
+                listen = (
+                    module.register_forward_hook
+                    if tap.written
+                    else module.register_forward_pre_hook
+                )
+                stack.callback(listen(keeper(value, tap, addends), with_kwargs=True).remove)
+        yield sums
 
 
 def _exact(value: Tensor) -> Tensor:
@@ -154,4 +164,5 @@ def _gap(ours: Tensor, theirs: Tensor) -> Tensor:
     """Squared error as a share of the teacher's variance over images and positions."""
     dims = (0, *range(2, theirs.dim()))
     variance = (theirs.square().mean(dims) - theirs.mean(dims).square()).mean()
-    return F.mse_loss(ours, theirs) / variance.clamp_min(1e-12)
+    # the difference is all that is held for the way back
+    return (ours - theirs).square().mean() / variance.clamp_min(1e-12)

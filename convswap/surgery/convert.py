@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConversionError, PlanError
 from ..forms import write_
@@ -22,8 +22,9 @@ from ..network.replace import install_
 from ..network.sites import Site
 from ..network.state import check_finite
 from ..network.wrappers import unwrapped
-from ..plans import Choice, Plan
+from ..plans import Choice, Kind, Plan
 from ..record import record_of, remember
+from ..statistics.curvature import output_curvature
 from ..statistics.gathering import gather
 from ..statistics.moments import Moments, weight_problems
 from ..support.progress import Progress, silent
@@ -77,7 +78,7 @@ def convert(
         kind = plan.output or led(lambda: output_kind(model, batches))
         with in_fastest_layout([dense, small], batches) as images:
             if plan.fit != "weight":
-                _fit_to_images(dense, small, plan, seen.replaceable, images, progress)
+                _fit_to_images(dense, small, plan, seen.replaceable, images, kind, progress)
             rest, held = held_back(images)
             reference = Reference(dense, held, kind)
             if plan.fit != "corrected":  # those follow the outputs that the statistics are of
@@ -122,6 +123,7 @@ def _fit_to_images(
     plan: Plan,
     sites: Sequence[Site],
     batches: Sequence[Batch],
+    kind: Kind,
     progress: Progress,
 ) -> None:
     """Fit every site to the original's output there; `corrected` from the inputs it now gets.
@@ -136,11 +138,14 @@ def _fit_to_images(
     sites = [site for site in sites if site.path in choices]
     once = [site for site in sites if site.calls == 1 and plan.fit == "corrected"]
     others = [site for site in sites if site not in once]
+    curvature = output_curvature(model, sites, batches, kind, plan.seed, progress)
     missing = dict.fromkeys(site.path for site in sites)
     for some, changed in ((others, None), (once, small)):
         for site, seen in gather(model, some, batches, plan.seed, changed):
             fits = GroupFits(seen.problems(corrected=changed is not None), site.unit)
-            _fit_site_(small.get_submodule(site.path), choices[site.path], fits, seen)
+            here = curvature.get(site.path)
+            minded = here.minded if here else None
+            _fit_site_(small.get_submodule(site.path), choices[site.path], fits, seen, minded)
             del missing[site.path]
             progress("fit", len(choices) - len(missing), len(choices))
     if missing:
@@ -150,9 +155,11 @@ def _fit_to_images(
         )
 
 
-def _fit_site_(row: nn.Module, choice: Choice, fits: GroupFits, seen: Moments) -> None:
+def _fit_site_(
+    row: nn.Module, choice: Choice, fits: GroupFits, seen: Moments, minded: Tensor | None
+) -> None:
     if share()[0] == 0:
-        fitted = fits.fit(choice.form, choice.rank, STEPS)
+        fitted = fits.fit(choice.form, choice.rank, STEPS, minded)
         spelled = fits.spell(choice.form, fitted).to(seen.mean_x)
         bias = seen.mean_y - (spelled @ seen.mean_x.unsqueeze(2)).squeeze(2)  # the means match
         write_(row, joined(fitted), bias.flatten())
