@@ -238,7 +238,7 @@ def test_network_with_nothing_to_convert_is_refused_with_every_reason():
     with pytest.raises(ConversionError) as caught:
         plan(model, [torch.randn(2, 8, 8, 8)], Budget(macs=0.5))
     assert "nothing to convert in Sequential" in str(caught.value)
-    assert "0: already depthwise; 1: already depthwise" in str(caught.value)
+    assert "Sequential: 0, 1: already depthwise" in str(caught.value)
     assert caught.value.exit_code == 3
 
 

@@ -44,7 +44,7 @@ def convert(
 ) -> None:
     """Replace convolutions by separable ones, fitted to the images; no training.
 
-    On several devices: `torchrun --nproc-per-node N -m convswap convert ...`.
+    On several devices: `torchrun --nproc-per-node N -m convswap convert`, and so on.
     """
     early.check_output(out, force)
     fit = images.settled(goal := wanted.goal)

@@ -64,7 +64,7 @@ def distill(
     """Train a converted network briefly to put out what the original does; no labels needed.
 
     Stopped or killed, it goes on from its last checkpoint when called again. On several devices:
-    `torchrun --nproc-per-node N -m convswap distill ...`.
+    `torchrun --nproc-per-node N -m convswap distill`, and so on.
     """
     early.check_output(out, force)
     early.check(artifact=artifact_dir, sources=[data])
@@ -108,6 +108,8 @@ def _recovered(
     )
     tell_classes(teacher, judges.images)
     history = History(_heard(settings.pop("log"), out, run))
+    if _checkpoint(out).exists():
+        opening.note(f"goes on from {_checkpoint(out)}")
     with console.progress(run.quiet) as progress:
         small = convswap.distill(
             student, teacher, batches, **settings, output=output, judges=judges, seed=run.seed,

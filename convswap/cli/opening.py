@@ -49,6 +49,8 @@ def open_calibrated(
     """
     dense = open_network(model, network, run if target is None else replace(run, threads=None))
     source = source_for(dense, settle(dense, data, images), data, run)
+    if source is None:
+        note("no --data: layers are fitted to their weights alone, which keeps less")
     batches = calibration_batches(
         dense, source, count=images.images, batch_size=images.batch_size,
         memory=images.memory, seed=run.seed, share=ranks.share(), note=note,

@@ -190,8 +190,12 @@ def survey(
     seen = observe(model, input_size if input_size is not None else batches[0]).limited(layers)
     sites, bias = seen.replaceable, fit != "weight"
     if not sites:
-        reasons = [f"{s.path}: {s.reason}" for s in seen.sites] or ["it has no convolution"]
-        raise ConversionError(f"nothing to convert in {type(model).__name__}: {'; '.join(reasons)}")
+        paths: dict[str, list[str]] = {}
+        for site in seen.sites:
+            paths.setdefault(site.reason, []).append(site.path)
+        reasons = [f"{_some(some)}: {reason}" for reason, some in paths.items()]
+        why = "; ".join(reasons or ["it has no convolution"])
+        raise ConversionError(f"nothing to convert in {type(model).__name__}: {why}")
     if seen.norms:
         folded(model, seen.norms, seen.example)  # so that it fails before the long part
     dense = baked(model, seen.plain)

@@ -18,6 +18,7 @@ from ..inputs.synthetic import real_or_made_up
 from ..network.cost import count
 from ..network.observe import observe
 from ..planning import plan
+from ..plans import Plan
 from ..recovery.distill import distill
 from ..recovery.judging import History, Judgement, write_history
 from ..results.differences import differing
@@ -83,14 +84,18 @@ def run(
         batch_size = settings.pop("batch_size")
         training, judges = training_batches(source, preprocess, batch_size, seed=seed, note=note)
         tell_classes(dense, judges.images)
-    networks = {"dense": dense}
-    chosen = plan(
-        dense, batches, recipe.budget, fit=recipe.fit, output=recipe.output, layers=recipe.layers,
-        target=target, batch=recipe.target.batch, seed=seed, cache=cache, progress=progress,
-    )  # fmt: skip
+    networks, goes_on = {"dense": dense}, unfinished(recipe, folder)
+    if goes_on:  # times are never the same again: another plan would waste what was trained
+        chosen = Plan.load(folder / "plan.json")
+    else:
+        chosen = plan(
+            dense, batches, recipe.budget, fit=recipe.fit, output=recipe.output,
+            layers=recipe.layers, target=target, batch=recipe.target.batch, seed=seed,
+            cache=cache, progress=progress,
+        )  # fmt: skip
     networks["converted"] = convert(dense, chosen, batches, progress=progress)
     checkpoint, history = folder / "checkpoint.pt", History(heard)
-    before = _weights_in(folder) if unfinished(recipe, folder) else {}
+    before = _weights_in(folder) if goes_on else {}
     with new_folder(folder) as new:
         (new / MARK).write_text(digest_of(recipe), encoding="utf-8")
         chosen.save(new / "plan.json")

@@ -57,8 +57,9 @@ def recovery_svg(history: Sequence[Mapping[str, float]]) -> str:
     with _page_style():
         figure = _figure((9, 3.2))
         axes = figure.subplots()
-        for name, style in (("trained", ":"), ("averaged", "--"), ("best", "-")):
-            axes.plot(steps, [row[name] for row in history], style, label=name)
+        lines = {"trained": ("trained", ":"), "averaged": ("averaged", "--"), "best": ("kept", "-")}
+        for name, (label, style) in lines.items():
+            axes.plot(steps, [row[name] for row in history], style, label=label)
         if all(row["best"] > 0 for row in history):
             axes.set_yscale("log")
         axes.set_xlabel("steps")

@@ -29,6 +29,7 @@ def test_convert_without_images_fits_to_the_weights(here):
     done = succeed("convert", *USER, "--macs", "0.5", "--input-size", "3,16,16", "--out", "o",
                    "--json")  # fmt: skip
     assert done.document["plan"]["fit"] == "weight"
+    assert "no --data: layers are fitted to their weights alone" in done.err
 
 
 def test_convert_again_with_the_same_seed_gives_the_same_file(here, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from outer import USER, converted, fail, names, succeed
 from safetensors.torch import load_file
 
-from convswap import open_model, save
+from convswap import ConvswapError, open_model, save
 from convswap.cli import opening
 from convswap.cli.options import Original
 
@@ -29,6 +29,20 @@ def test_distill_writes_a_network_with_other_weights(here):
     assert history[-1]["step"] == history[-1]["steps"]
     assert history[-1]["best"] < history[0]["best"]
     assert len(Path("o/history.csv").read_text().splitlines()) == 1 + len(history)
+    assert "o.checkpoint.pt" not in names()
+
+
+def test_distill_that_was_stopped_says_that_it_goes_on(here, monkeypatch):
+    words = ["distill", "art", "--model", "model.py:build", "--data", "data", "--epochs", "2"]
+
+    def stopped(*args, **kwargs):
+        raise ConvswapError("stopped")
+
+    monkeypatch.setattr("convswap.artifact.save", stopped)
+    fail(*words, "--out", "o")
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert "goes on from o.checkpoint.pt" in succeed(*words, "--out", "o").err
     assert "o.checkpoint.pt" not in names()
 
 
