@@ -98,14 +98,9 @@ def _recovered(
     size, workers = settings.pop("batch_size"), settings.pop("workers")
     source = opening.source_for(teacher, preprocess, data, run)
     batches, judges = training_batches(
-        source,
-        preprocess,
-        size,
-        seed=run.seed,
-        workers=workers,
-        share=ranks.place(),
+        source, preprocess, size, seed=run.seed, workers=workers, share=ranks.place(),
         note=opening.note,
-    )
+    )  # fmt: skip
     tell_classes(teacher, judges.images)
     history = History(_heard(settings.pop("log"), out, run))
     if _checkpoint(out).exists():

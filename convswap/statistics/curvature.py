@@ -157,7 +157,8 @@ def _gradients(
 
 def _add(here: Curvature, layer: nn.Module, output: Tensor, gradient: Tensor | None) -> None:
     if gradient is not None:
-        add_gram(here.gradients, columns(layer, gradient).float().T)
+        # subtle: of a network with gradients of its own they come with a history
+        add_gram(here.gradients, columns(layer, gradient.detach()).float().T)
         here.arrived = True
     if not here.arrived:
         rows = columns(layer, output).float()
