@@ -68,9 +68,9 @@ class Curvature:
         where it is fitted. In part as they cost the network's output, the less the fewer samples
         tell of that for each channel, and else all alike.
 
-        Measured: KL of a ResNet-20 at 0.2 of its multiply-adds 0.176 -> 0.166, at 0.1 0.653 ->
-        0.602; of a 29-layer embedding network at 0.5, R2 0.878 -> 0.892. With 32 samples in place
-        of 128, 0.170 and 0.612.
+        Measured at half of the multiply-adds: R2 of a 29-layer embedding network 0.878 -> 0.892,
+        PSNR of a super-resolution network 37.4 -> 38.5 dB; a ResNet-20, whose gradients tell less,
+        is level over three seeds at 0.2 and 0.3.
         """
         even, mean = torch.eye(len(self.gradients)).to(self.gradients), self.gain.diagonal().mean()
         known = self.samples / (self.samples + len(even))
