@@ -16,7 +16,8 @@ from torch import nn
 
 from convswap import ConvswapError, export_onnx, export_program
 from convswap.network.batch import Batch
-from convswap.runtimes.export import OnnxNetwork, largest_gap
+from convswap.runtimes.export import OnnxNetwork
+from convswap.runtimes.gap import largest_gap
 
 FREE_SIZES = pytest.mark.skipif(
     torch.__version__ < "2.10",

@@ -19,7 +19,8 @@ from ..network.copies import first_line
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_streams
 from .eager import Eager
-from .export import largest_gap, on_cpu
+from .export import on_cpu
+from .gap import largest_gap
 from .int8 import equalised, images_of, in_integers
 from .machine import check_plain, describe
 from .target import Runner, Target

@@ -15,7 +15,8 @@ from ..errors import ConvswapError
 from ..network.calls import Batch, read_batch
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_streams
-from .export import ONE, largest_gap, on_cpu, why_not
+from .export import ONE, on_cpu, why_not
+from .gap import largest_gap
 from .inputs import free_lengths, shown
 
 if TYPE_CHECKING:
