@@ -58,6 +58,11 @@ def test_the_headline_says_what_was_gained_and_what_it_cost(after, words):
     assert headline(rows, {"target": "there"}) == words
 
 
+def test_the_headline_promises_nothing_where_the_original_names_no_image_right():
+    rows = {name: {"macs": 100, "top1": 0.0} for name in ("dense", "converted")}
+    assert headline(rows, {}).endswith("; there was no accuracy to lose")
+
+
 def test_the_table_says_the_share_of_costs_that_is_kept():
     rows = {"dense": {"macs": 2e6, "top1": 90.0}, "converted": {"macs": 1e6, "top1": None}}
     table = stages_table(rows)
