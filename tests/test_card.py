@@ -101,3 +101,16 @@ def test_a_card_has_no_path_of_the_machine(small, tmp_path):
     save(remember(converted(narrow_resnet(), (3, 32, 32), layer1__0__conv1=("channel", 3)),
                   base=weights), tmp_path / "art")  # fmt: skip
     assert str(tmp_path) not in (tmp_path / "art" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("labels", "how"), [
+    (False, "without labels"), (True, "and their labels"),
+])  # fmt: skip
+def test_the_card_of_a_distilled_network_says_so(labels, how, small, tmp_path):
+    plain, recovered = tmp_path / "plain", tmp_path / "recovered"
+    save(small, plain)
+    made = {"distilled": {"images": 1200, "labels": labels}}
+    save(small, recovered, provenance=made)
+    assert "distilled" not in (plain / "README.md").read_text()
+    said = f"distilled from the original on 1,200 images, {how}."
+    assert said in (recovered / "README.md").read_text()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import ModelCardData
@@ -22,11 +23,12 @@ CARD = "README.md"
 _MARK = re.compile(r"<!-- written by convswap, sha256 ([0-9a-f]{64}) -->\n")
 
 
-def card_of(record: Record, weights_bytes: int) -> str:
+def card_of(record: Record, weights_bytes: int, distilled: object = None) -> str:
     """The text of a card.
 
     Args:
         weights_bytes: size of the artifact's weights file.
+        distilled: how it was distilled, as its provenance says; None if it was not.
     """
     base, first, last = record.base, record.plans[0], record.plans[-1]
     own = base.name == "code"
@@ -44,7 +46,7 @@ def card_of(record: Record, weights_bytes: int) -> str:
     body = f"""
 # {"A converted network" if own else base.name.partition(":")[2]}, made cheaper by convswap
 
-{name[0].upper() + name[1:]} whose convolutions were replaced by fitted separable ones.
+{name[0].upper() + name[1:]} whose convolutions were replaced by fitted separable ones{_recovery(distilled)}.
 
 | | dense | converted |
 |---|---|---|
@@ -60,6 +62,16 @@ model = {opening}{"  # build: your own code" if own else ""}
 """
     text = f"---\n{_front_matter(record).to_yaml()}\n---\n{body}\n"
     return f"{text}<!-- written by convswap, sha256 {_digest(text)} -->\n"
+
+
+def _recovery(distilled: object) -> str:
+    """What followed, as the end of a sentence."""
+    if not isinstance(distilled, Mapping):
+        return ""
+    images = distilled.get("images")
+    many = f" on {images:,} images" if isinstance(images, int) else ""
+    labels = "and their labels" if distilled.get("labels") else "without labels"
+    return f", and which was then distilled from the original{many}, {labels}"
 
 
 def _by_timm(base: Base) -> str:

@@ -89,7 +89,8 @@ def save(
         # subtle: safetensors' own writer makes files that only their owner can read
         (new / WEIGHTS).write_bytes(to_bytes(state, metadata={"format": "pt"}))
         (new / DESCRIPTION).write_text(text, encoding="utf-8")
-        card = card_of(record, (new / WEIGHTS).stat().st_size)
+        size, made = (new / WEIGHTS).stat().st_size, content["provenance"]
+        card = card_of(record, size, made.get("distilled"))
         (new / CARD).write_text(card, encoding="utf-8")
         if config := config_of(model, record):
             text = json.dumps(config, indent=1) + "\n"

@@ -83,7 +83,9 @@ def _converted(
         goal = wanted.goal
         target = opening.timing_target(goal, wanted.timing, run)
         dense, batches = opening.open_calibrated(model, network, images.data, images, run, target)
-        judge = opening.quality(dense, goal.judge, output) if isinstance(goal, Drop) else None
+        judge = None
+        if isinstance(goal, Drop):
+            judge = opening.quality(dense, goal.judge, images.data, output)
         with console.progress(run.quiet) as progress:
             small = reach(
                 dense, goal, batches, fit=fit, output=output, layers=layers.allowed, target=target,

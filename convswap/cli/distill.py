@@ -60,6 +60,7 @@ def distill(
     original: o.Original = o.Original(),
     run: o.Run = o.Run(),
     force: o.Force = False,
+    as_json: o.Json = False,
 ) -> None:
     """Train a converted network briefly to put out what the original does; no labels needed.
 
@@ -75,7 +76,7 @@ def distill(
         teacher = opening.open_original(student, original, run.device)
         small, provenance = _recovered(student, teacher, data, Path(out), training, output, run)
         if early.leads():
-            _write(small, artifact_dir, Path(out), provenance, force)
+            console.answer(as_json, _write(small, artifact_dir, Path(out), provenance, force))
 
 
 def _recovered(
@@ -125,7 +126,8 @@ def _heard(log: str | None, out: Path, run: o.Run) -> list[Callable[[Judgement],
 
 def _write(
     small: nn.Module, start: str, out: Path, settings: dict[str, object], force: bool
-) -> None:
+) -> list[dict[str, float]]:
+    """Write the network and how it came along; the latter as plain data."""
     from .. import artifact
     from ..recovery.judging import summary, write_history
 
@@ -135,8 +137,9 @@ def _write(
     artifact.save(small, out, provenance=provenance, force=force)
     _checkpoint(out).unlink(missing_ok=True)
     console.wrote(out)
-    write_history(history, out)
+    rows = write_history(history, out)
     console.wrote(f"{out}/ (history.csv, history.json)")
+    return rows
 
 
 def _checkpoint(out: Path) -> Path:

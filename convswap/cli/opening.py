@@ -193,10 +193,16 @@ def open_timing(timing: o.Timing, machine: o.Machine) -> Target:
 
 
 def quality(
-    model: nn.Module, source: str, output: Kind | None = None
+    model: nn.Module, source: str, fitted: str, output: Kind | None = None
 ) -> Callable[[nn.Module], dict[str, float]]:
     """What measures a network, each once: a function of the user's own, or images, by accuracy, or
-    closeness to `model` without labels."""
+    closeness to `model` without labels.
+
+    Args:
+        fitted: the images that layers are fitted to.
+    """
+    if source == fitted:
+        note("quality is judged on the images that layers are fitted to: --val names others")
     if is_function(source):
         measure = partial(_own, open_function(source), source)
     else:

@@ -60,7 +60,7 @@ def sweep(
     check_ours(folder, frontier.FILE)
     runtime = opening.open_timing(o.Timing(target=target), run)
     dense, batches = opening.open_calibrated(model, network, data, images, run, runtime)
-    quality, budgets = opening.quality(dense, by, output), frontier.budgets(points, least)
+    quality, budgets = opening.quality(dense, by, data, output), frontier.budgets(points, least)
     with console.progress(run.quiet) as progress:
         seen = convswap.survey(
             dense, batches, output=output, layers=layers.allowed, progress=progress, **run.planning

@@ -192,7 +192,7 @@ def frontier_tables(points: Sequence[Point], dense: Cost) -> list[Table | str]:
     """The networks of a frontier, the dense one first, and where it bends."""
     rows = {
         "dense" if point.plan is None else f"macs {point.macs_kept:.3f}": point.figures
-        | {"ms": point.ms, "macs": point.macs_kept * dense.macs}
+        | {"ms": point.ms, "spread": point.spread, "macs": point.macs_kept * dense.macs}
         for point in points
     }
     best = knee(points)

@@ -102,8 +102,10 @@ def summary(history: Sequence[Mapping[str, float]]) -> str:
     )
 
 
-def write_history(history: Sequence[Mapping[str, float]], folder: str | Path) -> None:
-    """Write `history.csv` and `history.json`, a row for each judgement."""
+def write_history(
+    history: Sequence[Mapping[str, float]], folder: str | Path
+) -> list[dict[str, float]]:
+    """Write `history.csv` and `history.json`, a row for each judgement; what the latter holds."""
     folder = Path(folder)
     rows = [{key: value for key, value in row.items() if value is not None} for row in history]
     with new_file(folder / "history.json") as temporary:
@@ -113,6 +115,7 @@ def write_history(history: Sequence[Mapping[str, float]], folder: str | Path) ->
             table = csv.DictWriter(file, [f.name for f in fields(Judgement) if f.name in rows[0]])
             table.writeheader()
             table.writerows(rows)
+    return rows
 
 
 def with_labels(reference: Reference, batches: Sequence[Batch]) -> Judge:

@@ -36,6 +36,7 @@ class Point:
         macs_kept: fraction of the dense network's multiply-adds.
         score: what `quality` found, as one number: percent, higher is better.
         ms: median milliseconds of one image on `target`, timed beside all others.
+        spread: interquartile range of these times over their median.
         target: name of what ran it.
     """
 
@@ -45,6 +46,7 @@ class Point:
     target: str
     figures: dict[str, float]
     plan: Plan | None = field(repr=False)
+    spread: float = 0.0
 
 
 def sweep(
@@ -87,9 +89,11 @@ def sweep(
     taken = measure(networks, example, seconds=1.0, target=target)
     points = []
     for name, network in networks.items():
-        figures, ms = quality(target.computed(network, batches)), taken[name].ms
+        figures, time = quality(target.computed(network, batches)), taken[name]
         kept = count(network, example).macs / survey.dense.macs
-        points.append(Point(kept, score(figures), ms, target.name, figures, plans.get(name)))
+        points.append(
+            Point(kept, score(figures), time.ms, target.name, figures, plans.get(name), time.spread)
+        )
     return sorted(points, key=lambda point: -point.macs_kept)
 
 

@@ -17,14 +17,15 @@ from convswap.cli.options import Original
 
 
 def test_distill_writes_a_network_with_other_weights(here):
-    succeed("distill", "art", "--model", "model.py:build", "--data", "flat", "--epochs", "1",
-            "--out", "o")  # fmt: skip
+    done = succeed("distill", "art", "--model", "model.py:build", "--data", "flat", "--epochs", "1",
+                   "--out", "o", "--json")  # fmt: skip
     before, after = load_file("art/model.safetensors"), load_file("o/model.safetensors")
     assert before.keys() == after.keys()
     assert not torch.equal(before["body.expand.weight"], after["body.expand.weight"])
     assert names("o") == ["README.md", "convswap.json", "history.csv", "history.json",
                           "model.safetensors"]  # fmt: skip
     history = json.loads(Path("o/history.json").read_text())
+    assert done.document == history
     assert history[0]["step"] == 0
     assert history[-1]["step"] == history[-1]["steps"]
     assert history[-1]["best"] < history[0]["best"]

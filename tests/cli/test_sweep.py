@@ -13,7 +13,9 @@ def test_sweep_writes_the_frontier_and_says_where_the_knee_is(here):
     done = succeed("sweep", "model.py:build", "--data", "data", "--val", "data", "--points", "2",
                    "--least", "0.5", "--out", "frontier")  # fmt: skip
     assert "dense" in done.out
+    assert "spread" in done.out
     assert "knee:" in done.out
+    assert "judged on the images that layers are fitted to" in done.err
     assert names("frontier") == ["frontier.json", "frontier.png", "report.html"]
 
 
@@ -21,8 +23,10 @@ def test_sweep_plans_for_the_output_that_is_told(here):
     done = succeed("sweep", "model.py:build", "--data", "data", "--val", "flat", "--points", "2",
                    "--least", "0.5", "--output", "values", "--out", "frontier",
                    "--json")  # fmt: skip
+    assert "judged on" not in done.err
     dense, *points = done.document
     assert dense["plan"] is None
+    assert all(point["spread"] > 0 for point in done.document)
     assert {point["plan"]["output"] for point in points} == {"values"}
     assert "kl" not in points[0]["figures"]
 
