@@ -24,7 +24,7 @@ from ..network.state import check_finite
 from ..network.wrappers import unwrapped
 from ..plans import Choice, Kind, Plan
 from ..record import record_of, remember
-from ..statistics.curvature import output_curvature
+from ..statistics.curvature import images_to_fit_by, output_curvature
 from ..statistics.gathering import gather
 from ..statistics.moments import Moments, weight_problems
 from ..support.progress import Progress, silent
@@ -138,7 +138,8 @@ def _fit_to_images(
     sites = [site for site in sites if site.path in choices]
     once = [site for site in sites if site.calls == 1 and plan.fit == "corrected"]
     others = [site for site in sites if site not in once]
-    curvature = output_curvature(model, sites, batches, kind, plan.seed, progress)
+    images = images_to_fit_by(plan.dense.macs)
+    curvature = output_curvature(model, sites, batches, kind, plan.seed, progress, images)
     missing = dict.fromkeys(site.path for site in sites)
     for some, changed in ((others, None), (once, small)):
         for site, seen in gather(model, some, batches, plan.seed, changed):
