@@ -14,7 +14,7 @@ from ..plans import Cost, Plan
 from ..recipe.recipe import TargetSection
 from ..results.frontier import Point, knee
 from ..runtimes import Target
-from ..support.figures import FIGURES, quantity, score
+from ..support.figures import FIGURES, quantity, score, score_name
 from ..timing.layer_times import LayerTime
 
 SEPARABLE, OUTSIDE = 0.1, 0.01  # of the multiply-adds: from there on it is worth a line
@@ -196,8 +196,8 @@ def frontier_tables(points: Sequence[Point], dense: Cost) -> list[Table | str]:
         for point in points
     }
     best = knee(points)
-    bend = f"knee: {best.macs_kept:.1%} of the MACs keep {best.score:.2f} of {points[0].score:.2f}"
-    return [comparison_table(rows), bend]
+    kept = f"{best.macs_kept:.1%} of the MACs keep {best.score:.2f} of {points[0].score:.2f}"
+    return [comparison_table(rows), f"knee: {kept} ({score_name(best.figures)})"]
 
 
 class _Table(Table):
