@@ -38,11 +38,14 @@ def settle_preprocess(
     Raises:
         ConvswapError: what was said does not fit the network, or no input can be like that.
     """
-    channels = input_channels(model)
+    channels, before = input_channels(model), record_of(model).preprocess
+    shown = ",".join(map(str, input_size or ()))
+    if input_size and before and len(input_size) != len(before.input_size):
+        wanted = ",".join(map(str, before.input_size))
+        raise ConvswapError(f"the input size {shown} is not of the kind {wanted}")
     if input_size and len(input_size) == 3 and input_size[0] != channels:
         raise ConvswapError(
-            f"the input size {','.join(map(str, input_size))} has {input_size[0]} channels, "
-            f"the network takes {channels}"
+            f"the input size {shown} has {input_size[0]} channels, the network takes {channels}"
         )
     try:
         known = (
