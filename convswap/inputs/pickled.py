@@ -24,8 +24,10 @@ class _PassedOver:
 
     def __new__(cls, *made: object) -> object:
         # subtle: what is made of nothing may get attributes, as modules do, or entries; torch.fx
-        # makes modules of their attributes
+        # makes modules of their attributes, torch.compile of another module
         attributes = made[0] if made else {}
+        if "_modules" in getattr(attributes, "__dict__", {}):
+            return attributes
         if made and not (isinstance(attributes, dict) and "_modules" in attributes):
             return super().__new__(cls)
         stand_in = OrderedDict()
