@@ -44,6 +44,8 @@ def check_named(name: str) -> None:
         do = "say timm:NAME, torchvision:NAME, path/to/file.py:factory or an artifact folder"
         if name.endswith(".py"):
             do = f"say {name}:FACTORY, the function in it that builds the network"
+        elif Path(name).is_file():
+            do = f"name the network, and add --weights {name}"
         elif meant := _meant(name):
             do = f"did you mean {meant}?"
         raise ModelError(f"unknown model {name!r}", do=do)

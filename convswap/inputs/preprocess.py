@@ -56,6 +56,11 @@ def settle_preprocess(
         said: dict[str, object] = {"input_size": input_size} if input_size else {}
         channels = known.model_copy(update=said).channels
         for name, values in (("mean", mean), ("std", std)):
+            if values and max(values) > 1 and (source is None or first_array(source) is None):
+                raise ConvswapError(
+                    f"{name} is of values 0..1 in images, not {max(values):g}",
+                    do="divide it by 255",
+                )
             if values:
                 said[name] = _per_channel(name, values, channels)
         preprocess = Preprocess.model_validate(known.model_dump() | said)

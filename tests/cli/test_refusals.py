@@ -62,6 +62,8 @@ BAD = {
         None, "inspect hf-hub:timm/resnet18", ["did you mean timm:hf-hub:timm/resnet18?"]),
     "a package that is not there": (
         None, "inspect nowhere.at:build", ["unknown model 'nowhere.at:build'", "timm:NAME"]),
+    "weights in place of a model": (
+        None, "inspect weights.safetensors", ["name the network", "--weights weights.safetensors"]),
     "a misspelt argument of a model": (
         None, "inspect timm:resnet18 --random-weights --model-arg num_clases=3", ["num_clases"]),
     "a model argument without a value": (
@@ -159,6 +161,11 @@ BAD = {
         None, "inspect model.py:build --input-size 3,1e9,16", ["input"]),
     "a mean of two numbers": (
         None, "evaluate model.py:build --data data --mean 0.5,0.5", ["mean", "0.5,0.5"]),
+    "a mean of values to 255": (
+        None, "evaluate model.py:build --data data --mean 123.7,116.3,103.5",
+        ["mean is of values 0..1", "123.7", "255"]),
+    "a deviation of values to 255": (
+        None, "evaluate model.py:build --data data --std 58.4", ["std is of values 0..1", "58.4"]),
     "a deviation of zero": (
         None, "evaluate model.py:build --data data --std 0", ["std"]),
     "no budget": (
