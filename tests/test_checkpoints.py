@@ -108,6 +108,9 @@ WRAPPED = {
     "any prefix": lambda s: prefixed("net.backbone.", s),
     "nested": lambda s: {"model": {"state_dict": prefixed("module.", s)}},
     "in a list": lambda s: [s, 3],
+    "saved whole, in a list": lambda s: [whole(s), {"lr": 0.1}],
+    "profiled": lambda s: {
+        **s, "total_ops": torch.zeros(1), "body.total_params": torch.zeros(1)},
     "under a name of its own": lambda s: {"generator": {"net": s}, "step": 4},
     "beside plain numbers": lambda s: {**s, "epoch": 3},
     "of NumPy's arrays": lambda s: {k: v.numpy() for k, v in s.items()},

@@ -25,6 +25,7 @@ TRAINED = ("state_dict", "model_state_dict", "model", "params", "network", "net"
 # in what is found under those names
 WRAPPERS = ("module", "model", "state_dict", "shadow_params", "shadow")
 COUNTERS = ("n_averaged", "steps")  # beside averaged weights, of PyTorch and of mmengine
+PROFILED = re.compile(r"(.*\.)?total_(ops|params)")  # buffers that thop leaves in every module
 INSIDE = (  # names, of any submodule: what torch.compile, checkpointing and FSDP add
     "_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."
 )  # fmt: skip
@@ -240,7 +241,7 @@ def _fitted(
     """A state dict without the prefix, common to all names, that most names fit without."""
     named: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        if key in COUNTERS and key not in wanted:
+        if key not in wanted and (key in COUNTERS or PROFILED.fullmatch(key)):
             continue
         name = key
         for part in INSIDE:

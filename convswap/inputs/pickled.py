@@ -96,7 +96,7 @@ def read_pickled(path: Path) -> Mapping:
             do="save its state_dict as safetensors",
         ) from None
     if isinstance(content, (list, tuple)):
-        return {str(index): value for index, value in enumerate(content)}
+        content = {str(index): value for index, value in enumerate(content)}
     return with_tensors(content) if isinstance(content, Mapping) else {}
 
 
