@@ -1178,6 +1178,17 @@ class Filtered(OneInput):
         return super().forward(torch.fft.irfft(torch.fft.rfft(x) * self.filter, x.shape[-1]))
 
 
+class Numbered(OneInput):
+    """A whole number among its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.version = nn.Parameter(torch.tensor(3), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / self.version)
+
+
 class Deformed(OneInput):
     """Looks where a convolution says: anywhere, before that is fitted."""
 
@@ -1239,8 +1250,8 @@ def traced() -> nn.Module:
     "make",
     [
         traced, Locked, Forbids, HoldsOne, Causal, Spare, Forgetful, HeadOnly, Counting, Late,
-        Grows, LateLayer, KnowsItsParent, Draws, Spectrum, Scaled, Scripted, Filtered, Deformed,
-        Slices, Force, Checkpointed, in_inference_mode,
+        Grows, LateLayer, KnowsItsParent, Draws, Spectrum, Scaled, Scripted, Filtered, Numbered,
+        Deformed, Slices, Force, Checkpointed, in_inference_mode,
     ],
 )  # fmt: skip
 def test_odd_habits_are_lived_with(make, tmp_path):
