@@ -1,5 +1,17 @@
-"""`python -m convswap`: the command line, where the console script is not on the path."""
+"""The command line as a program, also `python -m convswap`: from here on an interrupt ends it
+without a traceback, while what it is made of is still being imported."""
 
-from .cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """The console script."""
+    try:
+        from .cli import main as command
+    except KeyboardInterrupt:
+        sys.exit(130)
+    command()
+
+
+if __name__ == "__main__":
+    main()

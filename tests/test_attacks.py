@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ from outer import (
 from safetensors.torch import load_file, save_file
 
 from convswap import ConvswapError, load, save
+from convswap.__main__ import main
 from convswap.artifact.description import read_description, staged_as
 from convswap.cli.ending import ending
 
@@ -689,7 +691,7 @@ from convswap import cli
 def wait(*args, **kwargs):
     print("waiting", file=sys.__stdout__, flush=True)
     time.sleep(60)
-sys.argv = ["convswap", "plan", "model:build", "--macs", "0.5", "--out", "plan.json"]
+sys.argv = ["convswap", "plan", "json:loads", "--macs", "0.5", "--out", "plan.json"]
 with mock.patch("convswap.inputs.networks._run_factory", wait):
     cli.main()
 """
@@ -707,6 +709,22 @@ def test_a_command_that_is_stopped_cleans_up_and_says_how_to_go_on(number, nurse
     assert "Traceback" not in done.err
     assert f"stopped by {number.name}" in done.err
     assert names(tmp_path) == []
+
+
+@posix
+def test_an_interrupt_while_the_command_line_is_imported_ends_it_without_a_word(
+    monkeypatch, capsys
+):
+    class Interrupted:
+        def find_spec(self, name: str, *_: object) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.delitem(sys.modules, "convswap.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 128 + signal.SIGINT
+    assert capsys.readouterr() == ("", "")
 
 
 @posix

@@ -14,10 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import relative
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.ops import deform_conv2d
 
 from convswap import (
@@ -293,6 +294,7 @@ CASES = {
     "the whole mapping": (WholeBatch, {"image": X, "label": LABELS}, True),
     "maps of a pyramid": (Pyramid, MAPS, False),
     "maps of a pyramid with labels": (Pyramid, (MAPS[:2], LABELS), True),
+    "one map in a list": (Pyramid, ([X], LABELS), True),
     "two views": (OneInput, ((X, X.flip(0)), LABELS), True),
     "an image and targets of two sizes": (OneInput, (X, *MAPS[:2]), False),
     "taken apart": (TakesApart, (X, X.flip(0)), False),
@@ -331,6 +333,7 @@ PASSED = {
     "by place, not by name": lambda m: m(X, X.flip(0)),
     "one for all first": lambda m: m(torch.eye(3), X),
     "maps of a pyramid": lambda m: m(MAPS),
+    "one map in a list": lambda m: m([X]),
     "in an object": lambda m: m(Held(X, X[:, 0] > 1)),
     "views in a list": lambda m: m([X, X.flip(0)]),
     "views in a list, with labels": lambda m: m([X, X.flip(0), X[..., ::2, ::2]]),
@@ -680,7 +683,28 @@ ODD = {
     ),
     "no samples": (lambda: [X[:0]], "needs images"),
     "nothing": (list, "needs images"),
+    "none": (lambda: None, "NoneType holds no batches"),
+    "a number": (lambda: 3, "int holds no batches"),
+    "a function": (lambda: lambda: [X], "function holds no batches"),
+    "a loader's class": (lambda: DataLoader, "type holds no batches"),
+    "pictures": (lambda: [Image.new("RGB", (8, 8))], "as the network's transforms make them"),
+    "a dataset of pictures": (lambda: Samples(Image.new("RGB", (8, 8))), "Samples do not make a b"),
+    "a dataset of several sizes": (
+        lambda: Samples(X[0], X[0, :, :4]),
+        "Samples do not make a batch: stack expects",
+    ),
 }
+
+
+class Samples(Dataset):
+    def __init__(self, *samples: object):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> object:
+        return self.samples[index]
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -872,6 +896,7 @@ def test_any_tree_of_outputs_is_converted(kind: str):
         (lambda y: None, "puts out no floating-point tensor"),
         (lambda y: y.argmax(1), "puts out no floating-point tensor"),
         (lambda y: y / 0, "puts out NaN or infinity"),
+        (lambda y: (each for each in y), r"puts out a generator.* \[\*model\(batch\)\]"),
     ],
 )
 def test_outputs_that_cannot_be_compared_are_refused_in_one_line(output, says: str):
@@ -1153,6 +1178,17 @@ class Filtered(OneInput):
         return super().forward(torch.fft.irfft(torch.fft.rfft(x) * self.filter, x.shape[-1]))
 
 
+class Numbered(OneInput):
+    """A whole number among its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.version = nn.Parameter(torch.tensor(3), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / self.version)
+
+
 class Deformed(OneInput):
     """Looks where a convolution says: anywhere, before that is fitted."""
 
@@ -1214,8 +1250,8 @@ def traced() -> nn.Module:
     "make",
     [
         traced, Locked, Forbids, HoldsOne, Causal, Spare, Forgetful, HeadOnly, Counting, Late,
-        Grows, LateLayer, KnowsItsParent, Draws, Spectrum, Scaled, Scripted, Filtered, Deformed,
-        Slices, Force, Checkpointed, in_inference_mode,
+        Grows, LateLayer, KnowsItsParent, Draws, Spectrum, Scaled, Scripted, Filtered, Numbered,
+        Deformed, Slices, Force, Checkpointed, in_inference_mode,
     ],
 )  # fmt: skip
 def test_odd_habits_are_lived_with(make, tmp_path):

@@ -99,6 +99,7 @@ WRAPPED = {
         "optimizer": torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)},
     "saved whole": lambda s: {"epoch": 3, "model": whole(s)},
     "saved whole, and parallel": lambda s: torch.nn.DataParallel(whole(s)),
+    "saved whole, and compiled": lambda s: {"net": torch.compile(whole(s)), "epoch": 3},
     "saved whole, as torch.fx has it": lambda s: traced(whole(s)),
     "beside losses and metrics": lambda s: {
         "state_dict": {**prefixed("net.", s), "loss.weight": torch.ones(4)}},
@@ -107,6 +108,9 @@ WRAPPED = {
     "any prefix": lambda s: prefixed("net.backbone.", s),
     "nested": lambda s: {"model": {"state_dict": prefixed("module.", s)}},
     "in a list": lambda s: [s, 3],
+    "saved whole, in a list": lambda s: [whole(s), {"lr": 0.1}],
+    "profiled": lambda s: {
+        **s, "total_ops": torch.zeros(1), "body.total_params": torch.zeros(1)},
     "under a name of its own": lambda s: {"generator": {"net": s}, "step": 4},
     "beside plain numbers": lambda s: {**s, "epoch": 3},
     "of NumPy's arrays": lambda s: {k: v.numpy() for k, v in s.items()},
@@ -167,6 +171,18 @@ AVERAGES = {  # what a file holds of trained and of averaged weights; where the 
     "mmengine": (lambda trained, averaged: {
         "ema_state_dict": {"steps": torch.tensor(3)} | prefixed("module.", trained),
         "state_dict": averaged}, "state_dict"),
+    "Lightning's WeightAveraging": (lambda trained, averaged: {
+        "current_model_state": prefixed("net.", trained), "state_dict": prefixed("net.", averaged),
+        "averaging_state": {"n_averaged": torch.tensor(3)}}, "state_dict"),
+    "Lightning's StochasticWeightAveraging": (lambda trained, averaged: {
+        "state_dict": prefixed("net.", trained), "callbacks": {"StochasticWeightAveraging": {
+            "n_averaged": 3, "average_model_state": prefixed("net.", averaged)}}},
+        "callbacks.StochasticWeightAveraging.average_model_state"),
+    "a callback of Lightning": (lambda trained, averaged: {
+        "state_dict": prefixed("net.", trained), "callbacks": {
+            "ModelCheckpoint": {"best_model_path": "x"}, "EMACallback{'decay': 0.99}": {
+                "decay": 0.99, "ema_state_dict": prefixed("net.", averaged)}}},
+        "callbacks.EMACallback{'decay': 0.99}.ema_state_dict"),
 }  # fmt: skip
 
 

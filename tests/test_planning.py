@@ -11,7 +11,14 @@ import torch
 from helpers import TINY, image_batches, outputs_of, plan_for, priced, tiny
 from torch import Tensor, nn
 
-from convswap.errors import BudgetError, ConversionError, ModelError, PlanError, RankError
+from convswap.errors import (
+    BudgetError,
+    ConversionError,
+    ModelError,
+    PlanError,
+    RankError,
+    TargetError,
+)
 from convswap.network.calls import read_batches
 from convswap.network.cost import Cost, count
 from convswap.network.outputs import held_back
@@ -209,11 +216,24 @@ def test_network_whose_weights_are_frozen_is_planned():
 # refused
 
 
-@pytest.mark.parametrize("budget", [None, Budget()])
-def test_no_budget_is_refused(budget: Budget | None):
+@pytest.mark.parametrize("budget", [None, Budget(), 0.5, {"macs": 0.5}])
+def test_no_budget_is_refused(budget: object):
     model, input_size = tiny("residual")
     with pytest.raises(PlanError, match=r"no budget given - say Budget\(macs=0.5\)"):
         plan(model, image_batches(input_size), budget)
+
+
+def test_the_name_of_a_target_is_refused_before_long_work():
+    model, input_size = tiny("residual")
+    with pytest.raises(TargetError, match=r"say open_target\('onnxruntime'\)"):
+        plan(model, image_batches(input_size), Budget(latency=0.5), target="onnxruntime")
+
+
+@pytest.mark.parametrize("wrong", [Budget(macs=0.5), "plan.json", []], ids=repr)
+def test_what_is_no_plan_is_refused(wrong: object):
+    model, input_size = tiny("residual")
+    with pytest.raises(PlanError, match=rf"^{type(wrong).__name__} is no plan"):
+        convert(model, wrong, image_batches(input_size))
 
 
 @pytest.mark.parametrize("fit", ["moments", "corrected"])

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
 from .. import __version__
 from ..errors import ConvswapError
@@ -75,7 +75,20 @@ def main() -> None:
         try:
             app(sys.argv[1:], exit_on_error=False, print_error=False)
         except CycloptsError as error:
-            raise ConvswapError(" ".join(str(error).split())) from None
+            raise ConvswapError(" ".join(str(error).split()), do=_elsewhere(error)) from None
+
+
+def _elsewhere(error: CycloptsError) -> str | None:
+    """Which verbs have an option that the one which was called has not."""
+    if not isinstance(error, UnknownOptionError):
+        return None
+    able = [
+        name
+        for name in app
+        if not name.startswith("-") and app[name].default_command
+        if any(error.token.keyword in a.names for a in app[name].assemble_argument_collection())
+    ]
+    return f"it is an option of {', '.join(able)}" if able else None
 
 
 def _check_given(words: Sequence[str]) -> None:

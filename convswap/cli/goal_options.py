@@ -6,11 +6,12 @@ Nothing here imports PyTorch: help is quick.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter, Token, validators
 
 from ..errors import ConvswapError
 from ..inputs.names import is_function
@@ -25,6 +26,19 @@ def _of_a_file(kind: object, name: str | None) -> None:
         raise ValueError(f"takes file.py:function, not {name!r}")
 
 
+def _share(kind: object, tokens: Sequence[Token]) -> float:
+    """A budget as it is meant: the fraction that is kept, not percent."""
+    text = tokens[0].value
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.inf
+    if share > 1:
+        raise ValueError(f"takes the fraction to keep (0.5 is half), not {text!r}")
+    return share
+
+
+_Share = Annotated[float | None, Parameter(converter=_share, n_tokens=1)]
 Judge = Annotated[
     str | None,
     Parameter(
@@ -41,13 +55,15 @@ Judges = Annotated[str | None, Parameter(name="--val", metavar="SRC", help=_JUDG
 class BudgetOptions:
     """Fractions to keep; of time, where it is measured."""
 
-    macs: float | None = None
+    WAYS: ClassVar = ("--macs 0.5", "--params 0.5", "--bytes 0.5", "--latency 0.5")
+
+    macs: _Share = None
     """fraction of the multiply-adds to keep, 0..1"""
-    params: float | None = None
+    params: _Share = None
     """fraction of the parameters to keep, 0..1"""
-    bytes: float | None = None
+    bytes: _Share = None
     """fraction of the bytes of all weights to keep, 0..1"""
-    latency: float | None = None
+    latency: _Share = None
     """fraction of the time on --target to keep, 0..1; measured"""
     timing: Timing = Timing()
 
@@ -72,7 +88,7 @@ class BudgetOptions:
         if budget == Budget():
             raise ConvswapError(
                 "no budget given",
-                do="say --macs 0.5, --params 0.5, --bytes 0.5 or --latency 0.5",
+                do=f"say {', '.join(self.WAYS[:-1])} or {self.WAYS[-1]}",
             )
         return budget
 
@@ -80,6 +96,8 @@ class BudgetOptions:
 @dataclass(frozen=True, kw_only=True)
 class GoalOptions(BudgetOptions):
     """One of three: fractions to keep, the most quality to lose, a plan."""
+
+    WAYS: ClassVar = (*BudgetOptions.WAYS, "--max-drop 1.0 --val SRC", "--plan FILE")
 
     max_drop: Annotated[
         float | None, Parameter(validator=validators.Number(gt=-math.inf, lt=math.inf))

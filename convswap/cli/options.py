@@ -20,12 +20,12 @@ from ..support.plain import read_yaml
 
 
 def _numbers(number: type) -> Parameter:
-    """A parameter of numbers separated by commas."""
+    """A parameter of numbers separated by commas, or as sizes are shown: 3x224x224."""
 
     def parse(kind: object, tokens: Sequence[Token]) -> tuple:
         text = tokens[0].value
         try:
-            numbers = tuple(number(part) for part in text.split(","))
+            numbers = tuple(number(part) for part in text.replace("x", ",").split(","))
         except ValueError:
             numbers = ()
         if not numbers:

@@ -14,7 +14,7 @@ from ..plans import Cost, Plan
 from ..recipe.recipe import TargetSection
 from ..results.frontier import Point, knee
 from ..runtimes import Target
-from ..support.figures import FIGURES, quantity, score, score_name
+from ..support.figures import FIGURES, damage, quantity, score, score_name
 from ..timing.layer_times import LayerTime
 
 SEPARABLE, OUTSIDE = 0.1, 0.01  # of the multiply-adds: from there on it is worth a line
@@ -91,7 +91,7 @@ def plan_table(plan: Plan) -> Table:
             before,
             after,
             f"{choice.macs / choice.macs_dense:.0%}",
-            f"{choice.damage:.2g}",
+            damage(choice.damage),
         )
     return table
 
@@ -110,7 +110,8 @@ def plan_summary(plan: Plan) -> str:
     lines = [f"{len(plan.choices)} {many} converted: {', '.join(kept)}"]
     lines += ["batch norms folded into the layers before them"] if plan.fold_norms else []
     if plan.damage_measured is not None:
-        lines.append(f"damage {plan.damage:.2g} predicted, {plan.damage_measured:.2g} measured")
+        predicted, measured = damage(plan.damage), damage(plan.damage_measured)
+        lines.append(f"damage {predicted} predicted, {measured} measured")
     lines += [one_line(f"note: {note}") for note in plan.notes]
     if time := plan.latency:
         where = [time.target, time.layout, f"threads {time.threads}", f"batch {time.batch}"]

@@ -20,11 +20,12 @@ AVERAGED = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "ema",
     "swa_state_dict",
 )  # fmt: skip
-LIKE_AVERAGED = re.compile(r"(?i)(.*[_.])?(ema|swa|averaged)([_.].*)?")  # g_ema, swa_model
+LIKE_AVERAGED = re.compile(r"(?i)(.*[_.])?(ema|swa|averaged?)([_.].*)?")  # g_ema, swa_model
 TRAINED = ("state_dict", "model_state_dict", "model", "params", "network", "net", "weights")
 # in what is found under those names
 WRAPPERS = ("module", "model", "state_dict", "shadow_params", "shadow")
 COUNTERS = ("n_averaged", "steps")  # beside averaged weights, of PyTorch and of mmengine
+PROFILED = re.compile(r"(.*\.)?total_(ops|params)")  # buffers that thop leaves in every module
 INSIDE = (  # names, of any submodule: what torch.compile, checkpointing and FSDP add
     "_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."
 )  # fmt: skip
@@ -96,14 +97,17 @@ def _state_dict(
     )
     averages |= {
         name: state
-        for name in content
+        for name, entry in _with_callbacks(content)
         if isinstance(name, str) and LIKE_AVERAGED.fullmatch(name)
-        if (state := _unwrapped(content[name])) and _fits(state, wanted, path)
+        if (state := _unwrapped(entry)) and _fits(state, wanted, path)
     }
-    if "steps" in averages.get("ema_state_dict", ()) and "state_dict" in trained:
-        # subtle: mmengine swaps the two as it saves, for those who know of no averages
+    swapped = _unwrapped(content.get("current_model_state"))  # of Lightning
+    if "steps" in averages.get("ema_state_dict", ()):  # of mmengine
+        swapped = averages.pop("ema_state_dict")
+    if swapped and "state_dict" in trained:
+        # subtle: they swap the two as they save, for those who know of no averages
         averages["state_dict"] = trained.pop("state_dict")
-        trained["ema_state_dict"] = averages.pop("ema_state_dict")
+        trained["swapped"] = swapped
     order = averages | trained if averaged else trained | averages
     name, state = next(iter(order.items()), (None, content))
     if averaged and name in averages:
@@ -132,6 +136,15 @@ def _state_dict(
         if kind := _odd(tensor):
             raise ModelError(f"{key} is {kind}: only dense tensors are read", where=str(path))
     return state
+
+
+def _with_callbacks(content: Mapping) -> Iterator[tuple[object, object]]:
+    """The entries of a checkpoint, and those of the callbacks that Lightning keeps in it."""
+    yield from content.items()
+    callbacks = content.get("callbacks")
+    for callback, state in callbacks.items() if isinstance(callbacks, Mapping) else ():
+        for name, entry in state.items() if isinstance(state, Mapping) else ():
+            yield f"callbacks.{callback}.{name}", entry
 
 
 def _unwrapped(content: object, deepest: int = 100) -> Mapping | None:
@@ -228,7 +241,7 @@ def _fitted(
     """A state dict without the prefix, common to all names, that most names fit without."""
     named: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        if key in COUNTERS and key not in wanted:
+        if key not in wanted and (key in COUNTERS or PROFILED.fullmatch(key)):
             continue
         name = key
         for part in INSIDE:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 from pathlib import Path
 
 from ..errors import ArtifactError, DataError, ModelError
 
 DIGITS, SYNTHETIC = "digits", "synthetic"  # images that come without a path
+LIBRARIES = ("timm", "torchvision")
+OF_TIMM = ("hf-hub", "hf_hub", "local-dir")  # what timm's own names may begin with
 
 
 def is_library(name: str) -> bool:
     """Whether a name is one of timm's or torchvision's."""
-    return name.startswith(("timm:", "torchvision:"))
+    return name.startswith(tuple(f"{library}:" for library in LIBRARIES))
 
 
 def is_function(name: str) -> bool:
@@ -36,11 +40,28 @@ def check_named(name: str) -> None:
     place, _, what = name.rpartition(":")
     if is_function(name):
         check_file(place)
-    elif not (place and what):
-        ways = "timm:NAME, torchvision:NAME, path/to/file.py:factory or an artifact folder"
+    elif not (what and (is_library(name) or _is_package(place.partition(".")[0]))):
+        do = "say timm:NAME, torchvision:NAME, path/to/file.py:factory or an artifact folder"
         if name.endswith(".py"):
-            ways = f"{name}:FACTORY, the function in it that builds the network"
-        raise ModelError(f"unknown model {name!r}", do=f"say {ways}")
+            do = f"say {name}:FACTORY, the function in it that builds the network"
+        elif Path(name).is_file():
+            do = f"name the network, and add --weights {name}"
+        elif meant := _meant(name):
+            do = f"did you mean {meant}?"
+        raise ModelError(f"unknown model {name!r}", do=do)
+
+
+def _is_package(name: str) -> bool:
+    return name.isidentifier() and importlib.util.find_spec(name) is not None
+
+
+def _meant(name: str) -> str | None:
+    """The name of one of a library's networks that was nearly spelled."""
+    if name.startswith(OF_TIMM):
+        return f"timm:{name}"
+    library, _, rest = name.replace("/", ":").partition(":")
+    close = difflib.get_close_matches(library.lower(), LIBRARIES, n=1)
+    return f"{close[0]}:{rest}" if close and rest else None
 
 
 def check_file(path: str | Path) -> None:

@@ -24,8 +24,10 @@ class _PassedOver:
 
     def __new__(cls, *made: object) -> object:
         # subtle: what is made of nothing may get attributes, as modules do, or entries; torch.fx
-        # makes modules of their attributes
+        # makes modules of their attributes, torch.compile of another module
         attributes = made[0] if made else {}
+        if "_modules" in getattr(attributes, "__dict__", {}):
+            return attributes
         if made and not (isinstance(attributes, dict) and "_modules" in attributes):
             return super().__new__(cls)
         stand_in = OrderedDict()
@@ -94,7 +96,7 @@ def read_pickled(path: Path) -> Mapping:
             do="save its state_dict as safetensors",
         ) from None
     if isinstance(content, (list, tuple)):
-        return {str(index): value for index, value in enumerate(content)}
+        content = {str(index): value for index, value in enumerate(content)}
     return with_tensors(content) if isinstance(content, Mapping) else {}
 
 

@@ -38,11 +38,14 @@ def settle_preprocess(
     Raises:
         ConvswapError: what was said does not fit the network, or no input can be like that.
     """
-    channels = input_channels(model)
+    channels, before = input_channels(model), record_of(model).preprocess
+    shown = ",".join(map(str, input_size or ()))
+    if input_size and before and len(input_size) != len(before.input_size):
+        wanted = ",".join(map(str, before.input_size))
+        raise ConvswapError(f"the input size {shown} is not of the kind {wanted}")
     if input_size and len(input_size) == 3 and input_size[0] != channels:
         raise ConvswapError(
-            f"the input size {','.join(map(str, input_size))} has {input_size[0]} channels, "
-            f"the network takes {channels}"
+            f"the input size {shown} has {input_size[0]} channels, the network takes {channels}"
         )
     try:
         known = (
@@ -53,6 +56,11 @@ def settle_preprocess(
         said: dict[str, object] = {"input_size": input_size} if input_size else {}
         channels = known.model_copy(update=said).channels
         for name, values in (("mean", mean), ("std", std)):
+            if values and max(values) > 1 and (source is None or first_array(source) is None):
+                raise ConvswapError(
+                    f"{name} is of values 0..1 in images, not {max(values):g}",
+                    do="divide it by 255",
+                )
             if values:
                 said[name] = _per_channel(name, values, channels)
         preprocess = Preprocess.model_validate(known.model_dump() | said)

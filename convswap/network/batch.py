@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import ModelError
 from ..plans import Input
 from .between import as_before
 from .match import Match
@@ -55,7 +56,13 @@ class Batch:
         """The network's output on a copy of the inputs, which it may change."""
         args, kwargs = self._map(Tensor.clone)
         run = partial(self.call, network) if self.call else network
-        return as_before(network, self.kept, lambda: run(*args, **kwargs))
+        output = as_before(network, self.kept, lambda: run(*args, **kwargs))
+        if isinstance(output, Generator):
+            raise ModelError(
+                "it puts out a generator, which has computed nothing yet",
+                do="say call=lambda model, batch: [*model(batch)]",
+            )
+        return output
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -83,14 +83,36 @@ def _kept_by(model: nn.Module, batch: Batch) -> tuple[str, ...]:
 
 def listed(batches: object) -> Iterable[object]:
     """Batches, of what can stand for them: an iterable of batches, a dataset, one tensor or array
-    of all samples, or one mapping."""
+    of all samples, or one mapping.
+
+    Raises:
+        DataError: it is something else.
+    """
     if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
-        return DataLoader(batches, AT_ONCE)
+        return _put_together(batches)
     if is_array(batches):
         batches = tensor_of(batches)
     if isinstance(batches, Tensor):
         return batches.split(AT_ONCE)
-    return [batches] if isinstance(batches, (Batch, Mapping)) else batches
+    if isinstance(batches, (Batch, Mapping)):
+        return [batches]
+    try:
+        return iter(batches)
+    except TypeError:
+        raise DataError(
+            f"{type(batches).__name__} holds no batches", do="give a list, a loader or a dataset"
+        ) from None
+
+
+def _put_together(samples: Dataset) -> Iterator[object]:
+    """Batches of the samples of a dataset."""
+    try:
+        yield from DataLoader(samples, AT_ONCE)
+    except (TypeError, RuntimeError) as error:  # no tensors, or of several sizes
+        raise DataError(
+            f"samples of {type(samples).__name__} do not make a batch: {error}",
+            do="have it give tensors of one size, or give batches of your own loader",
+        ) from error
 
 
 def read_batch(
@@ -110,7 +132,8 @@ def read_batch(
     if not found.tensors:
         raise DataError(
             f"no tensor in a batch of type {type(batch).__name__}",
-            do="give tensors, tuples or dicts of them, or say call=lambda model, batch: ...",
+            do="give tensors, as the network's transforms make them, tuples or dicts of them, or "
+            "say call=lambda model, batch: ...",
         )
     if any(tensor.is_nested for tensor in found.tensors):
         raise DataError(f"{name} holds a nested tensor", do="give a list of tensors, or pad them")

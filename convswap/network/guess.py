@@ -47,6 +47,12 @@ def guessed(model: nn.Module, batch: object) -> Batch:
         return Batch(tuple(map(list, inputs)), labels=_labels(batch[len(inputs) :]))
     if required <= 1 and (maps := _maps_in(batch, said)) is not None:
         return Batch((maps,), labels=None if maps is batch else _labels(batch[1:]))
+    if (
+        said
+        and isinstance(batch[0], (tuple, list))
+        and all(isinstance(each, Tensor) for each in batch[0])
+    ):
+        return Batch((batch[0],), labels=_labels(batch[1:]))
     if isinstance(batch[0], (Mapping, tuple, list)):
         return replace(guessed(model, batch[0]), labels=_labels(batch[1:]))
     wanted, rest = len(inputs), batch[len(inputs) :]

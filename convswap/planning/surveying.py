@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..errors import ConversionError, PlanError
+from ..errors import ConversionError, PlanError, TargetError
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches
 from ..network.copies import in_eval_mode, keeps_buffers, still_training
@@ -146,8 +146,10 @@ def plan(
         ConversionError: no convolution can be replaced; the reasons are in the message.
         BudgetError: the budget cannot be met; the message says the least reachable.
     """
-    if budget is None or not budget.model_dump(exclude_none=True):
+    if not isinstance(budget, Budget) or budget == Budget():
         raise PlanError("no budget given", do="say Budget(macs=0.5) or another fraction to keep")
+    if isinstance(target, str):
+        raise TargetError("a target is more than its name", do=f"say open_target({target!r})")
     seen = survey(
         model, batches, budgets=[budget], fit=fit, input_size=input_size, output=output,
         call=call, layers=layers, seed=seed, cache=cache, progress=progress,

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field, TypeAdapter
-from timm.utils import ModelEmaV3
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..network.calls import Batch
-from ..network.copies import deep_copy, in_eval_mode, parameters_of
+from ..network.copies import deep_copy, in_eval_mode
 from ..network.state import set_state_, state_of
 from ..support import ranks
 from ..support.randomness import seeded
@@ -24,7 +24,7 @@ from .losses import Errors
 from .rates import optimizer_for, schedule_for
 
 _HISTORY = TypeAdapter(Annotated[list[Judgement], Field(min_length=1)])
-DECAY = 0.98  # of the moving average of the weights
+MOVING = get_ema_multi_avg_fn(0.98)  # average of the weights
 EARLY = 0.25  # of all steps: who has gained nothing by then is told
 CLIP = 1.0  # the largest norm of a step's gradients
 NOISE = 0.5  # share of the largest gain that a later state may lack, where few images judge
@@ -63,11 +63,7 @@ class Training:
         self.start = self.least = judge(student)
         self.optimizer = optimizer_for(self.student, lr)
         self.schedule = schedule_for(self.optimizer, steps)
-        # subtle: it would copy with Python's own means, which refuse some networks
-        first = nn.ParameterList([next(parameters_of(student))])
-        # subtle: nothing is averaged that may be infinite, or no number
-        self.average = ModelEmaV3(first, decay=DECAY, exclude_buffers=True)
-        self.average.module = in_eval_mode(deep_copy(student))
+        self.average = in_eval_mode(deep_copy(student))
         self.step = 0
         self.best = copy.deepcopy(state_of(self.student))
         start = self.start
@@ -105,17 +101,26 @@ class Training:
         if not norm.isfinite():
             return False
         self.optimizer.step()
-        self.average.update(self.student)
+        self._average_()
         self.step = step + 1
         fresh(self.student)
         self._meter.add(errors, len(batch) * ranks.place()[1], time.perf_counter() - began)
         return True
 
+    @torch.no_grad()
+    def _average_(self) -> None:
+        """Take what trains into its moving average; all else may be infinite, or whole numbers."""
+        both = zip(self.average.parameters(), self.student.parameters(), strict=True)
+        averages, weights = zip(*(pair for pair in both if pair[1].requires_grad), strict=True)
+        MOVING(averages, weights, self.step)
+        for mean, buffer in zip(self.average.buffers(), self.student.buffers(), strict=True):
+            mean.copy_(buffer)
+
     def have_judged(self, seed: int) -> None:
         """Have the weights judged, and their moving average; keep the closer of them if it is
         closer than ever, or nearly so: few judges are noisy, and who has seen more knows more."""
         means, verdicts, kept = self._meter.means(), {}, self.history[-1].best
-        networks = {"trained": self.student, "averaged": self.average.module}
+        networks = {"trained": self.student, "averaged": self.average}
         for name, network in networks.items():
             with seeded(seed):
                 verdicts[name] = self.judge(fresh(network))
@@ -139,7 +144,7 @@ class Training:
             "steps": self.steps,
             "step": self.step,
             "student": state_of(self.student),
-            "average": state_of(self.average.module),
+            "average": state_of(self.average),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "least": self.least,
@@ -151,7 +156,7 @@ class Training:
         self.step, self.best, self.least = int(state["step"]), state["best"], float(state["least"])
         for weights in (self.best, state["student"]):
             set_state_(self.student, weights)
-        set_state_(self.average.module, state["average"])
+        set_state_(self.average, state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = _HISTORY.validate_python(state["history"])
 

@@ -15,7 +15,7 @@ from ..forms import FORMS
 from ..network.observe import Observation
 from ..planning import Survey
 from ..plans import Plan, above
-from ..support.figures import FIGURES, quantity, score, score_name
+from ..support.figures import FIGURES, damage, quantity, score, score_name
 from ..support.files import new_file
 from ..support.plain import nameless
 from . import pictures
@@ -172,10 +172,10 @@ def layers_of(plans: Sequence[Plan], seen: Observation | None) -> list[Layer]:
             old = found[inside]
             found[inside] = replace(
                 old, after=old.after - choice.macs_dense + choice.macs,
-                why=f"{old.why}; then {choice.form}, rank {rank}, damage {choice.damage:.2g}",
+                why=f"{old.why}; then {choice.form}, rank {rank}, damage {damage(choice.damage)}",
             )  # fmt: skip
         else:
-            why = f"rank {rank}, damage {choice.damage:.2g}"
+            why = f"rank {rank}, damage {damage(choice.damage)}"
             found[choice.site] = Layer(
                 choice.site, choice.form, choice.macs_dense, choice.macs, why
             )

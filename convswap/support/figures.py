@@ -13,6 +13,11 @@ def quantity(count: float) -> str:
     return f"{count:.0f}"
 
 
+def damage(value: float) -> str:
+    """Damage with two digits; what is left of rounding is none."""
+    return f"{value:.2g}" if abs(value) >= 1e-9 else "0"
+
+
 FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "own": ("own measure", lambda v: f"{v:.4g}"),
     "top1": ("top-1 %", lambda v: f"{v:.2f}"),

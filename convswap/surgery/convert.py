@@ -57,6 +57,8 @@ def convert(
         PlanError, RankError: the plan does not fit the network.
         ConversionError: the plan converts nothing, or the network does not run as planned.
     """
+    if not isinstance(plan, Plan):
+        raise PlanError(f"{type(plan).__name__} is no plan", do="give what plan or Plan.load gives")
     if not plan.choices:
         raise ConversionError("the plan converts nothing: every layer already fits the budget")
     model = in_eval_mode(unwrapped(model))

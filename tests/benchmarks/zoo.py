@@ -32,6 +32,7 @@ from convswap.errors import BudgetError, ConvswapError
 from convswap.network import observe
 from convswap.network.calls import Batch, read_batch
 from convswap.network.match import tensors
+from convswap.network.state import state_of
 
 SECONDS = 240  # of processor time for a row
 MOST_READ = 600
@@ -122,7 +123,7 @@ def run_steps(
     """Each step that has passed, with what it found."""
     given = [inputs(), inputs()]
     model = settled(make(), given)
-    state = {name: value.clone() for name, value in model.state_dict().items()}
+    state = {name: value.clone() for name, value in state_of(model).items()}
     seen = observe.observe(model, given[0])
     yield "observe", f"{len(seen.replaceable)}/{len(seen.sites)}"
     plan, share = least_plan(model, given)
@@ -141,7 +142,7 @@ def run_steps(
     yield "loaded", True
     better = convswap.distill(small, model, given, epochs=1)
     check_same_shape(batch, model, better)
-    now = model.state_dict()
+    now = state_of(model)
     assert all(torch.equal(value, now[name]) for name, value in state.items()), "it was changed"
     yield "distill", True
     if onnx:

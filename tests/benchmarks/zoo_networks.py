@@ -833,9 +833,94 @@ def lightning() -> Rows:
     return {"LightningModule": (Classifier, lambda: (image(), torch.tensor([1, 4])))}
 
 
+def deepinv() -> Rows:
+    from deepinv.models import DnCNN, DRUNet, GSDRUNet, Restormer
+
+    noisy = partial(image, 32)
+    levels = {"nc": [8, 16, 24, 32], "nb": 1, "pretrained": None}
+    small = {"num_blocks": [1] * 4, "num_refinement_blocks": 1, "heads": [1, 2, 2, 2]}
+    return {
+        "DnCNN": (lambda: DnCNN(depth=5, nf=16, pretrained=None), noisy),
+        "DRUNet": (lambda: DRUNet(**levels), lambda: (noisy(), 0.1)),
+        "GSDRUNet": (lambda: GSDRUNet(**levels), lambda: (noisy(), 0.1)),
+        "Restormer": (lambda: Restormer(dim=16, **small, pretrained=None), lambda: (noisy(), 0.1)),
+    }
+
+
+def facexlib() -> Rows:
+    from facexlib.detection.retinaface import RetinaFace
+    from facexlib.parsing.bisenet import BiSeNet
+    from facexlib.parsing.parsenet import ParseNet
+
+    sizes = {"in_size": 64, "out_size": 64, "min_feat_size": 32, "ch_range": [16, 32]}
+    return {
+        "ParseNet": (lambda: ParseNet(**sizes, base_ch=16, parsing_ch=5, res_depth=2), image),
+        "BiSeNet": (lambda: BiSeNet(5), image),
+        "RetinaFace": (lambda: RetinaFace("resnet50", phase="test", device="cpu"), image),
+    }
+
+
+def vit_pytorch() -> Rows:
+    from vit_pytorch.cct import CCT
+    from vit_pytorch.crossformer import CrossFormer
+    from vit_pytorch.cvt import CvT
+    from vit_pytorch.max_vit import MaxViT
+    from vit_pytorch.nest import NesT
+
+    stages = {f"s{i}_{name}": n for i, heads in ((1, 1), (2, 1), (3, 2))
+              for name, n in (("emb_dim", 16), ("depth", 1), ("heads", heads))}  # fmt: skip
+    return {
+        "CCT": (
+            lambda: CCT(img_size=(64, 64), embedding_dim=32, n_conv_layers=2, num_layers=2, num_heads=2,
+                        mlp_ratio=2, num_classes=5), image,
+        ),
+        "CvT": (lambda: CvT(num_classes=5, **stages), image),
+        "CrossFormer": (
+            lambda: CrossFormer(num_classes=5, dim=(32,) * 4, depth=(1,) * 4, global_window_size=(4, 2, 2, 1),
+                                local_window_size=2), image,
+        ),
+        "MaxViT": (
+            lambda: MaxViT(num_classes=5, dim_conv_stem=16, dim=16, dim_head=8, depth=(1, 1), window_size=4), image,
+        ),
+        "NesT": (
+            lambda: NesT(image_size=64, patch_size=4, dim=16, heads=2, num_hierarchies=3, block_repeats=(1,) * 3,
+                         num_classes=5), image,
+        ),
+    }  # fmt: skip
+
+
+def torchgeo() -> Rows:
+    from torchgeo.models import FCN, FarSeg, FCSiamDiff
+
+    two = partial(torch.rand, 2, 2, 3, 64, 64)
+    return {
+        "FCN": (lambda: FCN(4, 5, 16), partial(image, 64, 4)),
+        "FCSiamDiff": (lambda: FCSiamDiff("resnet18", encoder_weights=None, classes=2), two),
+        "FarSeg": (lambda: FarSeg("resnet18", 5, False), image),
+    }
+
+
+def braindecode() -> Rows:
+    import braindecode.models as m
+
+    signal = {"n_chans": 8, "n_outputs": 3, "n_times": 500, "sfreq": 100}
+    return {
+        name: (partial(getattr(m, name), **signal), partial(torch.randn, 2, 8, 500))
+        for name in ("ATCNet", "Deep4Net", "EEGConformer", "EEGInceptionERP", "EEGNet")
+    }
+
+
+def neuralop() -> Rows:
+    from neuralop.models import FNO
+
+    make = partial(FNO, (8, 8), in_channels=1, out_channels=1, hidden_channels=16, n_layers=2)
+    return {"FNO": (make, partial(image, 32, 1))}
+
+
 LIBRARIES: tuple[Callable[[], Rows], ...] = (
     torchvision, timm, segmentation_models_pytorch, transformers, diffusers, monai, ultralytics,
     effdet, spandrel, open_clip, kornia, facenet_pytorch, efficientnet_pytorch, pytorchvideo,
     speechbrain, torchaudio, demucs, encodec, lpips, denoising_diffusion_pytorch,
-    dynamic_network_architectures, asteroid, lightning,
+    dynamic_network_architectures, asteroid, lightning, deepinv, facexlib, vit_pytorch, torchgeo,
+    braindecode, neuralop,
 )  # fmt: skip

@@ -52,6 +52,7 @@ def test_no_arguments_is_answered_with_the_list_of_commands():
     ("convert timm:resnet18", ["--out"]),
     ("inspect a b", ["b"]),
     ("inspect a --nope 1", ["--nope"]),
+    ("export a --random-weights --onnx o", ["--random-weights", "an option of inspect, plan"]),
     ("inspect a --no-json", ["--no-json"]),
     ("inspect a --model", ["--model"]),
     ("distill art --data d --epochs 0 --out o", ["--epochs", "0"]),

@@ -52,6 +52,18 @@ BAD = {
         None, "inspect torchvision:resnet81 --random-weights", ["resnet81", "resnet18"]),
     "a model without a source": (
         None, "inspect resnet18", ["resnet18", "timm:NAME"]),
+    "a library nearly spelled": (
+        None, "inspect torchvison:resnet18", ["did you mean torchvision:resnet18?"]),
+    "a library in capitals": (
+        None, "inspect TIMM:resnet18", ["did you mean timm:resnet18?"]),
+    "timm's name on the hub": (
+        None, "inspect timm/resnet18.a1_in1k", ["did you mean timm:resnet18.a1_in1k?"]),
+    "a name of timm's without timm": (
+        None, "inspect hf-hub:timm/resnet18", ["did you mean timm:hf-hub:timm/resnet18?"]),
+    "a package that is not there": (
+        None, "inspect nowhere.at:build", ["unknown model 'nowhere.at:build'", "timm:NAME"]),
+    "weights in place of a model": (
+        None, "inspect weights.safetensors", ["name the network", "--weights weights.safetensors"]),
     "a misspelt argument of a model": (
         None, "inspect timm:resnet18 --random-weights --model-arg num_clases=3", ["num_clases"]),
     "a model argument without a value": (
@@ -137,6 +149,8 @@ BAD = {
         None, "evaluate art --model model.py:build --data digits", ["digits", "3"]),
     "an input size of two numbers": (
         None, "inspect model.py:build --input-size 16,16", ["16x16", "3 channels"]),
+    "an input size of one number": (
+        None, "inspect timm:resnet18 --random-weights --input-size 224", ["224", "3,224,224"]),
     "an input size of words": (
         None, "inspect model.py:build --input-size a,b,c", ["--input-size", "a,b,c"]),
     "an input size of nothing": (
@@ -147,14 +161,25 @@ BAD = {
         None, "inspect model.py:build --input-size 3,1e9,16", ["input"]),
     "a mean of two numbers": (
         None, "evaluate model.py:build --data data --mean 0.5,0.5", ["mean", "0.5,0.5"]),
+    "a mean of values to 255": (
+        None, "evaluate model.py:build --data data --mean 123.7,116.3,103.5",
+        ["mean is of values 0..1", "123.7", "255"]),
+    "a deviation of values to 255": (
+        None, "evaluate model.py:build --data data --std 58.4", ["std is of values 0..1", "58.4"]),
     "a deviation of zero": (
         None, "evaluate model.py:build --data data --std 0", ["std"]),
     "no budget": (
         None, "plan model.py:build --data data --out o", ["no budget", "--macs"]),
+    "no goal": (
+        None, "convert model.py:build --data data --out o", ["no budget", "--max-drop", "--plan"]),
     "a budget of nothing": (
         None, "convert model.py:build --data data --macs 0 --out o", ["budget", "macs"]),
     "a budget above all": (
-        None, "convert model.py:build --data data --macs 1.5 --out o", ["budget", "macs"]),
+        None, "convert model.py:build --data data --macs 1.5 --out o", ["--macs", "0.5 is half"]),
+    "a budget in percent": (
+        None, "convert model.py:build --data data --macs 50 --out o", ["--macs", "0.5 is half"]),
+    "a budget with its unit": (
+        None, "convert model.py:build --data data --params 50% --out o", ["--params", "0.5 is"]),
     "a budget that is no number": (
         None, "plan model.py:build --data data --params nan --out o", ["budget", "params"]),
     "a budget and a plan": (
@@ -308,7 +333,7 @@ def test_a_budget_out_of_reach_is_answered_with_the_least_reachable(command, sha
 @pytest.mark.parametrize("verb", ["plan", "convert"])
 @pytest.mark.parametrize(("given", "words"), [
     ("--latency 0", ["budget", "latency"]),
-    ("--latency 1.5", ["budget", "latency"]),
+    ("--latency 1.5", ["--latency", "0.5 is half"]),
     ("--latency nan", ["budget", "latency"]),
     ("--latency 0.5 --target tensorflow", ["tensorflow", "openvino"]),
     ("--latency 0.5 --target onnxruntime --dtype float16", ["onnxruntime", "float16"]),

@@ -30,6 +30,13 @@ def test_quantity_has_three_digits_and_a_suffix(number, text):
     assert tables.quantity(number) == text
 
 
+@pytest.mark.parametrize(("damage", "text"), [
+    (0.0123, "0.012"), (3e-9, "3e-09"), (1.2e-29, "0"), (-2e-17, "0"), (0.0, "0"), (-0.5, "-0.5"),
+])  # fmt: skip
+def test_damage_of_no_more_than_rounding_is_shown_as_none(damage, text):
+    assert tables.damage(damage) == text
+
+
 def test_results_go_to_stdout_and_notes_to_stderr(capsys):
     console.out.print("a result")
     console.note("a note")
