@@ -36,6 +36,7 @@ from convswap.errors import ConvswapError, ModelError
 from convswap.network.calls import read_batch, read_batches
 from convswap.network.match import tensors
 from convswap.plans import Choice
+from convswap.recovery.reading import countable
 
 X = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
@@ -1446,3 +1447,11 @@ def test_a_network_that_draws_at_random_is_looked_at_alike_every_time():
     model = DrawsItsLength().eval()
     sites = [find_sites(model, (3, 8, 8))[0] for _ in range(4)]
     assert [[site.reason for site in each] for each in sites] == [[None, None]] * 4
+
+
+def test_a_loader_stays_itself_so_that_every_pass_is_drawn_anew():
+    data = TensorDataset(torch.arange(40.0).unsqueeze(1))
+    loader = DataLoader(data, 8, shuffle=True)
+    assert countable(loader) is loader
+    whole = countable(data)
+    assert len(whole) == len([*whole]) == len([*whole]) > 0

@@ -89,30 +89,37 @@ def listed(batches: object) -> Iterable[object]:
         DataError: it is something else.
     """
     if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
-        return _put_together(batches)
+        return _PutTogether(batches)
     if is_array(batches):
         batches = tensor_of(batches)
     if isinstance(batches, Tensor):
         return batches.split(AT_ONCE)
     if isinstance(batches, (Batch, Mapping)):
         return [batches]
-    try:
-        return iter(batches)
-    except TypeError:
+    if not any(hasattr(type(batches), name) for name in ("__iter__", "__getitem__")):
         raise DataError(
             f"{type(batches).__name__} holds no batches", do="give a list, a loader or a dataset"
-        ) from None
+        )
+    return batches
 
 
-def _put_together(samples: Dataset) -> Iterator[object]:
+class _PutTogether:
     """Batches of the samples of a dataset."""
-    try:
-        yield from DataLoader(samples, AT_ONCE)
-    except (TypeError, RuntimeError) as error:  # no tensors, or of several sizes
-        raise DataError(
-            f"samples of {type(samples).__name__} do not make a batch: {error}",
-            do="have it give tensors of one size, or give batches of your own loader",
-        ) from error
+
+    def __init__(self, samples: Dataset):
+        self.samples, self.loader = samples, DataLoader(samples, AT_ONCE)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[object]:
+        try:
+            yield from self.loader
+        except (TypeError, RuntimeError) as error:  # no tensors, or of several sizes
+            raise DataError(
+                f"samples of {type(self.samples).__name__} do not make a batch: {error}",
+                do="have it give tensors of one size, or give batches of your own loader",
+            ) from error
 
 
 def read_batch(
