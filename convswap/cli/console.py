@@ -33,8 +33,8 @@ class _Console(Console):
 
 
 _AS_IT_IS = {"highlight": False, "markup": False, "emoji": False}
-KNOWN = sys.stdout.isatty() or "COLUMNS" in os.environ
-out = _Console(**_AS_IT_IS, width=None if KNOWN else 120)
+_KNOWN = sys.stdout.isatty() or "COLUMNS" in os.environ
+out = _Console(**_AS_IT_IS, width=None if _KNOWN else 120)
 err = _Console(**_AS_IT_IS, stderr=True)
 help_pages = _Console(**_AS_IT_IS)
 

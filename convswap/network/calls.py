@@ -107,7 +107,7 @@ class _PutTogether:
     """Batches of the samples of a dataset."""
 
     def __init__(self, samples: Dataset):
-        self.samples, self.loader = samples, DataLoader(samples, AT_ONCE)
+        self.loader = DataLoader(samples, AT_ONCE)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -117,7 +117,7 @@ class _PutTogether:
             yield from self.loader
         except (TypeError, RuntimeError) as error:  # no tensors, or of several sizes
             raise DataError(
-                f"samples of {type(self.samples).__name__} do not make a batch: {error}",
+                f"samples of {type(self.loader.dataset).__name__} do not make a batch: {error}",
                 do="have it give tensors of one size, or give batches of your own loader",
             ) from error
 
