@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +19,11 @@ from ..network.sites import Site, replacement_cost
 from ..plans import Cost, Kind
 from ..statistics.curvature import output_curvature
 from ..statistics.gathering import gather
-from ..statistics.moments import Moments, weight_problems
+from ..statistics.moments import Moments, held_bytes, weight_problems
 from ..support.progress import Progress
 from ..support.ranks import gathered, share
 from ..support.threads import at_once, side_by_side
-from .damage import TRIED, Trial, damage_scale, is_tried
+from .damage import Trial, damage_scale, is_tried, samples_to_try
 
 RANKS = 16  # per form
 SAMPLES = (
@@ -31,6 +31,8 @@ SAMPLES = (
 )
 LARGE = 1152  # weights per output from which a refinement is tried among some channels
 REFINED = 0.13  # of a site's multiply-adds: near there a fit is refined as well
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -113,37 +115,66 @@ def find_candidates(
     paths = [site.path for site in sites]
     sites = [site for site in sites if site.path in curvature]
     found: dict[str, list[Candidate]] = {}
-    trials: list[Trial] = []
+    trials: dict[str, Trial] = {}
 
     def judged(
         one: tuple[int, tuple[Site, Moments]],
-    ) -> tuple[str, list[Candidate], list[Trial]]:
+    ) -> tuple[str, list[Candidate], Trial | None]:
         index, (site, moments) = one
         layer, gain = model.get_submodule(site.path), curvature[site.path].gain
         fits = GroupFits(moments.problems(), site.unit)
         row = site_candidates(site, fits, gain, bias=True)
         if not row or not is_tried(index, len(sites)):
-            return site.path, row, []
-        return site.path, row, [_trial(site, layer, row, fits, gain, moments.mean_x)]
+            return site.path, row, None
+        return site.path, row, _trial(site, layer, row, fits, gain, moments.mean_x)
 
     part, parts = share()
     seen = enumerate(gather(model, sites, batches, seed, samples=SAMPLES))
     with side_by_side() as map_:
-        while some := [*islice(seen, parts * at_once())]:  # a few for each process
-            for path, row, tried in map_(judged, some[part::parts]):
+        for some in _lots(model, sites, seen, parts * at_once()):
+            some.sort(key=lambda one: -one[1][0].unit.patch)  # the long ones first
+            for path, row, trial in map_(judged, some[part::parts]):
                 found[path] = row
-                trials += tried
-            progress("candidates", some[-1][0] + 1, len(sites))
-            del some  # subtle: with the moments, before others are gathered
-    every = {path: row for rows in gathered(found) for path, row in rows.items()}
-    found = {path: every.get(path, []) for path in paths}
-    trials = [trial for theirs in gathered(trials) for trial in theirs]
-    reference = Reference(model, held_back(batches, TRIED)[1], kind)
-    scale = damage_scale(model, trials, reference, progress)
+                if trial:
+                    trials[path] = trial
+                progress("candidates", min(parts * len(found), len(sites)), len(sites))
+            del some[:]  # with the moments, before others are gathered
+    found = _of_all(found)
+    found = {path: found.get(path, []) for path in paths}
+    trials = _of_all(trials)
+    tried = [trials[path] for path in paths if path in trials]
+    judges = held_back(batches, samples_to_try(sum(site.cost.macs for site in sites)))[1]
+    scale = damage_scale(model, tried, Reference(model, judges, kind), progress)
     scaled = {
         path: [replace(c, damage=c.damage * scale) for c in row] for path, row in found.items()
     }
     return scaled, [path for path, seen in curvature.items() if not seen.arrived]
+
+
+def _of_all(found: dict[str, Value]) -> dict[str, Value]:
+    """What each process has found, together."""
+    return {path: one for theirs in gathered(found) for path, one in theirs.items()}
+
+
+def _lots(
+    model: nn.Module,
+    sites: Sequence[Site],
+    seen: Iterable[tuple[int, tuple[Site, Moments]]],
+    count: int,
+) -> Iterator[list[tuple[int, tuple[Site, Moments]]]]:
+    """Sites with their moments, as many at a time as surely need no more memory than `count` of
+    the largest: a few long ones then take their turns beside many short ones."""
+    held = {site.path: held_bytes(model.get_submodule(site.path)) for site in sites}
+    spare = (count - 1) * max(held.values(), default=0)
+    some: list[tuple[int, tuple[Site, Moments]]] = []
+    for one in seen:
+        some.append(one)
+        del one  # subtle: it holds moments
+        if sum(held[site.path] for _, (site, _) in some) > spare:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def _trial(

@@ -15,7 +15,8 @@ from ..network.outputs import Reference
 from ..support.progress import Progress, silent
 
 TRIALS = 8  # sites at most
-TRIED = 16  # samples each is measured on, at most
+TRIED = 16  # samples each is measured on, if there are as many to spare
+WORK = 1e10  # multiply-adds of one measurement; more samples than `TRIED` where they cost less
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,15 @@ class Trial:
 def is_tried(index: int, sites: int) -> bool:
     """Whether the site at an index is among the few, evenly spread, that are tried."""
     return index % math.ceil(sites / TRIALS) == 0
+
+
+def samples_to_try(macs: int) -> int:
+    """How many samples each trial is to be measured on, from the multiply-adds of one.
+
+    Measured on a ResNet-20 at 0.7 / 0.5 / 0.3, whose KL on 5,000 other images is 0.003 / 0.011 /
+    0.058: predicted with 16 samples 0.003 / 0.018 / 0.080, with 125 0.002 / 0.012 / 0.052.
+    """
+    return max(TRIED, int(WORK / max(macs, 1)))
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from ..support.plain import read_json
 from ..support.tensors import digests
 from .candidates import Candidate, costs_of
 
-METHOD = 3  # raised when something else is predicted: what was kept before is then not used
+METHOD = 4  # raised when something else is predicted: what was kept before is then not used
 FILES = 100  # at most, of up to a few hundred kB
 MOST_BYTES = 1 << 26
 MOST_DAMAGE = 1e100  # sums of which are finite

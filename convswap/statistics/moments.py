@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..forms import REPLACEABLE, is_transposed, kernel_of, unit_of
+from ..forms import REPLACEABLE, Kernel, is_transposed, kernel_of, unit_of
 from ..forms.least_squares import LeastSquares, cholesky, working_dtype
 from ..network.observe import MOST_READ
 from ..support.ranks import gathered, led_, sum_
@@ -203,20 +203,27 @@ class Moments:
         return columns.unflatten(-1, (unit_of(self.layer).area, -1)).mT.flatten(-2)
 
 
+def held_bytes(layer: nn.Module) -> int:
+    """The memory that the moments of a layer take."""
+    return 2 * getattr(layer, "groups", 1) * _square_bytes(unit_of(layer))
+
+
 def fit_bytes(model: nn.Module) -> int:
     """The most memory that the moments of a network's layers and their fits take, of as many as
     are fitted at once."""
 
     def of(layer: nn.Module) -> int:
-        groups, unit = getattr(layer, "groups", 1), unit_of(layer)
-        depth = unit.patch
-        square = depth * (depth + unit.out_channels)
-        rows = min(PATCH_BYTES, 4 * depth * 64 * POSITIONS)
-        each = working_dtype(depth).itemsize * (2 * groups + FIT_COPIES) * square
-        return at_once() * each + 4 * rows
+        unit = unit_of(layer)
+        each = held_bytes(layer) + FIT_COPIES * _square_bytes(unit)
+        return at_once() * each + 4 * min(PATCH_BYTES, 4 * unit.patch * 64 * POSITIONS)
 
     layers = [m for m in model.modules() if isinstance(m, REPLACEABLE)]
     return max([of(layer) for layer in layers if unit_of(layer).patch <= MOST_READ], default=0)
+
+
+def _square_bytes(unit: Kernel) -> int:
+    depth = unit.patch
+    return working_dtype(depth).itemsize * depth * (depth + unit.out_channels)
 
 
 def weight_problems(layer: nn.Module) -> list[LeastSquares]:
