@@ -12,7 +12,7 @@ from helpers import image_batches, outputs_of
 from torch import nn
 
 from convswap import Budget, convert, survey
-from convswap.planning.damage import TRIALS, Trial, damage_scale, is_tried
+from convswap.planning.damage import TRIALS, TRIED, Trial, damage_scale, is_tried, samples_to_try
 
 
 @pytest.fixture
@@ -87,3 +87,8 @@ def test_on_a_quadratic_network_the_prediction_is_what_is_measured(macs, linear,
     small = convert(linear, plan, images)
     measured = outputs_of(linear, images, "values").distance(small)
     assert measured == pytest.approx(plan.damage, rel=0.35)
+
+
+def test_trials_of_cheap_networks_look_at_more_samples():
+    assert samples_to_try(10**12) == samples_to_try(10**11) == TRIED
+    assert samples_to_try(4 * 10**7) == 250

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -129,9 +129,10 @@ def find_candidates(
         return site.path, row, _trial(site, layer, row, fits, gain, moments.mean_x)
 
     part, parts = share()
+    held = {site.path: held_bytes(model.get_submodule(site.path)) for site in sites}
     seen = enumerate(gather(model, sites, batches, seed, samples=SAMPLES))
     with side_by_side() as map_:
-        for some in _lots(model, sites, seen, parts * at_once()):
+        for some in in_lots(seen, held, parts * at_once()):
             some.sort(key=lambda one: -one[1][0].unit.patch)  # the long ones first
             for path, row, trial in map_(judged, some[part::parts]):
                 found[path] = row
@@ -156,15 +157,16 @@ def _of_all(found: dict[str, Value]) -> dict[str, Value]:
     return {path: one for theirs in gathered(found) for path, one in theirs.items()}
 
 
-def _lots(
-    model: nn.Module,
-    sites: Sequence[Site],
-    seen: Iterable[tuple[int, tuple[Site, Moments]]],
-    count: int,
+def in_lots(
+    seen: Iterable[tuple[int, tuple[Site, Moments]]], held: Mapping[str, int], count: int
 ) -> Iterator[list[tuple[int, tuple[Site, Moments]]]]:
     """Sites with their moments, as many at a time as surely need no more memory than `count` of
-    the largest: a few long ones then take their turns beside many short ones."""
-    held = {site.path: held_bytes(model.get_submodule(site.path)) for site in sites}
+    the largest: a few long ones then take their turns beside many short ones.
+
+    Args:
+        seen: sites in order, with their numbers.
+        held: bytes of moments by path.
+    """
     spare = (count - 1) * max(held.values(), default=0)
     some: list[tuple[int, tuple[Site, Moments]]] = []
     for one in seen:
