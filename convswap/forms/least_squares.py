@@ -18,7 +18,7 @@ from torch import Tensor
 from ..support.threads import using_threads
 
 CHUNK = 10  # steps of a search that must lower the error by LEAST_GAIN, or it ends
-LEAST_GAIN = 5e-3
+LEAST_GAIN = 1e-3
 SINGLE_FROM = 256  # patch length from which float32 is used: twice as fast, and no worse (measured)
 
 

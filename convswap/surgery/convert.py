@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 
 from ..errors import ConversionError, PlanError
-from ..forms import write_
+from ..forms import Kernel, write_
 from ..forms.group_fits import GroupFits, joined
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches, stand_in
@@ -31,7 +31,8 @@ from ..support.progress import Progress, silent
 from ..support.ranks import led, led_, share
 from .batch_norm import settle_batch_norm_
 
-STEPS = 100  # of refinement for the fit that is kept
+FEWEST, MOST = 30, 400  # steps of refinement for the fit that is kept
+WORK = 1.5e11  # multiply-adds that these may come to, roughly: of small layers there are more
 FAR = 10  # times the damage predicted: more than fits that interact explain
 SMALL = 0.01  # nats, or relative squared error: below it nobody minds
 
@@ -114,7 +115,7 @@ def _fit_to_weights(
     for index, choice in enumerate(plan.choices):
         layer = model.get_submodule(choice.site)
         fits = GroupFits(weight_problems(layer), units[choice.site])
-        fitted = fits.fit(choice.form, choice.rank, STEPS)
+        fitted = fits.fit(choice.form, choice.rank, steps_for(fits.kernel))
         write_(small.get_submodule(choice.site), joined(fitted), layer.bias)
         progress("fit", index + 1, len(plan.choices))
 
@@ -162,8 +163,16 @@ def _fit_site_(
     row: nn.Module, choice: Choice, fits: GroupFits, seen: Moments, minded: Tensor | None
 ) -> None:
     if share()[0] == 0:
-        fitted = fits.fit(choice.form, choice.rank, STEPS, minded)
+        fitted = fits.fit(choice.form, choice.rank, steps_for(fits.kernel), minded)
         spelled = fits.spell(choice.form, fitted).to(seen.mean_x)
         bias = seen.mean_y - (spelled @ seen.mean_x.unsqueeze(2)).squeeze(2)  # the means match
         write_(row, joined(fitted), bias.flatten())
     led_(*(parameter.data for parameter in row.parameters()))
+
+
+def steps_for(kernel: Kernel) -> int:
+    """How many steps the fit that is kept is refined by, at most.
+
+    Measured, 400 in place of 100: KL of a ResNet-20 at 0.3 and 0.2
+    """
+    return int(min(max(WORK / (kernel.out_channels * kernel.patch**2), FEWEST), MOST))
