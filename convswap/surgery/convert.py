@@ -173,6 +173,8 @@ def _fit_site_(
 def steps_for(kernel: Kernel) -> int:
     """How many steps the fit that is kept is refined by, at most.
 
-    Measured, 400 in place of 100: KL of a ResNet-20 at 0.3 and 0.2
+    Measured, against 100 for all layers: R2 of a face-embedding ResNet at 0.5 0.897 -> 0.907 in
+    1.4 times the time; KL of a ResNet-20 (two seeds) 7 and 9 % less at 0.3, 3 % less and 1 % more
+    at 0.2, in 1.0 to 1.5 times the time. 512 channels, 3x3, take 30 steps of 2 s in place of 100.
     """
     return int(min(max(WORK / (kernel.out_channels * kernel.patch**2), FEWEST), MOST))

@@ -2,11 +2,14 @@
 
     python tests/benchmarks/scale.py resnet50 --images 256
     python tests/benchmarks/scale.py resnet26 resnet50 --images 64 128     # how it grows
+    python tests/benchmarks/scale.py resnet50 --images 256 --form bottleneck
     python tests/benchmarks/scale.py resnet18 --images 64 --rerun          # against re-running
 
-Random weights and images: only time and memory are measured. Every line comes from a process
-of its own, so that its peak memory is its own. `--rerun` compares one lockstep walk with
-running the network anew for every site, in one process.
+Random weights and images: only time and memory are measured. Random kernels take the forms that
+are fitted quickly; `--form` puts one form, at the share of multiply-adds nearest to `--macs`, into
+every layer that can have it: trained 3x3 layers mostly take `bottleneck`, the slowest to fit.
+Every line comes from a process of its own, so that its peak memory is its own. `--rerun` compares
+one lockstep walk with running the network anew for every site, in one process.
 """
 
 import argparse
@@ -14,10 +17,12 @@ import json
 import multiprocessing
 import resource
 import time
+from functools import partial
 
 import torch
 
 import convswap
+from convswap.forms import FORMS
 from convswap.network.calls import read_batches
 from convswap.network.memory import in_flight_bytes
 from convswap.statistics.gathering import gather
@@ -29,12 +34,13 @@ def main() -> None:
     parser.add_argument("names", nargs="+", help="timm models")
     parser.add_argument("--images", nargs="+", type=int, default=[256])
     parser.add_argument("--macs", type=float, default=0.5)
+    parser.add_argument("--form", choices=FORMS)
     parser.add_argument("--rerun", action="store_true")
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     for name in args.names:
         for images in args.images:
-            job = rerun if args.rerun else whole_job
+            job = rerun if args.rerun else partial(whole_job, form=args.form)
             process = context.Process(target=job, args=(name, images, args.macs))
             process.start()
             process.join()
@@ -47,10 +53,11 @@ def opened(name: str, images: int) -> tuple[torch.nn.Module, tuple, list[torch.T
     return model, size, [torch.randn(32, *size, generator=random) for _ in range(images // 32)]
 
 
-def whole_job(name: str, images: int, macs: float) -> None:
+def whole_job(name: str, images: int, macs: float, form: str | None) -> None:
     model, size, batches = opened(name, images)
     start = time.perf_counter()
-    plan = convswap.plan(model, batches, convswap.Budget(macs=macs))
+    survey, budget = convswap.survey(model, batches), convswap.Budget(macs=macs)
+    plan = survey.plan_of(of_form(survey, form, macs), budget) if form else survey.plan(budget)
     planned = time.perf_counter()
     small = convswap.convert(model, plan, batches)
     done = time.perf_counter()
@@ -71,6 +78,16 @@ def whole_job(name: str, images: int, macs: float) -> None:
         "torch": torch.__version__,
     }
     print(json.dumps(row), flush=True)
+
+
+def of_form(survey: convswap.Survey, form: str, macs: float) -> list:
+    """Per layer the candidate of a form whose share of the multiply-adds is nearest, if any."""
+    chosen = []
+    for site in survey.sites:
+        row = [each for each in survey.options[site.path] if each.form == form]
+        most = macs * site.cost.macs
+        chosen.append(min(row, key=lambda each: abs(each.cost.macs - most), default=None))
+    return chosen
 
 
 def rerun(name: str, images: int, macs: float) -> None:
