@@ -60,7 +60,7 @@ def _run_layers_(model: nn.Module) -> None:
         for kind, switch in _FUSED.items():
             if isinstance(module, kind):
                 replaced = any(isinstance(layer, Factorized) for layer in module.modules())
-                setattr(module, switch, getattr(module, switch) and not replaced)
+                setattr(module, switch, getattr(module, switch, False) and not replaced)
 
 
 def blank(model: nn.Module, plan: Plan, norms: Sequence[Norm] = ()) -> nn.Module:
