@@ -379,7 +379,7 @@ class InList(OneInput):
 
     def __init__(self):
         super().__init__()
-        self.more = [nn.Conv2d(8, 8, 1)]
+        self.more, self.acts = [nn.Conv2d(8, 8, 1)], [nn.ReLU()]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.more[0](super().forward(x))
