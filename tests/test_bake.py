@@ -44,6 +44,19 @@ class Masked(nn.Conv2d):
         return self._conv_forward(x, self.weight * mask, self.bias)
 
 
+class Adapted(nn.Conv2d):
+    """A product of low rank is added to its weight, as LoRA does it."""
+
+    def __init__(self, *sizes: int, **settings: int):
+        super().__init__(*sizes, **settings)
+        rows, columns = self.out_channels * 3, self.in_channels * 3
+        self.up, self.down = (nn.Parameter(torch.randn(n) / 9) for n in ((rows, 2), (2, columns)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight + (self.up @ self.down).view(self.weight.shape)
+        return self._conv_forward(x, weight, self.bias)
+
+
 class Causal(nn.Conv1d):
     """Sees no later samples."""
 
@@ -132,6 +145,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "static padding": lambda: StaticPadding(6, 8, 3, stride=2),
     "pads itself": lambda: PadsItself(6, 8, 3, stride=2),
     "masked": lambda: Masked(6, 8, 3, **CONV),
+    "adapted": lambda: Adapted(6, 8, 3, **CONV),
     "grouped": lambda: parametrizations.weight_norm(nn.Conv2d(6, 8, 3, groups=2, **CONV)),
     "1-d": lambda: parametrizations.weight_norm(nn.Conv1d(6, 8, 3, **CONV)),
     "1-d, same": lambda: parametrizations.weight_norm(nn.Conv1d(6, 8, 4, padding="same")),
