@@ -44,6 +44,19 @@ class Masked(nn.Conv2d):
         return self._conv_forward(x, self.weight * mask, self.bias)
 
 
+class Adapted(nn.Conv2d):
+    """A product of low rank is added to its weight, as LoRA does it."""
+
+    def __init__(self, *sizes: int, **settings: int):
+        super().__init__(*sizes, **settings)
+        rows, columns = self.out_channels * 3, self.in_channels * 3
+        self.up, self.down = (nn.Parameter(torch.randn(n) / 9) for n in ((rows, 2), (2, columns)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight + (self.up @ self.down).view(self.weight.shape)
+        return self._conv_forward(x, weight, self.bias)
+
+
 class Causal(nn.Conv1d):
     """Sees no later samples."""
 
@@ -102,6 +115,14 @@ def patched(name: str) -> nn.Module:
     return layer
 
 
+def with_buffers(layer: nn.Module) -> nn.Module:
+    """A layer whose weight and bias are not to be trained."""
+    for name, tensor in [*layer.named_parameters()]:
+        delattr(layer, name)
+        layer.register_buffer(name, tensor.detach())
+    return layer
+
+
 def changed(layer: nn.Module, **settings: object) -> nn.Module:
     """A layer whose settings were changed after it was built."""
     for name, value in settings.items():
@@ -124,6 +145,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "static padding": lambda: StaticPadding(6, 8, 3, stride=2),
     "pads itself": lambda: PadsItself(6, 8, 3, stride=2),
     "masked": lambda: Masked(6, 8, 3, **CONV),
+    "adapted": lambda: Adapted(6, 8, 3, **CONV),
     "grouped": lambda: parametrizations.weight_norm(nn.Conv2d(6, 8, 3, groups=2, **CONV)),
     "1-d": lambda: parametrizations.weight_norm(nn.Conv1d(6, 8, 3, **CONV)),
     "1-d, same": lambda: parametrizations.weight_norm(nn.Conv1d(6, 8, 4, padding="same")),
@@ -133,6 +155,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "pruned": lambda: prune.l1_unstructured(nn.Conv2d(6, 8, 3, **CONV), "weight", 0.3),
     "forward put in its place": lambda: patched("forward"),
     "_conv_forward put in its place": lambda: patched("_conv_forward"),
+    "weight and bias as buffers": lambda: with_buffers(nn.Conv2d(6, 8, 3, **CONV)),
     "settings in a list": lambda: changed(nn.Conv2d(6, 8, 3, **CONV), stride=[2, 2]),
     "dilated later": lambda: changed(
         nn.Conv2d(6, 8, 3, **CONV), stride=(1, 1), dilation=(2, 2), padding=(2, 2)
@@ -233,7 +256,39 @@ class Twice(nn.Conv2d):
         return super().forward(x) + super().forward(x.flip(3))
 
 
-@pytest.mark.parametrize("kind", [AddsNoise, Twice])
+class Dynamic(nn.Conv2d):
+    """Its weight depends on what it reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight * x.mean().sigmoid(), self.bias)
+
+
+class Drawn(nn.Conv2d):
+    """Its weight is drawn anew in every pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn = self.weight + 0.1 * torch.randn_like(self.weight)
+        return self._conv_forward(x, drawn, self.bias)
+
+
+class Alternates(nn.Conv2d):
+    """Every other call has another weight."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self._conv_forward(x, self.weight * (1 + self.calls % 2), self.bias)
+
+
+class CutsOff(nn.Conv2d):
+    """Large inputs, such as noise has none, are not read as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.clamp(-6, 6))
+
+
+@pytest.mark.parametrize("kind", [AddsNoise, Twice, Dynamic, Drawn, Alternates, CutsOff])
 def test_what_no_plain_layer_computes_is_left_alone(kind: type[nn.Conv2d]):
     model = Around(kind(6, 8, 3, padding=1)).eval()
     reasons = {site.path: site.reason for site in find_sites(model, (3, 8, 8))[0]}

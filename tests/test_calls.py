@@ -135,6 +135,14 @@ class TakesAny(OneInput):
         return super().forward(inputs[0] - inputs[1])
 
 
+class GoesThrough(OneInput):
+    """Any number of images, alike."""
+
+    def forward(self, *images):
+        seen = [OneInput.forward(self, x) * (at + 1) for at, x in enumerate(images)]
+        return torch.stack(seen, 1)
+
+
 class Unnamed(OneInput):
     def forward(self, x: Tensor, /, mask: Tensor | None = None) -> Tensor:
         return super().forward(x if mask is None else x * mask)
@@ -290,6 +298,8 @@ CASES = {
     "more by name": (WithMore, {"x": X, "mask": X.flip(0), "label": LABELS}, True),
     "an image of another name, and more": (Guided, {"image": X, "y": X.flip(0)}, False),
     "any number": (TakesAny, (X, X.flip(0), LABELS), True),
+    "one after another": (GoesThrough, (X, X.flip(0), X, LABELS), True),
+    "one after another, in a tuple": (GoesThrough, ((X, X.flip(0), X), LABELS), True),
     "by place, not by name": (Unnamed, {"x": X, "mask": X.flip(0), "label": LABELS}, True),
     "one for all first": (Camera, (torch.eye(3), X), False),
     "the whole mapping": (WholeBatch, {"image": X, "label": LABELS}, True),
@@ -331,6 +341,8 @@ PASSED = {
     "more by name": lambda m: m(X, mask=X.flip(0)),
     "an image of another name, and more": lambda m: m(X, X.flip(0)),
     "any number": lambda m: m(X, X.flip(0)),
+    "one after another": lambda m: m(X, X.flip(0), X),
+    "one after another, in a tuple": lambda m: m(X, X.flip(0), X),
     "by place, not by name": lambda m: m(X, X.flip(0)),
     "one for all first": lambda m: m(torch.eye(3), X),
     "maps of a pyramid": lambda m: m(MAPS),
@@ -367,7 +379,7 @@ class InList(OneInput):
 
     def __init__(self):
         super().__init__()
-        self.more = [nn.Conv2d(8, 8, 1)]
+        self.more, self.acts = [nn.Conv2d(8, 8, 1)], [nn.ReLU()]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.more[0](super().forward(x))

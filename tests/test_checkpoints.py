@@ -198,6 +198,28 @@ def test_averaged_weights_are_found_where_trainers_put_them(write, name, user, s
     assert torch.equal(found["body.weight"], state["body.weight"])
 
 
+def test_parameters_averaged_by_themselves_come_with_the_buffers_beside_them(user, state, tmp_path):
+    buffers = {key: value for key, value in state.items() if "running" in key}
+    assert buffers
+    averaged = {key: value + 1 for key, value in state.items() if key not in buffers}
+    shadow = {"decay": 0.9, "shadow": prefixed("module.", averaged)}
+    torch.save({"state_dict": prefixed("net.", state), "ema": shadow}, tmp_path / "w.pth")
+    found = opened(user, tmp_path / "w.pth")
+    assert all(torch.equal(found[key], value) for key, value in (averaged | buffers).items())
+
+
+def test_averaged_weights_beside_the_others_under_names_of_their_own_are_told_of(
+    user, state, tmp_path
+):
+    """As latent diffusion keeps them: without dots."""
+    averaged = {f"model_ema.{key.replace('.', '')}": value + 1 for key, value in state.items()}
+    torch.save({"state_dict": prefixed("model.", state) | averaged}, tmp_path / "w.ckpt")
+    said = []
+    found = opened(user, tmp_path / "w.ckpt", note=said.append)
+    assert torch.equal(found["body.weight"], state["body.weight"])
+    assert ["averaged weights of other names among them" in line for line in said] == [True]
+
+
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"decay": 0.99, "shadow_params": s}])
 def test_averaged_weights_without_names_are_passed_over_and_it_is_said(wrap, user, state, tmp_path):
     averaged = [value + 1 for value in state.values()]
@@ -216,6 +238,22 @@ def test_the_only_weights_of_a_folder_are_taken_and_it_is_said(name, user, state
     said = []
     found = opened(user, tmp_path, note=said.append)
     assert torch.equal(found["body.weight"], state["body.weight"])
+    assert said == [f"{tmp_path}: {name} is taken"]
+
+
+@pytest.mark.parametrize(("name", "others"), [
+    ("diffusion_pytorch_model.safetensors", ["diffusion_pytorch_model.fp16.safetensors",
+                                             "diffusion_pytorch_model.bin"]),
+    ("open_clip_model.safetensors", ["open_clip_pytorch_model.bin"]),
+])  # fmt: skip
+def test_of_the_same_weights_in_several_formats_one_is_taken(name, others, user, state, tmp_path):
+    save_file(state, tmp_path / name)
+    for other in others:
+        (tmp_path / other).touch()
+    said = []
+    assert torch.equal(
+        opened(user, tmp_path, note=said.append)["body.weight"], state["body.weight"]
+    )
     assert said == [f"{tmp_path}: {name} is taken"]
 
 

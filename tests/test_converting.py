@@ -9,6 +9,7 @@ import torch
 from helpers import TINY, hooks_left, image_batches, plan_for, relative, tiny
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convswap.errors import ConversionError, ModelError, PlanError
@@ -598,3 +599,46 @@ def test_install_names_the_layer_that_is_no_convolution(site: str):
     model, input_size = tiny("residual")
     with pytest.raises(PlanError, match=f"layer {site} is no standard convolution or linear layer"):
         install_(model, plan_for(model, input_size, {site: ("channel", 3)}))
+
+
+class Encoder(nn.Module):
+    """PyTorch's encoder over tokens of an image, of which the last are padding."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.patch, self.encoder = nn.Conv2d(3, 16, 2, 2), nn.TransformerEncoder(layer, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).mT
+        padding = (torch.arange(tokens.shape[1]) >= 12).expand(len(tokens), -1)
+        return self.encoder(tokens, src_key_padding_mask=padding)[:, :12]
+
+
+class Operators(TorchDispatchMode):
+    """The names of all that runs inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("index", [0, 1])
+def test_an_encoder_runs_the_layers_that_replace_its_own(index: int):
+    """What PyTorch runs for all of an encoder's layer at once takes the weight of each alone."""
+    torch.manual_seed(0)
+    model, size = Encoder().eval(), (3, 8, 8)
+    path, x = f"encoder.layers.{index}.linear1", image_batches(size)[0]
+    small = convert(model, plan_for(model, size, {path: ("channel", 16)}, "weight"))
+    fused, ran = [], []
+    for network in (model, small):
+        with torch.no_grad(), Operators() as seen:
+            ran.append(network(x))
+        fused.append(seen.names.count("_transformer_encoder_layer_fwd"))
+    assert fused == [2, 1]
+    assert relative(ran[1], ran[0]) < 1e-5

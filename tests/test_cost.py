@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from convswap.errors import ModelError
 from convswap.forms import Layer
-from convswap.network.cost import Cost, Size, count, layers_cost
+from convswap.network.cost import Cost, Counter, Size, count, layers_cost
 
 
 @pytest.mark.parametrize(
@@ -158,3 +158,13 @@ def test_every_call_costs_multiply_adds_and_none_costs_parameters_again():
 def test_a_network_that_takes_whole_numbers_is_looked_at_on_them():
     model = torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 3))
     assert count(model, (6,)).macs == 6 * 12
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_cost_the_same_where_they_are_computed(kind: type[nn.Module]):
+    layer = kind(5, 3, num_layers=2, bidirectional=True, batch_first=True).eval()
+    with torch.no_grad(), Counter() as computed:
+        layer(torch.randn(1, 7, 5))
+    gates = 4 if kind is nn.LSTM else 3
+    assert computed.macs == 7 * 2 * gates * 3 * ((5 + 3) + (6 + 3))
+    assert count(layer, torch.randn(1, 7, 5)).macs == computed.macs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,28 @@ def test_where_no_gradient_arrives_the_layers_own_output_is_minded():
     gain = seen["0"].gain
     assert torch.equal(gain, gain[0, 0] * torch.eye(5, dtype=gain.dtype))
     assert gain[0, 0].item() == pytest.approx(2 / power, rel=1e-3)
+
+
+class Calls(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("step", "arrived"),
+    [(torch.sign, False), (lambda x: (9 * x).round(), False), (lambda x: (x > 0).float(), False),
+     (lambda x: 0 * x, True)],
+)  # fmt: skip
+def test_behind_steps_a_gradient_of_zero_says_nothing(step, arrived: bool):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), Calls(step), nn.Conv2d(5, 4, 3))
+    seen = found(model, torch.randn(16, 3, 12, 12))
+    assert seen["0"].arrived == arrived
+    assert bool(seen["0"].gain.any()) != arrived
 
 
 @pytest.mark.parametrize("size", [2, 30])

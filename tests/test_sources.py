@@ -72,6 +72,10 @@ TREES = {  # files; those that are taken, in order; classes; labels; words of wh
     "masks by longer names": (
         ["train_images/0.png", "train_masks/0.png"], ["train_images/0.png"], None, [0],
         ("train_masks/",)),
+    "masks by longer file names": (
+        ["a.jpg", "a_mask.png", "b 1.jpg", "b 1_mask_2.png", "c_mask.png", "gas_mask.jpg"],
+        ["a.jpg", "b 1.jpg", "c_mask.png", "gas_mask.jpg"], None, [0, 0, 0, 0],
+        ("left out 2 files of", "like a_mask.png")),
     "masks that are classes": (
         ["gas mask/0.png", "photo frame/0.png", "with_mask/0.png"],
         ["gas mask/0.png", "photo frame/0.png", "with_mask/0.png"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import accumulate, takewhile
 from pathlib import Path
 
@@ -52,7 +52,9 @@ def load_weights_(
     for file in weight_files(path, note):
         content |= read_weights(file)
     wanted = model.state_dict()
-    state = _fitted(_state_dict(content, wanted, path, averaged, note), wanted, path)
+    buffers = {name for name, _ in model.named_buffers()}
+    state = _state_dict(content, wanted, buffers, path, averaged, note)
+    state = _fitted(state, wanted, path)
     state = _one_of_several(state, wanted, path, averaged, note)
     for name, tensor in wanted.items():  # written by PyTorch before 0.4.1
         if name.endswith("num_batches_tracked"):
@@ -88,9 +90,15 @@ def load_weights_(
 
 
 def _state_dict(
-    content: Mapping, wanted: Mapping[str, Tensor], path: Path, averaged: bool, note: Note
+    content: Mapping,
+    wanted: Mapping[str, Tensor],
+    buffers: Set[str],
+    path: Path,
+    averaged: bool,
+    note: Note,
 ) -> Mapping[str, Tensor]:
-    """The state dict in a checkpoint."""
+    """The state dict in a checkpoint; where only parameters were averaged, with the buffers of the
+    others."""
     averages, trained = (
         {name: state for name in names if (state := _unwrapped(content.get(name))) is not None}
         for names in (AVERAGED, TRAINED)
@@ -135,6 +143,11 @@ def _state_dict(
             raise ModelError(f"the names of tensors must be words, not {key!r}", where=str(path))
         if kind := _odd(tensor):
             raise ModelError(f"{key} is {kind}: only dense tensors are read", where=str(path))
+    if name in averages and trained:
+        beside = _fitted(next(iter(trained.values())), wanted, path)
+        whole = {key: beside[key] for key in buffers & beside.keys()}
+        whole |= _fitted(state, wanted, path)
+        return whole if _needed(wanted) <= whole.keys() else state
     return state
 
 
@@ -214,7 +227,10 @@ def _one_of_several(
         return state
     [prefix] = prefixes
     own = {name[len(prefix) :]: each for name, each in state.items() if name.startswith(prefix)}
-    note(f"{path}: the weights below {prefix} are taken, {len(state) - len(own)} others left out")
+    left = {name for name in state if not name.startswith(prefix)}
+    theirs = any(LIKE_AVERAGED.fullmatch(name.partition(".")[0]) for name in left)
+    which = ", averaged weights of other names among them" if averaged and theirs else ""
+    note(f"{path}: the weights below {prefix} are taken, {len(left)} others left out{which}")
     return own
 
 

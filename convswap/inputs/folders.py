@@ -27,6 +27,8 @@ _WANTED = re.compile(
     "hr(sub)?|hq|gt(mod)?|original|sharp|clean|clear|norain"
     "|(?:(?<=^train)|(?<=^test)|(?<=^val)|^)b$"
 )
+# after the name of an image, in the same folder: cat_mask.png, cat_mask_1.png
+_MASK_OF = re.compile(rf"(?i)(.+)[ _.-](?:{_MASKS.pattern})(?:[ _.-]?\d+)?$")
 _SCALE = re.compile(r"[xX]\d+(_sub)?$")  # of the same images, made smaller
 
 
@@ -80,6 +82,22 @@ def without_masks(source: str, files: list[str]) -> tuple[list[str], str]:
     above = _folders_above(files)
     masks = {mask for mask, _ in _beside(above, _MASKS, _IMAGES)}
     return _left_out(source, files, above, masks, "they lie beside images")
+
+
+def without_masks_of(source: str, files: list[str]) -> tuple[list[str], str]:
+    """The files but for those named like another in the same folder, with a word like mask after
+    its name; what was left out."""
+    stems = {posixpath.splitext(name)[0] for name in files}
+    masks = {
+        name
+        for name in files
+        if (found := _MASK_OF.match(posixpath.splitext(name)[0])) and found[1] in stems
+    }
+    if not masks:
+        return files, ""
+    first = posixpath.basename(min(masks))
+    note = f"left out {len(masks)} files of {source} like {first}, for they lie beside images"
+    return [name for name in files if name not in masks], note
 
 
 def one_of_pairs(source: str, files: list[str]) -> tuple[list[str], str]:

@@ -165,7 +165,7 @@ def _opened(stream: BinaryIO) -> Iterator[Image.Image]:
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError("it is no image") from None
+        raise DataError("it is no image, or of a kind that Pillow does not read") from None
     except Exception as error:  # what damaged files make of decoders has no common type
         raise DataError(" ".join(str(error).split()) or type(error).__name__) from None
 

@@ -14,7 +14,15 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ..errors import DataError, one_line, reason
-from .folders import are_scales, below_the_shared, one_of_pairs, one_split, parts_of, without_masks
+from .folders import (
+    are_scales,
+    below_the_shared,
+    one_of_pairs,
+    one_split,
+    parts_of,
+    without_masks,
+    without_masks_of,
+)
 from .formats import SUFFIXES as IMAGES
 from .names import check_source
 
@@ -58,7 +66,8 @@ def open_source(source: str, held_out: bool = False) -> Source:
     is a class, with all that is below it; where there are several, files beside the class
     folders are left out. The top is where paths part: what all of them begin with does not
     count. Of a source with `train/` and `val/` (or `test/`), only one of the two is taken, and of
-    one with `images/` and `masks/` the images, and of pairs such as `LR/` and `HR/` what goes in.
+    one with `images/` and `masks/`, or with `1.jpg` and `1_mask.png`, the images, and of pairs such
+    as `LR/` and `HR/` what goes in.
 
     Args:
         source: a folder, or a `.tar`.
@@ -87,9 +96,10 @@ def open_source(source: str, held_out: bool = False) -> Source:
         else ""
     ]
     files, left_out = without_masks(source, files)
+    files, beside = without_masks_of(source, files)
     files, answers = one_of_pairs(source, files)
     files, taken = one_split(source, files, held_out)
-    notes += [left_out, answers, taken]
+    notes += [left_out, beside, answers, taken]
     below = below_the_shared(files)
     classes = sorted({parts[0] for parts in below if len(parts) > 1}, key=natural)
     if scales := len(classes) > 1 and are_scales(classes):
@@ -100,8 +110,8 @@ def open_source(source: str, held_out: bool = False) -> Source:
     labelled = {
         name: index[parts[0]] for name, parts in zip(files, below, strict=True) if len(parts) > 1
     }
-    if beside := len(files) - len(labelled):
-        notes.append(f"left out {beside} files beside the class folders of {source}")
+    if outside := len(files) - len(labelled):
+        notes.append(f"left out {outside} files beside the class folders of {source}")
     if any(len(parts) > 2 for parts in below):
         notes.append(f"classes are the {len(classes)} folders at the top of {source}")
     files, labels = [*labelled], [*labelled.values()]

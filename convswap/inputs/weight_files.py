@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import ModelError, reason
@@ -19,6 +20,8 @@ from .sources import packing
 FOLDER = ("model.safetensors", "pytorch_model.bin")  # what transformers and timm write
 INDEX = ".index.json"  # of shards
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pth.tar")  # of what others write
+
+VARIANT = re.compile(r"[._](fp16|bf16|fp32|non_ema)$|pytorch_")  # in names of the same weights
 
 PICKLED = (b"PK", b"\x80")  # what files of `torch.save` begin with
 
@@ -148,7 +151,7 @@ def _chosen(folder: Path, note: Note) -> Path:
             return folder / name
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     indices, files = ([n for n in names if n.endswith(kinds)] for kinds in (INDEX, SUFFIXES))
-    only = indices or files
+    only = indices or _without_twins(files)
     if len(only) == 1:
         note(f"{folder}: {only[0]} is taken")
         return folder / only[0]
@@ -165,3 +168,13 @@ def _chosen(folder: Path, note: Note) -> Path:
         f"{', '.join(SUFFIXES)}; there is {listed or 'nothing'}",
         do="name the file",
     )
+
+
+def _without_twins(files: Iterable[str]) -> list[str]:
+    """The names of files but for those that hold the same weights as another, in another format or
+    precision."""
+    chosen: dict[str, str] = {}
+    plain = sorted(files, key=lambda name: (not name.endswith(SUFFIXES[0]), len(name)))
+    for name in plain:
+        chosen.setdefault(VARIANT.sub("", Path(name).stem), name)
+    return [*chosen.values()]

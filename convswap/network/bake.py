@@ -51,16 +51,17 @@ def bake(layer: nn.Module, size: Size, dtype: torch.dtype | None = None) -> nn.M
     channels, axes = unit_of(layer).in_channels * getattr(layer, "groups", 1), len(size.read)
     x = noise((1, channels, *size.read) if axes else (1, 2, channels))
     x = x.to(layer.weight.device, dtype or layer.weight.dtype)
+    # subtle: a weight may depend on what is read, on chance or on the call, or values be cut off
+    inputs = x, 8 * x + 1
     try:
         with torch.no_grad(), _Heard() as heard:
-            wanted = layer(x)
+            wanted = [layer(x) for x in inputs]
         weight, bias = heard.weights
-        size = Size(size.read, tuple(wanted.shape[2:]) if axes else ())
+        size = Size(size.read, tuple(wanted[0].shape[2:]) if axes else ())
     except Exception:  # it runs the user's code, or calls no convolution, or several
         return None
     if weight.shape != layer.weight.shape:
         return None
-    closest = TOLERANCE.get(weight.dtype, 3e-2) * wanted.abs().max()
     for make in _candidates(layer, axes, size):
         with torch.device("meta"):
             plain = make(bias is not None)
@@ -68,14 +69,20 @@ def bake(layer: nn.Module, size: Size, dtype: torch.dtype | None = None) -> nn.M
         plain.bias = None if bias is None else nn.Parameter(bias.detach())
         try:
             with torch.no_grad():
-                got = plain(x)
+                got = [plain(x) for x in inputs]
         except RuntimeError:  # padded like this, the map is too small for the kernel
             continue
-        alike = (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
-        if alike and (got - wanted).abs().max() <= closest:
+        if all(map(_are_alike, got, wanted)):
             plain = plain if device.type == "meta" else deep_copy(plain)  # they may be views
             return plain.eval().to(device)
     return None
+
+
+def _are_alike(got: Tensor, wanted: Tensor) -> bool:
+    if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
+        return False
+    closest = TOLERANCE.get(wanted.dtype, 3e-2) * wanted.abs().max()
+    return bool((got - wanted).abs().max() <= closest)
 
 
 @torch.no_grad()
@@ -173,11 +180,14 @@ def _each(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
 
 
 def computes_weight(layer: nn.Module) -> bool:
-    """Whether a layer makes its weight anew in every pass: in a forward of its own, by
-    parametrisation, or by the hooks of weight norm, spectral norm and pruning."""
+    """Whether a layer makes its weight anew in every pass, in a forward of its own, by
+    parametrisation, or by the hooks of weight norm, spectral norm and pruning; or keeps it as a
+    buffer."""
     hooks = layer._forward_pre_hooks.values()
     norms = [isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)) for hook in hooks]
-    return hasattr(layer, "parametrizations") or not is_plain(layer) or (any(norms) and all(norms))
+    buffers = not {"weight", "bias"}.isdisjoint(layer._buffers)
+    computes = hasattr(layer, "parametrizations") or not is_plain(layer)
+    return buffers or computes or (any(norms) and all(norms))
 
 
 def _candidates(layer: nn.Module, axes: int, size: Size) -> Iterator[Callable[[bool], nn.Module]]:
@@ -233,7 +243,7 @@ def _uneven(wanted: Sequence[int], reach: Sequence[int]) -> Iterator[list[tuple[
 
 
 class _Heard(TorchFunctionMode):
-    """The weight and bias of the one convolution that is called inside."""
+    """The weight and bias of the convolution that is called inside, once in each of two passes."""
 
     def __init__(self):
         super().__init__()
@@ -241,9 +251,12 @@ class _Heard(TorchFunctionMode):
 
     @property
     def weights(self) -> tuple[Tensor, Tensor | None]:
-        """Raises ValueError unless there was just one call."""
-        [call] = self._calls
-        return call
+        """Raises ValueError unless there were just two calls, with the same."""
+        first, second = self._calls
+        for a, b in zip(first, second, strict=True):
+            if not (a is b or torch.equal(a, b)):
+                raise ValueError
+        return first
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

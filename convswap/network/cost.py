@@ -23,7 +23,7 @@ from .wrappers import unwrapped
 
 _COUNTED = {
     torch.ops.aten.convolution, torch.ops.aten._convolution, torch.ops.aten.mm,
-    torch.ops.aten.addmm,
+    torch.ops.aten.addmm, torch.ops.aten.mkldnn_rnn_layer,
 }  # fmt: skip
 
 
@@ -112,7 +112,9 @@ class Counter(FlopCounterMode):
     """
 
     def __init__(self):
-        super().__init__(display=False)
+        super().__init__(
+            display=False, custom_mapping={torch.ops.aten.mkldnn_rnn_layer: _lstm_flops}
+        )
         self.spared = 0
         self.mod_tracker = _NoModules()
         self._in_order = _InOrder()
@@ -136,6 +138,11 @@ class Counter(FlopCounterMode):
         flops = self.get_flop_counts().get("Global", {})
         run = sum(value for operator, value in flops.items() if operator in _COUNTED) // 2
         return run + self.spared
+
+
+def _lstm_flops(x: torch.Size, weight: torch.Size, recurrent: torch.Size, *_, **__) -> int:
+    """Of a layer of an LSTM along one direction, as a processor runs it."""
+    return 2 * x[0] * x[1] * (weight.numel() + recurrent.numel())
 
 
 def _in_backward_pass() -> bool:

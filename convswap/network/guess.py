@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ def guessed(model: nn.Module, batch: object) -> Batch:
         return Batch((batch,))
     if required <= 1 and _is_ragged(model, batch):
         return Batch((batch,))
-    inputs = batch[: max(1, required, _parts_of_rest(model))]
+    inputs = batch[: max(1, required, _parts_of_rest(model, batch))]
     if all(is_list_of_samples(each, said) for each in inputs) and len({*map(len, inputs)}) == 1:
         return Batch(tuple(map(list, inputs)), labels=_labels(batch[len(inputs) :]))
     if required <= 1 and (maps := _maps_in(batch, said)) is not None:
@@ -147,11 +147,14 @@ def _parts_of_first(model: nn.Module) -> int | None:
     return None
 
 
-def _parts_of_rest(model: nn.Module) -> int:
-    """How many `forward(*inputs)` takes out of them, by number or all at once; else 0."""
+def _parts_of_rest(model: nn.Module, batch: Sequence[object]) -> int:
+    """How many `forward(*inputs)` takes of a batch, by number or all at once; where it goes through
+    them, those that are like the first; else 0."""
     name, first = next(iter(_parameters(model).items()), ("", None))
     if first is None or first.kind is not inspect.Parameter.VAR_POSITIONAL:
         return 0
+    if _goes_through(name, _code_of(model)):
+        return len([*takewhile(lambda value: _is_like(value, batch[0]), batch)])
     code = [*ast.walk(_code_of(model))]
     taken = [
         node.slice.value + 1
@@ -163,9 +166,19 @@ def _parts_of_rest(model: nn.Module) -> int:
     return max([*taken, _parts_of_first(model) or 0])
 
 
+def _is_like(value: object, first: object) -> bool:
+    """Whether both are tensors of one type, with as many axes."""
+    both = isinstance(value, Tensor) and isinstance(first, Tensor)
+    return both and (value.dtype, value.dim()) == (first.dtype, first.dim())
+
+
 def _goes_through(name: str, code: ast.AST) -> bool:
-    """Whether code iterates over a variable."""
+    """Whether code iterates over a variable, by itself, numbered or beside others."""
     loops = [n.iter for n in ast.walk(code) if isinstance(n, (ast.For, ast.comprehension))]
+    for each in [*loops]:
+        match each:
+            case ast.Call(func=ast.Name(id="enumerate" | "zip"), args=args):
+                loops += args
     return any(isinstance(each, ast.Name) and each.id == name for each in loops)
 
 
@@ -223,7 +236,7 @@ def _takes_a_list(model: nn.Module) -> bool:
     if isinstance(getattr(model, "transform", None), loaded(_OF_DETECTORS)):
         return True
     name, first = next(iter(_parameters(model).items()), ("", None))
-    if first is None:
+    if first is None or first.kind is inspect.Parameter.VAR_POSITIONAL:
         return False
     return "list[" in str(first.annotation).lower() or _goes_through(name, _code_of(model))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -177,6 +178,8 @@ def _site(
     layer = twin or module
     tensors = [*module.parameters(), *module.buffers()]
     unit, groups = unit_of(layer), getattr(layer, "groups", 1)
+    positions = seen.positions.get(paths[0], 0)
+    own = groups * math.prod(unit) * positions
     return Site(
         path=paths[0],
         paths=tuple(paths),
@@ -195,7 +198,8 @@ def _site(
         transposed=is_transposed(layer),
         output_padding=getattr(layer, "output_padding", ()),
         sizes=tuple(seen.sizes.get(paths[0], ())),
-        positions=seen.positions.get(paths[0], 0),
+        positions=positions,
+        beside=0 if twin is None else seen.macs[paths[0]] - own,
         pads=None if twin is None else padding_of(twin),
         dtype=None if layer.weight.dtype == module.weight.dtype else str(layer.weight.dtype)[6:],
         reason=_reason(module, twin, paths[0], seen, owners),

@@ -10,6 +10,7 @@ from ..errors import PlanError
 from ..forms import (
     FORMS,
     REPLACEABLE,
+    Factorized,
     become_,
     build,
     check_pads,
@@ -21,6 +22,11 @@ from ..plans import Plan
 from ..support.randomness import seeded
 from .copies import deep_copy, in_eval_mode
 from .norms import Norm, fold_
+
+_FUSED = {  # where all layers are computed at once, and what says whether they are
+    nn.TransformerEncoder: "use_nested_tensor",
+    nn.TransformerEncoderLayer: "activation_relu_or_gelu",
+}
 
 
 def install_(model: nn.Module, plan: Plan) -> nn.Module:
@@ -43,7 +49,18 @@ def install_(model: nn.Module, plan: Plan) -> nn.Module:
         layers = FORMS[choice.form].layers(kernel, choice.rank)
         layers = in_groups(layers, getattr(layer, "groups", 1))
         become_(layer, build(layers, layer, bias, choice.pads, choice.dtype))
+    _run_layers_(model)
     return model
+
+
+def _run_layers_(model: nn.Module) -> None:
+    """Have PyTorch's encoders run the layers that stand in for linear ones of theirs: what they run
+    instead in eval mode, to be faster, computes with the one weight that these amount to."""
+    for module in model.modules():
+        for kind, switch in _FUSED.items():
+            if isinstance(module, kind):
+                replaced = any(isinstance(layer, Factorized) for layer in module.modules())
+                setattr(module, switch, getattr(module, switch, False) and not replaced)
 
 
 def blank(model: nn.Module, plan: Plan, norms: Sequence[Norm] = ()) -> nn.Module:

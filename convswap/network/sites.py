@@ -27,6 +27,7 @@ class Site:
         sizes: input and output size of every call; empty if never run.
         positions: how often the kernel is applied to one sample, all calls and images of it
             together.
+        beside: multiply-adds that compute its weight, all calls together.
         norm, act: class names of the normalisation and activation that follow, if any is known.
         sum: the sum it feeds, if it does and the other addend is computed before it.
         reason: why the site is left alone; None if it can be replaced.
@@ -50,6 +51,7 @@ class Site:
     output_padding: tuple[int, ...] = ()
     sizes: tuple[Size, ...] = ()
     positions: int = 0
+    beside: int = 0
     pads: tuple[int, ...] | Literal["same"] | None = None
     dtype: str | None = None
     norm: str | None = None
@@ -70,7 +72,8 @@ class Site:
     @property
     def cost(self) -> Cost:
         """What the dense layer costs, all calls together."""
-        return Cost(math.prod(self.kernel) * self.positions, self.params, self.bytes)
+        macs = math.prod(self.kernel) * self.positions + self.beside
+        return Cost(macs, self.params, self.bytes)
 
     @property
     def forms(self) -> list[str]:

@@ -42,7 +42,8 @@ def watch(
         paths: of the convolutions, or of what stands there.
         counter: that counts meanwhile, if any.
     """
-    watcher = Watcher(network, paths)
+    counter = counter or MacCounter()
+    watcher = Watcher(network, paths, counter)
     handles = []
     for path, module in network.named_modules():
         if isinstance(module, torch.jit.ScriptModule):  # it takes no such hooks
@@ -68,6 +69,7 @@ class Watcher(TorchFunctionMode):
         sizes: by site, one for each call, in order of execution.
         types: by site, the type of what it reads, where that is the type it computes in.
         positions: by site, how often its kernel is applied, over all calls.
+        macs: by site, the multiply-adds of all that ran in it, if they are counted meanwhile.
         transformed: sites that run inside of `torch.vmap` and its like.
         threaded: sites that run in another thread, or in what `torch.jit.fork` was given, where a
             run cannot be suspended.
@@ -75,8 +77,10 @@ class Watcher(TorchFunctionMode):
         trail: every function that ran outside of the sites, with the shapes of its results.
     """
 
-    def __init__(self, network: nn.Module, paths: Sequence[str]):
+    def __init__(self, network: nn.Module, paths: Sequence[str], counter: MacCounter):
         super().__init__()
+        self._counter = counter
+        self.macs: Counter[str] = Counter()
         self.sizes: dict[str, list[Size]] = {}
         self.types: dict[str, torch.dtype] = {}
         self.positions: dict[str, int] = {}
@@ -162,6 +166,7 @@ class Watcher(TorchFunctionMode):
                 self._inside.append(path)
                 self._convolved = []
                 self._before[path] = len(self._taps)
+                self.macs[path] -= self._counter.macs
             if (read := _first(args, kwargs)) is not None:
                 self._tap(read, Tap(path, written=False))
 
@@ -169,6 +174,7 @@ class Watcher(TorchFunctionMode):
             read = _first(args, kwargs)
             if path in self.paths:
                 self._inside.remove(path)
+                self.macs[path] += self._counter.macs
                 self._see(path, module, read, output)
             if not isinstance(output, Tensor):
                 return

@@ -78,5 +78,8 @@ def hidden_in(model: nn.Module) -> list[str]:
         for path, module in model.named_modules()
         for name, value in attributes_of(module).items()
         if isinstance(value, (list, tuple, dict))
-        and any(isinstance(m, nn.Module) and m not in known for m in tree_leaves(value))
+        and any(
+            isinstance(m, nn.Module) and m not in known and m.state_dict()
+            for m in tree_leaves(value)
+        )
     ]

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..forms import unit_of
 from ..network.calls import Batch
+from ..network.match import tensors
 from ..network.outputs import energy, probe
 from ..network.sites import Site
 from ..network.thread_state import differentiable, gradients_flow
 from ..plans import Kind
 from ..support.progress import Progress
+from ..support.randomness import seeded
 from ..support.ranks import gathered, led, share, sum_
 from .rows import add_gram, columns
 
@@ -33,9 +35,8 @@ class Curvature:
     Attributes:
         samples: inputs of the network.
         gradients: `[out, out]`, sum over samples and positions of g g^T.
-        arrived: whether there was a gradient, be it zero.
-        power: sum over samples and positions of the output's squared distance from its mean, as
-            long as no gradient has arrived.
+        arrived: whether there was a gradient, be it zero where the output does not change either.
+        power: sum over samples and positions of the output's squared distance from its mean.
         positions: of all these together.
     """
 
@@ -129,12 +130,40 @@ def output_curvature(
         here.join_()
         if not here.gradients.isfinite().all():
             raise ModelError(f"the output's gradient at {path} is NaN or infinite")
+    mute = [path for path, here in found.items() if here.arrived and not here.gradients.any()]
+    if mute and led(lambda: _is_heard(model, mute, chunks[0])):
+        for path in mute:
+            found[path].arrived = False
     return {path: here for path, here in found.items() if here.samples}
 
 
 def _none_yet(layer: nn.Module) -> Curvature:
     out = getattr(layer, "groups", 1) * unit_of(layer).out_channels
     return Curvature(torch.zeros(out, out, dtype=torch.float64, device=layer.weight.device))
+
+
+@torch.no_grad()
+def _is_heard(model: nn.Module, paths: Sequence[str], chunk: Batch) -> bool:
+    """Whether the output changes with the sign of what layers put out. It may where its gradient is
+    zero: behind what rounds, compares or takes the sign."""
+
+    def outputs() -> list[Tensor]:
+        with seeded(0):
+            return tensors(chunk.run(model))
+
+    before = outputs()
+    handles = [
+        model.get_submodule(path).register_forward_hook(lambda module, args, output: -output)
+        for path in paths
+    ]
+    try:
+        after = outputs()
+    except Exception:  # of the network's own code, which does not take such values
+        return True
+    finally:
+        for handle in handles:
+            handle.remove()
+    return len(before) != len(after) or not all(map(torch.equal, before, after))
 
 
 def _gradients(
@@ -177,10 +206,9 @@ def _add(here: Curvature, layer: nn.Module, output: Tensor, gradient: Tensor | N
         # subtle: of a network with gradients of its own they come with a history
         add_gram(here.gradients, columns(layer, gradient.detach()).float().T)
         here.arrived = True
-    if not here.arrived:
-        rows = columns(layer, output).float()
-        here.power += (rows - rows.mean(1, keepdim=True)).square().sum().item()
-        here.positions += rows.shape[1]
+    rows = columns(layer, output).float()
+    here.power += (rows - rows.mean(1, keepdim=True)).square().sum().item()
+    here.positions += rows.shape[1]
 
 
 @dataclass

@@ -13,10 +13,10 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No log lines below errors, no warnings, nothing printed from Python: exporters talk a lot,
+    """No log lines, no warnings, nothing printed from Python: exporters and decoders talk a lot,
     and what goes wrong is raised."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
