@@ -36,7 +36,8 @@ class Curvature:
         samples: inputs of the network.
         gradients: `[out, out]`, sum over samples and positions of g g^T.
         arrived: whether there was a gradient, be it zero where the output does not change either.
-        power: sum over samples and positions of the output's squared distance from its mean.
+        power: sum over samples and positions of the output's squared distance from its mean, as
+            long as there was no gradient but zero.
         positions: of all these together.
     """
 
@@ -206,9 +207,10 @@ def _add(here: Curvature, layer: nn.Module, output: Tensor, gradient: Tensor | N
         # subtle: of a network with gradients of its own they come with a history
         add_gram(here.gradients, columns(layer, gradient.detach()).float().T)
         here.arrived = True
-    rows = columns(layer, output).float()
-    here.power += (rows - rows.mean(1, keepdim=True)).square().sum().item()
-    here.positions += rows.shape[1]
+    if not here.gradients.any():
+        rows = columns(layer, output).float()
+        here.power += (rows - rows.mean(1, keepdim=True)).square().sum().item()
+        here.positions += rows.shape[1]
 
 
 @dataclass
