@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from convswap import ConvswapError, accuracy, fidelity
+from convswap import ConvswapError, Preprocess, accuracy, fidelity
 from convswap.inputs.images import Images
-from convswap.results.evaluation import quality
+from convswap.record import remember
+from convswap.results.evaluation import open_judges, quality
 
 
 class Says(nn.Module):
@@ -265,3 +267,24 @@ def test_images_of_several_sizes_have_their_mean_each():
     centred = [each - each.mean(0) + 5 for each in (x, y)]
     found = fidelity(Says(0.0, 5.0), Says(), centred, "values")
     assert found["r2"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "labels"),
+    [
+        (["n01443537", "n15075141"], 1000, {1, 999}),
+        (["n01443537", "n15075141"], 2, {0, 1}),
+        (["n01443537", "cat"], 1000, {0, 1}),
+    ],
+    ids=["some of ImageNet's", "all that there are", "others"],
+)
+def test_classes_of_imagenet_are_known_by_name(names, classes, labels, tmp_path):
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    model = nn.Sequential(nn.Conv2d(3, classes, 8), nn.Flatten())
+    model.num_classes = classes
+    remember(model, preprocess=Preprocess(input_size=(3, 8, 8)))
+    images = open_judges(model, str(tmp_path))
+    [(_, found)] = images.batches(4)
+    assert {*found.tolist()} == labels

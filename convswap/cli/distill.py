@@ -91,7 +91,7 @@ def _recovered(
     """The network after training, and how that was done."""
     from ..inputs.images import training_batches
     from ..recovery.judging import History
-    from ..results.evaluation import tell_classes
+    from ..results.evaluation import number_classes_
     from ..support import ranks
     from . import opening
 
@@ -102,7 +102,8 @@ def _recovered(
         source, preprocess, size, seed=run.seed, workers=workers, share=ranks.place(),
         note=opening.note,
     )  # fmt: skip
-    tell_classes(teacher, judges.images)
+    for part in (batches, judges):
+        number_classes_(teacher, part.images)
     history = History(_heard(settings.pop("log"), out, run))
     if _checkpoint(out).exists():
         opening.note(f"goes on from {_checkpoint(out)}")

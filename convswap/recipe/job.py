@@ -22,7 +22,7 @@ from ..plans import Plan
 from ..recovery.distill import distill
 from ..recovery.judging import History, Judgement, write_history
 from ..results.differences import differing
-from ..results.evaluation import open_judges, quality, tell_classes
+from ..results.evaluation import number_classes_, open_judges, quality
 from ..results.folders import report_on_folder
 from ..results.report import write_report
 from ..runtimes import device_for, open_target
@@ -83,7 +83,8 @@ def run(
         source = made_up(sources.train) if sources.train else source
         batch_size = settings.pop("batch_size")
         training, judges = training_batches(source, preprocess, batch_size, seed=seed, note=note)
-        tell_classes(dense, judges.images)
+        for part in (training, judges):
+            number_classes_(dense, part.images)
     networks, goes_on = {"dense": dense}, unfinished(recipe, folder)
     if goes_on:  # times are never the same again: another plan would waste what was trained
         chosen = Plan.load(folder / "plan.json")

@@ -33,18 +33,35 @@ def open_judges(model: nn.Module, source: str, note: Note = unheard) -> Images:
     """
     check_judge(source)
     images = open_images(source, record_of(model).preprocess, held_out=True, note=note)
-    tell_classes(model, images)
+    number_classes_(model, images)
     return images
 
 
-def tell_classes(model: nn.Module, images: Images) -> None:
-    """Say so where there are fewer classes of images than the network has."""
-    folders, classes = len(images.classes or ()), getattr(model, "num_classes", None)
-    if isinstance(classes, int) and 0 < folders < classes:
-        images.note(
-            f"{images.name} has {folders} classes, the network {classes}: taken for its first "
-            f"{folders}"
-        )
+def number_classes_(model: nn.Module, images: Images) -> None:
+    """Where there are fewer classes of images than the network has, number them as the network
+    does if they have the names of ImageNet's, else in order, and say so."""
+    names, classes = images.classes or [], getattr(model, "num_classes", None)
+    if not isinstance(classes, int) or not 0 < len(names) < classes:
+        return
+    known = _imagenet_classes(model)
+    if {*names} <= {*known}:
+        images.items.labels = [known.index(names[label]) for label in images.items.labels]
+        images.classes = known
+        images.note(f"{images.name} has {len(names)} of ImageNet's {classes} classes, by name")
+        return
+    images.note(
+        f"{images.name} has {len(names)} classes, the network {classes}: taken for its first "
+        f"{len(names)}"
+    )
+
+
+def _imagenet_classes(model: nn.Module) -> list[str]:
+    """The names (WordNet's) of the classes of ImageNet that a network tells apart; none if it tells
+    others apart."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset(model)
+    return ImageNetInfo(subset).label_names() if subset else []
 
 
 def quality(
