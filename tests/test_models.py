@@ -96,6 +96,8 @@ def test_the_class_of_a_network_can_be_the_factory(user):
 @pytest.mark.parametrize(("name", "words"), [
     ("nowhere.py:build", "no such file"),
     ("nowhere_at_all:build", "unknown model"),
+    ("timm:nope", r"see `timm\.list_models"),
+    ("torchvision:nope", r"see `torchvision\.models\.list_models"),
     ("{}:biuld", "has no 'biuld'"),
     ("{}:number", "returned int, not a torch.nn.Module"),
     ("{}:broken", "RuntimeError: the user's own mistake"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -58,9 +59,9 @@ def build_library(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> 
             return builder(**weights, **kwargs)
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        known = timm.list_models() if source == "timm" else torchvision.models.list_models()
-        if rest.partition(".")[0] not in known and ":" not in rest:
-            raise ModelError(f"unknown model {name}", do=_nearest(rest, known)) from None
+        library = timm if source == "timm" else torchvision.models
+        if rest.partition(".")[0] not in library.list_models() and ":" not in rest:
+            raise ModelError(f"unknown model {name}", do=_nearest(rest, library)) from None
         if pretrained:
             raise ModelError(
                 f"cannot fetch the pretrained weights of {name}: {lines[0]}",
@@ -219,8 +220,9 @@ def _parameters_on_meta() -> Iterator[None]:
         handle.remove()
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def _nearest(name: str, library: ModuleType) -> str:
     import difflib
 
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {', '.join(close)}?" if close else "see `timm.list_models()`"
+    if close := difflib.get_close_matches(name, library.list_models(), n=3):
+        return f"did you mean {', '.join(close)}?"
+    return f"see `{library.__name__}.list_models()`"
