@@ -43,10 +43,10 @@ def number_classes_(model: nn.Module, images: Images) -> None:
     names, classes = images.classes or [], getattr(model, "num_classes", None)
     if not isinstance(classes, int) or not 0 < len(names) < classes:
         return
-    known = _imagenet_classes(model)
-    if {*names} <= {*known}:
-        images.items.labels = [known.index(names[label]) for label in images.items.labels]
-        images.classes = known
+    known = {name: number for number, name in enumerate(_imagenet_classes(model))}
+    if {*names} <= known.keys():
+        images.items.labels = [known[names[label]] for label in images.items.labels]
+        images.classes = [*known]
         images.note(f"{images.name} has {len(names)} of ImageNet's {classes} classes, by name")
         return
     images.note(
