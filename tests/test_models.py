@@ -12,7 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from convswap import ConvswapError, Preprocess, open_model, record_of
 from convswap.inputs.bases import build_base
-from convswap.inputs.networks import declared_preprocess, input_channels, open_teacher
+from convswap.inputs.networks import (
+    declared_preprocess,
+    input_channels,
+    open_structure,
+    open_teacher,
+)
 from convswap.record import Base
 
 
@@ -254,6 +259,32 @@ def test_torchvision_classifiers_read_imagenet():
     )
 
 
+@pytest.mark.parametrize(("name", "read"), [
+    ("resnet50", {"crop_pct": 224 / 232}),
+    ("inception_v3", {"input_size": (3, 299, 299), "crop_pct": 299 / 342}),
+    ("vit_h_14", {"input_size": (3, 518, 518), "interpolation": "bicubic"}),
+    ("efficientnet_v2_l", {"mean": (0.5,) * 3, "std": (0.5,) * 3}),
+    ("lraspp_mobilenet_v3_large", {"input_size": (3, 520, 520), "crop_pct": 1.0}),
+    ("ssdlite320_mobilenet_v3_large", {"input_size": (3, 320, 320), "mean": (0,) * 3}),
+    ("r3d_18", {"input_size": (3, 16, 112, 112), "mean": (0.43216, 0.394666, 0.37645)}),
+])  # fmt: skip
+def test_networks_of_torchvision_read_what_their_weights_were_trained_on(name, read):
+    said = record_of(open_structure(f"torchvision:{name}")).preprocess
+    assert said.model_dump(include=read.keys()) == read
+
+
+def test_a_smaller_network_without_weights_reads_smaller_images():
+    structure = open_structure("torchvision:vit_h_14", random_weights=True)
+    assert record_of(structure).preprocess.input_size == (3, 224, 224)
+
+
+def test_a_detector_of_torchvision_takes_mean_and_std_off_itself():
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+
+    detector = ssdlite320_mobilenet_v3_large(weights_backbone=None)
+    assert declared_preprocess(detector).mean == (0, 0, 0)
+
+
 def test_the_users_network_says_nothing(user):
     assert declared_preprocess(open_model(f"{user / 'model.py'}:build")) is None
 
@@ -279,6 +310,18 @@ def test_a_base_is_built_without_weights_being_fetched(monkeypatch):
     monkeypatch.setattr(timm, "create_model", create_model)
     assert build_base(Base(name="timm:resnet18", kwargs=NARROW), 62).num_classes == 4
     assert asked == [False]
+
+
+@pytest.mark.parametrize(("name", "is_so"), [
+    ("inception_v3", lambda model: model.transform_input),
+    ("googlenet", lambda model: model.transform_input and model.aux1 is None),
+    ("deeplabv3_mobilenet_v3_large", lambda model: model.aux_classifier is not None),
+    ("retinanet_resnet50_fpn", lambda model: model.backbone.body.bn1.eps == 0),
+])  # fmt: skip
+def test_a_base_with_pretrained_weights_is_built_as_for_them(name, is_so):
+    base = Base(name=f"torchvision:{name}", weights="pretrained")
+    assert is_so(build_base(base, 300))
+    assert not is_so(build_base(base.model_copy(update={"weights": "seed:0"}), 300))
 
 
 @pytest.mark.parametrize("name", [

@@ -16,6 +16,7 @@ from ..support.files import is_there
 from ..support.tensors import Entry, read_tensors
 from .description import WEIGHTS, header_of, read_description, weights_of
 from .fit import (
+    MOST,
     aliases_of,
     architecture,
     check_digests,
@@ -23,8 +24,6 @@ from .fit import (
     has_run,
     place_of,
 )
-
-LARGE = 1 << 19  # values of an input, such as 3 x 400 x 400
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -68,7 +67,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         try:
             size = record.preprocess.input_size
             # subtle: networks by name run without values; a hostile one must not run for real
-            devices = ("meta",) if model is None and math.prod(size) > LARGE else ("meta", "cpu")
+            devices = ("meta",) if model is None and math.prod(size) > MOST else ("meta", "cpu")
             dry_run(restored, example_of(restored, size), lambda network, batch: batch.run(network),
                     devices)  # fmt: skip
         except ConvswapError as error:

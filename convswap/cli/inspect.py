@@ -28,7 +28,10 @@ def inspect(
     from . import opening, tables
 
     if is_library(model) and network.weights is None:  # shapes are enough: nothing is downloaded
-        opened = open_structure(model, kwargs=network.kwargs, fold=network.reparameterize)
+        opened = open_structure(
+            model, random_weights=network.random_weights, kwargs=network.kwargs,
+            fold=network.reparameterize,
+        )  # fmt: skip
     else:
         opened = opening.open_network(model, network)
     size = opening.settle(opened, reading=o.Reading(input_size=input_size)).input_size

@@ -3,11 +3,9 @@ on the word of a folder."""
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +21,8 @@ from ..network.state import attributes_of
 from ..record import Base
 from ..support.plain import numbers_in
 from ..support.quiet import quiet
-from .hub import check_fetched, hub
+from . import of_torchvision
+from .hub import hub
 from .names import is_library
 
 _NAME = re.compile(r"[\w.\-]{1,200}")
@@ -34,8 +33,14 @@ _CLASSES = 1 << 20  # they are the size of one layer alone
 _SPARE_BYTES = 32 << 20  # what a dense network may have beside 16 times the weights file
 
 
-def build_library(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
-    """A network by its name; nothing is fetched unless `pretrained`.
+def build_library(
+    name: str, kwargs: Mapping[str, Any], *, pretrained: bool, fetch: bool = True
+) -> nn.Module:
+    """A network by its name.
+
+    Args:
+        pretrained: with its pretrained weights, which some networks are built otherwise for.
+        fetch: else it is only built as for them.
 
     Raises:
         ModelError: the name is unknown, an argument does not fit, or weights cannot be fetched.
@@ -44,25 +49,19 @@ def build_library(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> 
     import torchvision
 
     source, _, rest = name.partition(":")
+    fetch = fetch and pretrained
     try:
         with quiet():  # they warn of what future versions will do
-            if source == "timm":
-                with hub() if pretrained else nullcontext():
-                    return timm.create_model(rest, pretrained=pretrained, **kwargs)
-            builder = torchvision.models.get_model_builder(rest)
-            if pretrained:
-                url = torchvision.models.get_model_weights(rest).DEFAULT.url
-                check_fetched(url, Path(torch.hub.get_dir()) / "checkpoints")
-            weights: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
-            if "weights_backbone" in inspect.signature(builder).parameters:
-                weights["weights_backbone"] = None  # subtle: by default a backbone is fetched
-            return builder(**weights, **kwargs)
+            if source == "torchvision":
+                return of_torchvision.build(rest, kwargs, trained=pretrained, fetch=fetch)
+            with hub() if fetch else nullcontext():
+                return timm.create_model(rest, pretrained=fetch, **kwargs)
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         library = timm if source == "timm" else torchvision.models
         if rest.partition(".")[0] not in library.list_models() and ":" not in rest:
             raise ModelError(f"unknown model {name}", do=_nearest(rest, library)) from None
-        if pretrained:
+        if fetch:
             raise ModelError(
                 f"cannot fetch the pretrained weights of {name}: {lines[0]}",
                 do="give a file with --weights (in Python weights=), or, for a trial, "
@@ -145,7 +144,8 @@ def build_with_values(base: Base, tensors: int) -> nn.Module:
 
 def _built(base: Base, bounds: _Bounds) -> nn.Module:
     with bounds:
-        model = build_library(base.name, base.kwargs, pretrained=False)
+        pretrained = base.weights == "pretrained"
+        model = build_library(base.name, base.kwargs, pretrained=pretrained, fetch=False)
     return fold_branches_(model.eval()) if base.folded else model
 
 

@@ -18,6 +18,7 @@ from ..support.randomness import seeded
 from .bases import build_library, fold_branches_
 from .checkpoints import load_weights_
 from .names import check_named, is_library
+from .of_torchvision import preprocess_of
 from .user_code import failed, open_function
 from .weight_files import digest
 
@@ -85,26 +86,31 @@ def open_model(
         name=name if is_library(name) else "code", kwargs=kwargs, weights=source, sha256=found,
         averaged=averaged, folded=fold,
     )  # fmt: skip
-    return remember(model, base=base, preprocess=declared_preprocess(model))
+    return remember(model, base=base, preprocess=declared_preprocess(model, name))
 
 
 def open_structure(
-    name: str, *, kwargs: Mapping[str, Any] | None = None, fold: bool = False
+    name: str,
+    *,
+    random_weights: bool = False,
+    kwargs: Mapping[str, Any] | None = None,
+    fold: bool = False,
 ) -> nn.Module:
     """A network of timm or torchvision to look at: it has no storage, in which the largest are
     built in a second, unless building it or running it takes values.
 
     Args:
-        kwargs, fold: as for `open_model`.
+        random_weights, kwargs, fold: as for `open_model`.
 
     Raises:
         ModelError: the name is unknown, or an argument does not fit.
     """
     try:
         with torch.device("meta"):
-            model = build_library(name, dict(kwargs or {}), pretrained=False).eval()
-            model = fold_branches_(model) if fold else model
-            preprocess = declared_preprocess(model)
+            pretrained = not random_weights
+            model = build_library(name, dict(kwargs or {}), pretrained=pretrained, fetch=False)
+            model = fold_branches_(model.eval()) if fold else model.eval()
+            preprocess = declared_preprocess(model, name)
             with torch.no_grad(), KnownShapes():
                 model(torch.zeros(1, *preprocess.input_size))
         base = Base(name=name, kwargs=dict(kwargs or {}), folded=fold)
@@ -150,8 +156,12 @@ def open_teacher(
     return open_model(name, weights=path, averaged=base.averaged, **how_built)
 
 
-def declared_preprocess(model: nn.Module) -> Preprocess | None:
-    """What the network itself says about its inputs; None if it says nothing."""
+def declared_preprocess(model: nn.Module, name: str = "") -> Preprocess | None:
+    """What the network itself says about its inputs; None if it says nothing.
+
+    Args:
+        name: that it was built by.
+    """
     if getattr(model, "pretrained_cfg", None):
         from timm.data import resolve_model_data_config
 
@@ -163,8 +173,9 @@ def declared_preprocess(model: nn.Module) -> Preprocess | None:
             for key in ("mean", "std"):
                 known[key] = (sum(config[key]) / len(config[key]),) * channels
         return Preprocess(**known, interpolation=config["interpolation"])
-    if type(model).__module__.startswith("torchvision.models"):
-        return Preprocess(input_size=(3, 224, 224), interpolation="bilinear", crop_pct=0.875)
+    library, _, rest = name.partition(":")
+    if library == "torchvision" or type(model).__module__.startswith("torchvision.models"):
+        return preprocess_of(model, rest if library == "torchvision" else None)
     return None
 
 
