@@ -282,6 +282,7 @@ CASES = {
     "a step for each image": (Denoiser, (X, torch.arange(6)), False),
     "a step by name": (Denoiser, {"sample": X, "timestep": torch.arange(6)}, False),
     "keywords only": (KeywordOnly, {"pixel_values": X, "labels": LABELS}, True),
+    "keywords only, not named": (KeywordOnly, (X, LABELS), True),
     "a mapping that is no dict": (KeywordOnly, UserDict(pixel_values=X, labels=LABELS), True),
     "names that forward lacks": (OneInput, {"image": X, "label": LABELS, "file": ["a"] * 6}, True),
     "whole numbers": (Tokens, TOKENS, False),

@@ -179,6 +179,13 @@ class Fails(nn.Module):
             x = self.second(x)
         elif self.how == "class":
             x = torch.relu(self.second(x)) if type(self.second) is nn.Conv2d else self.second(x)
+        elif self.how == "dilated":
+            self.second.padding = self.second.dilation = (2, 2)
+            x = self.second(x)
+            self.second.padding = self.second.dilation = (1, 1)
+        elif self.how == "written":
+            self.second.weight.data = x.mean() * torch.ones(8, 8, 3, 3, device=x.device)
+            x = self.second(x)
         return self.third(x)
 
 
@@ -190,6 +197,8 @@ class Fails(nn.Module):
         ("past it", "its weight is read directly by forward"),
         ("private", "forward fails without it: 'weight'"),
         ("class", "forward goes another way where it is no nn.Conv2d"),
+        ("dilated", "forward changes its weight or settings"),
+        ("written", "forward changes its weight or settings"),
     ],
 )
 def test_what_forward_cannot_do_without_is_left_alone_and_the_rest_is_not(how: str, reason: str):

@@ -26,6 +26,17 @@ WHOLE = ("batch", "sample", "data_dict", "input_dict")  # in the name of an argu
 
 def guessed(model: nn.Module, batch: object) -> Batch:
     """Inputs and labels of a batch; how much is input follows from the arguments of `forward`."""
+    found, parameters = _in_order(model, batch), _parameters(model).values()
+    named = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    by_place = any(p.kind <= inspect.Parameter.VAR_POSITIONAL for p in parameters)
+    if by_place or len(named) < len(found.args):
+        return found
+    kwargs = dict(zip(named, found.args, strict=False)) | dict(found.kwargs)
+    return replace(found, args=(), kwargs=kwargs)
+
+
+def _in_order(model: nn.Module, batch: object) -> Batch:
+    """The same, with inputs that have no names in the order of the arguments."""
     said, required = _takes_a_list(model), len(_required(model))
     if isinstance(batch, (Tensor, PackedSequence)) or (said and is_list_of_samples(batch, said)):
         return Batch((batch,))
@@ -54,7 +65,7 @@ def guessed(model: nn.Module, batch: object) -> Batch:
     ):
         return Batch((batch[0],), labels=_labels(batch[1:]))
     if isinstance(batch[0], (Mapping, tuple, list)):
-        return replace(guessed(model, batch[0]), labels=_labels(batch[1:]))
+        return replace(_in_order(model, batch[0]), labels=_labels(batch[1:]))
     wanted, rest = len(inputs), batch[len(inputs) :]
     more = [name for name, parameter in _parameters(model).items() if _is_optional_input(parameter)]
     more = more[max(wanted - required, 0) :]  # subtle: the first may be optional too
@@ -221,11 +232,10 @@ def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 
 def _required(model: nn.Module) -> list[str]:
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [
         name
         for name, parameter in _parameters(model).items()
-        if parameter.kind in (*positional, inspect.Parameter.KEYWORD_ONLY)
+        if parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         and parameter.default is inspect.Parameter.empty
     ]
 

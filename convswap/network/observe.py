@@ -251,6 +251,8 @@ def _reason(
             return f"shares its weight with {other}"
     if path in seen.read:
         return "its weight is read directly by forward"
+    if path in seen.changed:
+        return "forward changes its weight or settings"
     if kernel.in_channels == 1 and getattr(layer, "groups", 1) > 1:
         return "already depthwise"
     least = min(

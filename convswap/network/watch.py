@@ -74,6 +74,7 @@ class Watcher(TorchFunctionMode):
         threaded: sites that run in another thread, or in what `torch.jit.fork` was given, where a
             run cannot be suspended.
         read: sites whose weight or bias something else computes with.
+        changed: sites that get other settings, such as padding, or other values on the way.
         trail: every function that ran outside of the sites, with the shapes of its results.
     """
 
@@ -87,6 +88,7 @@ class Watcher(TorchFunctionMode):
         self.transformed: set[str] = set()
         self.threaded: set[str] = set()
         self.read: set[str] = set()
+        self.changed: set[str] = set()
         self.trail: list[tuple] = []
         self._owner = {
             id(parameter): path
@@ -97,6 +99,7 @@ class Watcher(TorchFunctionMode):
         self._thread = threading.get_ident()
         # subtle: known beforehand, for a weight may be computed, which would be seen
         self._axes = {path: network.get_submodule(path).weight.dim() - 2 for path in paths}
+        self._settings = {path: _settings(network.get_submodule(path)) for path in paths}
         self._inside: list[str] = []
         self._convolved: list[Tensor] = []  # inside the innermost site
         self._alive: list[Tensor] = []  # subtle: so that no two tensors share an id
@@ -137,6 +140,8 @@ class Watcher(TorchFunctionMode):
             result is tensor and _version(tensor) == version
             for tensor, version in zip(tensors, versions, strict=True)
         )
+        if func == Tensor.data.__set__ and id(args[0]) in self._owner:
+            self.changed.add(self._owner[id(args[0])])
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if not made or handed_on:  # without a tensor: somebody asked for a shape
             return
@@ -163,6 +168,8 @@ class Watcher(TorchFunctionMode):
             if path in self.paths:
                 if threading.get_ident() != self._thread or _is_forked():
                     self.threaded.add(path)
+                if _settings(module) != self._settings[path]:
+                    self.changed.add(path)
                 self._inside.append(path)
                 self._convolved = []
                 self._before[path] = len(self._taps)
@@ -278,6 +285,12 @@ def _first(args: tuple, kwargs: dict) -> Tensor | None:
     """The first argument of a module's call, if it is a tensor."""
     value = first_given(args, kwargs)
     return value if isinstance(value, Tensor) else None
+
+
+def _settings(layer: nn.Module) -> list[object]:
+    """How a layer moves over its input."""
+    names = ("stride", "padding", "dilation", "groups", "padding_mode", "output_padding")
+    return [getattr(layer, name, None) for name in names]
 
 
 def _is_forked() -> bool:
