@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -171,11 +172,13 @@ def test_a_timm_network_made_without_convswap_is_recognised(tmp_path):
     assert torch.equal(load(tmp_path / "art")(images), small(images))
 
 
-@pytest.mark.parametrize("change", ["arguments", "surgery"])
+@pytest.mark.parametrize("change", ["arguments", "surgery", "code"])
 def test_a_timm_network_that_its_name_does_not_rebuild_is_the_users_code(change, tmp_path):
     dense = timm.create_model("resnet18", **(NARROW if change == "arguments" else {})).eval()
     if change == "surgery":
         dense.act1 = nn.SiLU()
+    elif change == "code":  # the same layers
+        dense.forward_head = partial(dense.forward_head, pre_logits=True)
     small = converted(dense, (3, 32, 32), layer1__0__conv1=("spatial", 2))
     save(small, tmp_path / "art")
     assert described(tmp_path / "art")["record"]["base"]["name"] == "code"

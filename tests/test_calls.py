@@ -71,6 +71,11 @@ class KeywordOnly(OneInput):
         return super().forward(pixel_values)
 
 
+class TwoKeywords(OneInput):
+    def forward(self, *, mask: Tensor, image: Tensor) -> Tensor:
+        return super().forward(image) * mask
+
+
 class Tokens(nn.Module):
     """Whole numbers in, a map of embeddings inside."""
 
@@ -282,6 +287,7 @@ CASES = {
     "a step for each image": (Denoiser, (X, torch.arange(6)), False),
     "a step by name": (Denoiser, {"sample": X, "timestep": torch.arange(6)}, False),
     "keywords only": (KeywordOnly, {"pixel_values": X, "labels": LABELS}, True),
+    "keywords only, one named": (TwoKeywords, {"x": X, "mask": X[:, :1], "label": LABELS}, True),
     "keywords only, not named": (KeywordOnly, (X, LABELS), True),
     "a mapping that is no dict": (KeywordOnly, UserDict(pixel_values=X, labels=LABELS), True),
     "names that forward lacks": (OneInput, {"image": X, "label": LABELS, "file": ["a"] * 6}, True),

@@ -14,6 +14,10 @@ from torch import nn
 from .. import __version__
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.names import is_library
+from ..network.calls import stand_in
+from ..network.copies import in_eval_mode, shared_copy
+from ..network.norms import alike
+from ..network.state import set_state_
 from ..network.wrappers import unwrapped
 from ..record import Base, Record, record_of
 from ..support.files import CONFIG, check_new, check_ours, claimed, named, settle
@@ -173,7 +177,22 @@ def _rebuilds(model: nn.Module, base: Base, record: Record) -> bool:
         rebuilt = architecture(record.model_copy(update={"base": base}), entries)
     except (ConvswapError, ValueError):
         return False
-    return repr(rebuilt) == repr(model)
+    return repr(rebuilt) == repr(model) and _puts_out_the_same(model, rebuilt, record)
+
+
+@torch.no_grad()
+def _puts_out_the_same(model: nn.Module, rebuilt: nn.Module, record: Record) -> bool:
+    """Whether a network that consists of the same layers computes the same with them, which need
+    not follow: `forward` may be the user's own. Where the first does not run on noise, nobody can
+    tell."""
+    model = in_eval_mode(shared_copy(model))
+    try:
+        example = stand_in(model, record.plans[-1].inputs)
+        example.forward(model)
+    except Exception:  # of the network's own code
+        return True
+    set_state_(rebuilt, checked_state(model), assign=True)
+    return alike(model, in_eval_mode(rebuilt).to(example.tensors[0].device), example)
 
 
 def _portable(base: Base, folder: Path) -> Base:

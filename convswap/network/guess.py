@@ -27,11 +27,12 @@ WHOLE = ("batch", "sample", "data_dict", "input_dict")  # in the name of an argu
 def guessed(model: nn.Module, batch: object) -> Batch:
     """Inputs and labels of a batch; how much is input follows from the arguments of `forward`."""
     found, parameters = _in_order(model, batch), _parameters(model).values()
-    named = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    by_name = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    named = [name for name in by_name if name not in found.kwargs]
     by_place = any(p.kind <= inspect.Parameter.VAR_POSITIONAL for p in parameters)
     if by_place or len(named) < len(found.args):
         return found
-    kwargs = dict(zip(named, found.args, strict=False)) | dict(found.kwargs)
+    kwargs = dict(found.kwargs) | dict(zip(named, found.args, strict=False))
     return replace(found, args=(), kwargs=kwargs)
 
 

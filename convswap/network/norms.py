@@ -98,7 +98,7 @@ def folded(model: nn.Module, norms: Sequence[Norm], example: Batch) -> nn.Module
     """
     where = {norm.path: norm.layer for norm in norms}
     small = fold_(deep_copy(model), where)
-    if not _alike(model, small, example):
+    if not alike(model, small, example):
         raise ConversionError(
             f"{type(model).__name__} puts out something else when its batch norms are folded: "
             "forward does more with them than run them"
@@ -147,7 +147,7 @@ def _fold_(norm: nn.Module, layer: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _alike(model: nn.Module, small: nn.Module, example: Batch) -> bool:
+def alike(model: nn.Module, small: nn.Module, example: Batch) -> bool:
     """Whether two networks put out the same but for rounding, which adds up from layer to layer."""
     outputs = []
     for network in (model, small):
