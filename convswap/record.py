@@ -18,7 +18,12 @@ from .support.numbered import Numbered
 
 class Preprocess(Numbered):
     """How an image becomes an input: size `(channels, height, width)`, then (x - mean) / std
-    on values 0..1. Arrays have any shape; their channels are the first of several axes."""
+    on values 0..1. Arrays have any shape; their channels are the first of several axes.
+
+    Attributes:
+        crop_mode: what becomes of an image of other proportions: its middle is taken, it is made
+            narrower, or a border is put around it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,6 +32,7 @@ class Preprocess(Numbered):
     std: Std = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bicubic"
     crop_pct: Annotated[float, Field(ge=0.01, le=2)] = 1.0  # above 1 with a border (timm: volo)
+    crop_mode: Literal["center", "squash", "border"] = "center"
 
     @model_validator(mode="after")
     def _fits(self) -> Preprocess:

@@ -162,9 +162,18 @@ def test_a_palette_is_looked_up(tmp_path):
 
 def test_colour_images_become_gray_for_a_network_of_one_channel(tmp_path):
     Image.new("RGB", (SIZE, SIZE), (255, 0, 0)).save(tmp_path / "a.png")
-    x = pixels(open_images(str(tmp_path), GRAY))
+    said = []
+    x = pixels(open_images(str(tmp_path), GRAY, note=said.append))
     assert x.shape == (1, 1, SIZE, SIZE)
     assert x[0, 0, 0, 0].item() == pytest.approx((76 / 255 - 0.5) / 0.5, abs=0.01)
+    assert [line for line in said if "the brightness alone" in line] == said != []
+
+
+def test_of_gray_images_for_a_network_of_one_channel_nothing_is_said(tmp_path):
+    Image.new("L", (SIZE, SIZE), 9).save(tmp_path / "a.png")
+    said = []
+    open_images(str(tmp_path), GRAY, note=said.append)
+    assert not said
 
 
 def test_images_of_any_size_come_at_the_input_size(tmp_path):
@@ -389,6 +398,28 @@ def test_an_image_smaller_than_the_crop_has_a_border(train):
     inside = (seen > 0.5).all(0)
     assert inside.sum() == 24 * 24
     assert train or inside[3:27, 3:27].all()  # else somewhere
+
+
+@pytest.mark.parametrize(("mode", "seen"), [
+    ("center", [0, 0, 0, 0]),  # the middle
+    ("squash", [1, 0, 0, 1]),  # all of it, narrower
+    ("border", [0.4, 0, 0, 0.4]),  # all of it, smaller
+])  # fmt: skip
+def test_images_of_other_proportions_are_read_as_the_network_wants_them(mode, seen):
+    """Its left and right quarters are white."""
+    image = Image.new("RGB", (64, 16), "white")
+    image.paste((0, 0, 0), (16, 0, 48, 16))
+    size = {"input_size": (3, 16, 16), "interpolation": "nearest", "mean": (0.4,) * 3}
+    x = ImageTransform(RAW.model_copy(update=size | {"crop_mode": mode}), False)(image) + 0.4
+    line = x[0, :, 8] if mode == "border" else x[0, 8]
+    assert line[[0, 7, 8, 15]].tolist() == pytest.approx(seen, abs=0.01)
+
+
+def test_timm_says_that_images_are_squashed():
+    assert (
+        declared_preprocess(open_structure("timm:convnext_tiny.in12k_ft_in1k_384")).crop_mode
+        == "squash"
+    )
 
 
 def test_networks_that_are_judged_with_a_border_open():

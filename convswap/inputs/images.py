@@ -16,7 +16,7 @@ from ..errors import DataError
 from ..record import Preprocess
 from ..support.progress import Note, once, unheard
 from .arrays import ArrayFile, ArrayTransform, by, is_array_file, read_array
-from .depth import white_of
+from .depth import are_coloured, white_of
 from .digits import Digits
 from .items import Items, ReadFile, unreadable
 from .names import DIGITS, SYNTHETIC
@@ -172,6 +172,8 @@ def open_images(
         read, transform = read_array, ArrayTransform(preprocess)
     else:
         read = partial(_reader(preprocess), white=white_of(source, found, note))
+        if preprocess.channels == 1 and are_coloured(found):
+            note(f"images of {source} have colours, of which the network sees the brightness alone")
         transform = ImageTransform(preprocess, train)
     items = Items(found.files, found.labels, ReadFile(found, read), transform)
     return Images(source, items, found.classes, note)

@@ -166,7 +166,7 @@ def declared_preprocess(model: nn.Module, name: str = "") -> Preprocess | None:
         from timm.data import resolve_model_data_config
 
         config = resolve_model_data_config(model)
-        known = {k: config[k] for k in ("input_size", "mean", "std", "crop_pct")}
+        known = {k: config[k] for k in ("input_size", "mean", "std", "crop_pct", "crop_mode")}
         channels = input_channels(model)
         if channels != config["input_size"][0]:  # built with other in_chans than it was trained on
             known["input_size"] = (channels, *config["input_size"][1:])

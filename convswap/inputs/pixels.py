@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageMode, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import DataError
@@ -67,6 +67,16 @@ def brightest(stream: BinaryIO) -> tuple[float, float] | None:
     return None
 
 
+def has_colours(stream: BinaryIO) -> bool:
+    """Whether an image is stored in colour, without decoding it; palettes are not looked into.
+
+    Raises:
+        DataError: it is no image.
+    """
+    with _opened(stream) as image:
+        return ImageMode.getmode(image.mode).basemode == "RGB"
+
+
 def size_of(stream: BinaryIO) -> tuple[int, int]:
     """Height and width of an image as it is seen, without decoding it.
 
@@ -100,6 +110,8 @@ class ImageTransform:
             input_size=preprocess.input_size,
             interpolation=preprocess.interpolation,
             crop_pct=preprocess.crop_pct,
+            crop_mode=preprocess.crop_mode,
+            mean=preprocess.mean,  # the colour of a border
             normalize=False,
         )
         self.train = train
