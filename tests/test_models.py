@@ -103,7 +103,9 @@ def test_the_class_of_a_network_can_be_the_factory(user):
     ("nowhere_at_all:build", "unknown model"),
     ("timm:nope", r"see `timm\.list_models"),
     ("torchvision:nope", r"see `torchvision\.models\.list_models"),
-    ("{}:biuld", "has no 'biuld'"),
+    ("{}:biuld", r"has no 'biuld' - did you mean build\?"),
+    ("{}:nothing", r"has no 'nothing' - it has \w+, \w+"),
+    ("{}:torch", "has no function or class 'torch'"),
     ("{}:number", "returned int, not a torch.nn.Module"),
     ("{}:broken", "RuntimeError: the user's own mistake"),
     ("{}:ends", "SystemExit: there is no GPU"),
@@ -113,6 +115,16 @@ def test_the_class_of_a_network_can_be_the_factory(user):
 def test_a_factory_that_gives_no_network_is_explained(name, words, user):
     with pytest.raises(ConvswapError, match=words):
         open_model(name.format(user / "model.py"))
+
+
+def test_a_network_that_a_file_builds_as_it_runs_is_taken_as_it_is(tmp_path):
+    file = tmp_path / "built.py"
+    file.write_text("from torch import nn\nmodel = nn.Sequential(nn.Conv2d(3, 4, 3))\n")
+    first, second = (open_model(f"{file}:model") for _ in range(2))
+    assert first is not second
+    assert isinstance(first, torch.nn.Sequential)
+    with pytest.raises(ConvswapError, match="is a network already, and takes no arguments"):
+        open_model(f"{file}:model", kwargs={"width": 5})
 
 
 DATACLASS = """

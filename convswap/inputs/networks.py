@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..network.copies import deep_copy
 from ..network.known_shapes import KnownShapes
 from ..network.state import check_finite
 from ..record import Base, Preprocess, remember
@@ -192,6 +193,10 @@ def input_channels(model: nn.Module) -> int:
 def _run_factory(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     check_named(name)
     factory = open_function(name)
+    if isinstance(found := factory.__wrapped__, nn.Module):  # built as its file ran
+        if kwargs:
+            raise ModelError(f"{name} is a network already, and takes no arguments")
+        return deep_copy(found)
     try:
         model = factory(**kwargs)
     except (Exception, SystemExit) as error:

@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,24 +38,39 @@ def open_function(name: str) -> Callable:
             else:
                 with _importable(folder):
                     module = _executed(Path(place))
-        if not hasattr(module, function):
-            raise ModelError(f"{place} has no {function!r}")
+        found = getattr(module, function, None)
+        if not callable(found):
+            what = "has no" if found is None else "has no function or class"
+            raise ModelError(f"{place} {what} {function!r}", do=_meant(function, module))
     except ModelError:
         raise
     except (Exception, SystemExit) as error:
         raise failed(name, error) from error
-    found = getattr(module, function)
 
     def called(*args: Any, **kwargs: Any) -> Any:
         with _at_home(place), _importable(folder) if folder else nullcontext():
             return found(*args, **kwargs)
 
+    called.__wrapped__ = found  # as of functools
     return called
 
 
 def failed(name: str, error: BaseException) -> ModelError:
     """An error of the user's code, in one line."""
     return ModelError(f"{name} failed: {type(error).__name__}: {error}")
+
+
+def _meant(function: str, module: ModuleType) -> str | None:
+    """The names that a module itself gives to functions and classes, those first that are alike."""
+    own = [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+    close = get_close_matches(function, own, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"it has {', '.join(own[:5])}{', ...' if len(own) > 5 else ''}" if own else None
 
 
 @contextmanager
