@@ -915,8 +915,6 @@ def test_any_tree_of_outputs_is_converted(kind: str):
 @pytest.mark.parametrize(
     ("output", "says"),
     [
-        (lambda y: None, "puts out no floating-point tensor"),
-        (lambda y: y.argmax(1), "puts out no floating-point tensor"),
         (lambda y: y / 0, "puts out NaN or infinity"),
         (lambda y: (each for each in y), r"puts out a generator.* \[\*model\(batch\)\]"),
     ],
@@ -1427,6 +1425,24 @@ def test_outputs_whose_number_varies_with_the_image_are_judged_by_parts():
     assert read_batches(Found().eval(), [X[:2]])[0].match.parts == ()
 
 
+@pytest.mark.parametrize(
+    "output", [lambda y: y.argmax(1), lambda y: None, lambda y: [{"label": "cat"}] * len(y)],
+    ids=["whole numbers", "nothing", "words"],
+)  # fmt: skip
+def test_outputs_that_are_no_numbers_to_compare_are_judged_by_parts(output):
+    class Out(OneInput):
+        def forward(self, x: Tensor) -> object:
+            return output(super().forward(x))
+
+    model = Out().eval()
+    made = plan(model, [X, X], Budget(macs=0.6))
+    assert made.notes[-1].endswith(
+        "are no floating-point numbers: judged by those of first, second"
+    )
+    small = distill(convert(model, made, [X, X]), model, [X, X], 1, tell=lambda line: None)
+    assert count(small, X) == made.planned
+
+
 class Speaks(Waves):
     """Says for how long each word is said."""
 
@@ -1446,7 +1462,8 @@ def test_outputs_whose_length_follows_from_words_are_judged_by_parts():
     model = Speaks().eval()
     made = plan(model, [TOKENS, TOKENS.flip(0)], Budget(macs=0.8))
     assert made.notes[0].startswith(
-        "the outputs vary in number or shape: judged by those of words, long"
+        "the outputs vary in number or shape, or are no floating-point numbers: judged by those of "
+        "words, long"
     )
     small = convert(model, made, [TOKENS, TOKENS.flip(0)])
     distill(small, model, [TOKENS, TOKENS.flip(0)], 1, tell=lambda line: None)

@@ -1,5 +1,6 @@
 """What of a network's output is compared: all of it, or what the caller picks; and where its
-number or shape varies from image to image (what a detector finds), what its parts put out."""
+number or shape varies from image to image (what a detector finds), or that are no floating-point
+numbers (the classes of pixels, words), what its parts put out."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ class Match:
 
 @torch.no_grad()
 def find_match(model: nn.Module, batch: Batch) -> Match:
-    """Parts, if outputs vary, else the whole output.
+    """Parts, if outputs vary or hold no floating-point numbers, else the whole output.
 
     The parts are the outermost modules that put out a row for each sample, of a shape that does
     not depend on values: of torchvision's detectors backbone and heads.
@@ -61,7 +62,7 @@ def find_match(model: nn.Module, batch: Batch) -> Match:
     with suppress(Exception), _noise_for_words(model):  # some look at what makes sense only
         others.append(_shapes(one.noise().forward(model)))
     steady = all(other == first for other in others) and len(together) == len(first)
-    if steady and all(map(_full, first)):
+    if steady and first and all(map(_full, first)):
         return Match()
     return Match(parts=tuple(_steady(model, one)))
 

@@ -196,7 +196,7 @@ def survey(
         for site in seen.sites:
             paths.setdefault(site.reason, []).append(site.path)
         reasons = [f"{_some(some)}: {reason}" for reason, some in paths.items()]
-        why = "; ".join(reasons or ["it has no convolution"])
+        why = "; ".join(reasons or ["it has no layer that is an nn.Conv or nn.Linear"])
         raise ConversionError(f"nothing to convert in {type(model).__name__}: {why}")
     if seen.norms:
         folded(model, seen.norms, seen.example)  # so that it fails before the long part
@@ -250,7 +250,10 @@ def _notes(model: nn.Module, batch: Batch, found: kept.Found) -> tuple[str, ...]
             "finds it as it was given",
         )
     if parts:
-        notes += (f"the outputs vary in number or shape: judged by those of {_some(parts)}",)
+        notes += (
+            "the outputs vary in number or shape, or are no floating-point numbers: judged by "
+            f"those of {_some(parts)}",
+        )
     if found.cut_off:
         notes += (
             f"no gradient of the output reaches {_some(found.cut_off)}: judged by what these put "
