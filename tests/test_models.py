@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+import torchvision
 from outer import NARROW, user_network, write_user_files
 from safetensors.torch import load_file, save_file
 
@@ -42,8 +44,6 @@ def test_a_timm_network_is_built_with_its_arguments():
 
 
 def test_a_torchvision_network_is_built_by_name():
-    import torchvision
-
     model = open_model("torchvision:squeezenet1_1", random_weights=True, kwargs={"num_classes": 5})
     assert isinstance(model, torchvision.models.SqueezeNet)
     assert record_of(model).base.name == "torchvision:squeezenet1_1"
@@ -263,8 +263,6 @@ def test_a_timm_network_of_one_channel_says_one_channel():
 
 
 def test_torchvision_classifiers_read_imagenet():
-    import torchvision
-
     preprocess = declared_preprocess(torchvision.models.squeezenet1_1())
     assert preprocess == Preprocess(
         input_size=(3, 224, 224), interpolation="bilinear", crop_pct=0.875
@@ -334,6 +332,8 @@ def test_a_base_with_pretrained_weights_is_built_as_for_them(name, is_so):
     base = Base(name=f"torchvision:{name}", weights="pretrained")
     assert is_so(build_base(base, 300))
     assert not is_so(build_base(base.model_copy(update={"weights": "seed:0"}), 300))
+    file = Path(torchvision.models.get_model_weights(name).DEFAULT.url).name  # fetched by hand
+    assert is_so(build_base(base.model_copy(update={"weights": f"../{file}"}), 300))
 
 
 @pytest.mark.parametrize("name", [

@@ -34,13 +34,13 @@ _SPARE_BYTES = 32 << 20  # what a dense network may have beside 16 times the wei
 
 
 def build_library(
-    name: str, kwargs: Mapping[str, Any], *, pretrained: bool, fetch: bool = True
+    name: str, kwargs: Mapping[str, Any], *, weights: str | None = None, fetch: bool = False
 ) -> nn.Module:
     """A network by its name.
 
     Args:
-        pretrained: with its pretrained weights, which some networks are built otherwise for.
-        fetch: else it is only built as for them.
+        weights: as in `Base`, of those that it is built for.
+        fetch: it gets them, if they are `pretrained`.
 
     Raises:
         ModelError: the name is unknown, an argument does not fit, or weights cannot be fetched.
@@ -49,11 +49,11 @@ def build_library(
     import torchvision
 
     source, _, rest = name.partition(":")
-    fetch = fetch and pretrained
+    fetch = fetch and weights == "pretrained"
     try:
         with quiet():  # they warn of what future versions will do
             if source == "torchvision":
-                return of_torchvision.build(rest, kwargs, trained=pretrained, fetch=fetch)
+                return of_torchvision.build(rest, kwargs, weights, fetch=fetch)
             with hub() if fetch else nullcontext():
                 return timm.create_model(rest, pretrained=fetch, **kwargs)
     except Exception as error:
@@ -144,8 +144,7 @@ def build_with_values(base: Base, tensors: int) -> nn.Module:
 
 def _built(base: Base, bounds: _Bounds) -> nn.Module:
     with bounds:
-        pretrained = base.weights == "pretrained"
-        model = build_library(base.name, base.kwargs, pretrained=pretrained, fetch=False)
+        model = build_library(base.name, base.kwargs, weights=base.weights)
     return fold_branches_(model.eval()) if base.folded else model
 
 

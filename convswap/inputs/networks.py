@@ -61,7 +61,7 @@ def open_model(
         source, found = str(Path(weights).resolve()), digest(Path(weights))
     with seeded(seed):
         if is_library(name):
-            model = build_library(name, kwargs, pretrained=source == "pretrained")
+            model = build_library(name, kwargs, weights=source, fetch=True)
         else:
             model = _run_factory(name, kwargs)
     if fold and not name.startswith("timm:"):
@@ -108,8 +108,8 @@ def open_structure(
     """
     try:
         with torch.device("meta"):
-            pretrained = not random_weights
-            model = build_library(name, dict(kwargs or {}), pretrained=pretrained, fetch=False)
+            weights = None if random_weights else "pretrained"
+            model = build_library(name, dict(kwargs or {}), weights=weights)
             model = fold_branches_(model.eval()) if fold else model.eval()
             preprocess = declared_preprocess(model, name)
             with torch.no_grad(), KnownShapes():

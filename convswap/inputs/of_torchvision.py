@@ -21,23 +21,26 @@ FRAMES = 16  # of a video, of which the weights say how many there must be at le
 _DETECTORS = "torchvision.models.detection.transform:GeneralizedRCNNTransform"
 
 
-def build(name: str, kwargs: Mapping[str, Any], *, trained: bool, fetch: bool) -> nn.Module:
+def build(
+    name: str, kwargs: Mapping[str, Any], weights: str | None = None, *, fetch: bool = False
+) -> nn.Module:
     """A network by its name.
 
     Args:
-        trained: built as for its pretrained weights.
-        fetch: these are loaded, too.
+        weights: it is built for: `pretrained`, or a file, which may have been fetched before.
+        fetch: it gets its pretrained weights.
 
     Raises:
         Exception: the name is unknown, an argument does not fit, or weights cannot be fetched.
     """
     from torchvision.models import get_model_builder, get_model_weights
 
-    builder = get_model_builder(name)
-    weights = get_model_weights(name).DEFAULT if trained else None
+    builder, known = get_model_builder(name), get_model_weights(name)
+    files = {Path(each.url).name: each for each in known}
+    trained = known.DEFAULT if weights == "pretrained" else files.get(Path(weights or "").name)
     if fetch:
-        check_fetched(weights.url, Path(torch.hub.get_dir()) / "checkpoints")
-    given: dict[str, Any] = {"weights": weights}
+        check_fetched(trained.url, Path(torch.hub.get_dir()) / "checkpoints")
+    given: dict[str, Any] = {"weights": trained}
     if "weights_backbone" in inspect.signature(builder).parameters:
         given["weights_backbone"] = None  # subtle: by default a backbone is fetched
     with nullcontext() if fetch or not trained else _unfilled():
