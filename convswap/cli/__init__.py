@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
-from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
 
 from .. import __version__
 from ..errors import ConvswapError
@@ -75,11 +76,23 @@ def main() -> None:
         try:
             app(sys.argv[1:], exit_on_error=False, print_error=False)
         except CycloptsError as error:
-            raise ConvswapError(" ".join(str(error).split()), do=_elsewhere(error)) from None
+            raise ConvswapError(_said(error), do=_elsewhere(error)) from None
+
+
+def _said(error: CycloptsError) -> str:
+    """What is wrong; of words that nothing is done with, many as a shell makes of `*.jpg`, the
+    first."""
+    if isinstance(error, UnusedCliTokensError):
+        first, *rest = error.unused_tokens
+        return f"nothing is done with {first!r}{f' and {len(rest)} more' if rest else ''}"
+    return " ".join(str(error).split())
 
 
 def _elsewhere(error: CycloptsError) -> str | None:
-    """Which verbs have an option that the one which was called has not."""
+    """Which verbs have an option that the one which was called has not; which folder was meant by
+    the files in it."""
+    if isinstance(error, UnusedCliTokensError) and Path(error.unused_tokens[0]).is_file():
+        return f"name the folder: {Path(error.unused_tokens[0]).parent}"
     if not isinstance(error, UnknownOptionError):
         return None
     able = [

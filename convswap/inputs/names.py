@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 from pathlib import Path
 
 from ..errors import ArtifactError, DataError, ModelError
@@ -41,7 +42,8 @@ def check_named(name: str) -> None:
     if is_function(name):
         check_file(place)
     elif not (what and (is_library(name) or _is_package(place.partition(".")[0]))):
-        do = "say timm:NAME, torchvision:NAME, path/to/file.py:factory or an artifact folder"
+        bare = name if re.fullmatch(r"[\w.-]+", name) else "NAME"  # of its library, or of a folder
+        do = f"say timm:{bare}, torchvision:{bare}, path/to/file.py:factory or an artifact folder"
         if name.endswith(".py"):
             do = f"say {name}:FACTORY, the function in it that builds the network"
         elif Path(name).is_file():

@@ -51,7 +51,7 @@ BAD = {
     "unknown torchvision model": (
         None, "inspect torchvision:resnet81 --random-weights", ["resnet81", "resnet18"]),
     "a model without a source": (
-        None, "inspect resnet18", ["resnet18", "timm:NAME"]),
+        None, "inspect resnet18", ["resnet18", "timm:resnet18"]),
     "a library nearly spelled": (
         None, "inspect torchvison:resnet18", ["did you mean torchvision:resnet18?"]),
     "a library in capitals": (
