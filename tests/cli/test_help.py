@@ -121,7 +121,7 @@ def test_help_versions_and_recipes_come_without_heavy_packages(tmp_path):
 MISTAKES = {  # what is said of each; `here` is a folder, `here.py` a file, all else is not there
     "inspect nothing": "unknown model 'nothing' - say timm:nothing, torchvision:nothing,",
     "inspect timm:resnet18 more": "nothing is done with 'more'\n",
-    "bench here here/2.jpg here/3.jpg": "nothing is done with 'here/2.jpg' and 1 more - name the folder: here",
+    "bench here here/2.jpg here/3.jpg": "'here/2.jpg' and 1 more - name the folder: here",
     "inspect net.py": "say net.py:FACTORY",
     "inspect none.py:build": "no such file: none.py",
     "plan timm:resnet18 --macs 0.5 --out here.py": "here.py exists",
