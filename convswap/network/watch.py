@@ -27,6 +27,7 @@ from .sums import Sum
 from .thread_state import AUTOCAST
 
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
+_PUT = Tensor.data.__set__
 _ADDITIONS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 
 
@@ -140,7 +141,7 @@ class Watcher(TorchFunctionMode):
             result is tensor and _version(tensor) == version
             for tensor, version in zip(tensors, versions, strict=True)
         )
-        if func == Tensor.data.__set__ and id(args[0]) in self._owner:
+        if func == _PUT and id(args[0]) in self._owner:
             self.changed.add(self._owner[id(args[0])])
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if not made or handed_on:  # without a tensor: somebody asked for a shape
