@@ -917,10 +917,51 @@ def neuralop() -> Rows:
     return {"FNO": (make, partial(image, 32, 1))}
 
 
+def doctr() -> Rows:
+    """They put out words and arrays of boxes."""
+    from doctr.models.detection import db_mobilenet_v3_large
+    from doctr.models.recognition import crnn_mobilenet_v3_small
+
+    bare = {"pretrained": False, "pretrained_backbone": False}
+    return {
+        "DBNet": (partial(db_mobilenet_v3_large, **bare), image),
+        "CRNN": (partial(crnn_mobilenet_v3_small, **bare), partial(torch.rand, 2, 3, 32, 128)),
+    }
+
+
+def vocos() -> Rows:
+    from vocos.heads import ISTFTHead
+    from vocos.models import VocosBackbone, VocosResNetBackbone
+
+    mel = partial(torch.randn, 2, 20, 30)
+    return {
+        "Vocos": (
+            lambda: nn.Sequential(VocosBackbone(20, 32, 64, 2), ISTFTHead(32, 64, 16)), mel,
+        ),
+        "VocosResNetBackbone": (lambda: VocosResNetBackbone(20, 32, 2), mel),
+    }  # fmt: skip
+
+
+def tsai() -> Rows:
+    from tsai.models.FCN import FCN
+    from tsai.models.PatchTST import PatchTST
+    from tsai.models.TCN import TCN
+    from tsai.models.XceptionTime import XceptionTime
+
+    series = partial(torch.randn, 4, 3, 100)
+    small = {"pred_dim": 10, "d_model": 16, "n_heads": 2, "d_ff": 32, "n_layers": 2}
+    return {
+        "TCN": (lambda: TCN(3, 5, layers=[12, 12]), series),
+        "FCN": (lambda: FCN(3, 5, layers=[16, 24, 16]), series),
+        "XceptionTime": (lambda: XceptionTime(3, 5, nf=8), series),
+        "PatchTST": (lambda: PatchTST(3, 3, 100, **small), series),
+    }
+
+
 LIBRARIES: tuple[Callable[[], Rows], ...] = (
     torchvision, timm, segmentation_models_pytorch, transformers, diffusers, monai, ultralytics,
     effdet, spandrel, open_clip, kornia, facenet_pytorch, efficientnet_pytorch, pytorchvideo,
     speechbrain, torchaudio, demucs, encodec, lpips, denoising_diffusion_pytorch,
     dynamic_network_architectures, asteroid, lightning, deepinv, facexlib, vit_pytorch, torchgeo,
-    braindecode, neuralop,
+    braindecode, neuralop, doctr, vocos, tsai,
 )  # fmt: skip
