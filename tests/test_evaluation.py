@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convswap import ConvswapError, Preprocess, accuracy, fidelity
 from convswap.inputs.images import Images
 from convswap.record import remember
-from convswap.results.evaluation import open_judges, quality
+from convswap.results.evaluation import open_judges, quality_beside
 
 
 class Says(nn.Module):
@@ -75,18 +75,18 @@ class Labelled(list):
         return super().__getitem__(place[0])
 
 
-@pytest.mark.parametrize(("labels", "told"), [([0, 1, 2, 3], True), ([0, 0, 0, 1], False)])
-def test_labels_that_the_original_guesses_at_are_said_to_tell_nothing(labels, told):
+@pytest.mark.parametrize(("labels", "told"), [
+    ([0, 1, 2, 3], "25.00 % of the 4 classes"), ([0, 0, 0, 1], None), ([2, 2, 2, 2], "0.00 %"),
+])  # fmt: skip
+def test_where_the_original_guesses_closeness_to_it_is_judged_in_place_of_accuracy(labels, told):
     heard: list[str] = []
     items = Labelled(zip(scores([0, 0, 0, 0]), labels, strict=True))
     images, dense, other = Images("data", items, [*"abcd"], heard.append), Says(), Says(shift=1.0)
-    assert quality(other, dense, images)["top1"] == 100 * labels.count(0) / 4
-    assert heard == []
-    quality(dense, dense, images)
-    assert heard == told * [
-        "the network itself names 25.00 % of the 4 classes of data, as guesses would: accuracy "
-        "there tells nothing"
-    ]
+    quality = quality_beside(dense, images, "logits")
+    figures = [quality(dense), quality(other)]
+    assert [found.get("top1") for found in figures] == 2 * [None if told else 75]
+    assert [found.get("agreement") for found in figures] == 2 * [100 if told else None]
+    assert [told in line for line in heard] == ([True] if told else [])
 
 
 @pytest.mark.parametrize("measure", [

@@ -58,11 +58,6 @@ def test_the_headline_says_what_was_gained_and_what_it_cost(after, words):
     assert headline(rows, {"target": "there"}) == words
 
 
-def test_the_headline_promises_nothing_where_the_original_names_no_image_right():
-    rows = {name: {"macs": 100, "top1": 0.0} for name in ("dense", "converted")}
-    assert headline(rows, {}).endswith("; there was no accuracy to lose")
-
-
 def test_the_table_says_the_share_of_costs_that_is_kept():
     rows = {"dense": {"macs": 2e6, "top1": 90.0}, "converted": {"macs": 1e6, "top1": None}}
     table = stages_table(rows)
@@ -246,7 +241,7 @@ def test_outputs_that_are_no_images_are_told_by_their_distance(tmp_path):
 
 def test_quality_on_other_images_replaces_what_was_known(small, tmp_path):
     val = write_images(tmp_path / "val", each=2, size=(32, 32))
-    rows = {"dense": {"macs": 9, "r2": 1.0}, "converted": {"macs": 5, "ms": 1.0, "r2": 0.5}}
+    rows = {"dense": {"macs": 9, "top1": 9.0}, "converted": {"macs": 5, "ms": 1.0, "top1": 5.0}}
     judge(rows, {"dense": narrow_resnet(), "converted": small}, val)
-    assert rows["converted"].keys() >= {"top1", "macs", "ms", "images"}
-    assert "r2" not in rows["converted"]
+    assert rows["converted"].keys() >= {"r2", "macs", "ms", "images"}
+    assert "top1" not in rows["converted"]  # random weights guess

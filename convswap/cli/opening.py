@@ -195,8 +195,7 @@ def open_timing(timing: o.Timing, machine: o.Machine) -> Target:
 def quality(
     model: nn.Module, source: str, fitted: str, output: Kind | None = None
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """What measures a network, each once: a function of the user's own, or images, by accuracy, or
-    closeness to `model` without labels.
+    """What measures a network, each once: a function of the user's own, or images, beside `model`.
 
     Args:
         fitted: the images that layers are fitted to.
@@ -207,7 +206,7 @@ def quality(
         measure = partial(_own, open_function(source), source)
     else:
         images = evaluation.open_judges(model, source, note)
-        measure = partial(evaluation.quality, reference=model, images=images, output=output)
+        measure = evaluation.quality_beside(model, images, output)
     known: WeakKeyDictionary[nn.Module, dict[str, float]] = WeakKeyDictionary()
 
     def found(network: nn.Module) -> dict[str, float]:

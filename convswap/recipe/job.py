@@ -22,7 +22,7 @@ from ..plans import Plan
 from ..recovery.distill import distill
 from ..recovery.judging import History, Judgement, write_history
 from ..results.differences import differing
-from ..results.evaluation import number_classes_, open_judges, quality
+from ..results.evaluation import number_classes_, open_judges, quality_beside
 from ..results.folders import report_on_folder
 from ..results.report import write_report
 from ..runtimes import device_for, open_target
@@ -115,10 +115,8 @@ def run(
         save(networks["recovered"], folder / "recovered", provenance=made, force=True)
         write_history(history.rows, folder / "recovered")
     shown = {name: target.computed(network, batches) for name, network in networks.items()}
-    rows = {
-        name: quality(network, dense, test, chosen.output, progress)
-        for name, network in shown.items()
-    }
+    quality = quality_beside(dense, test, chosen.output, progress)
+    rows = {name: quality(network) for name, network in shown.items()}
     batch = recipe.target.batch
     times = measure(networks, preprocess.input_size, batch=batch, target=target, progress=progress)
     for name, network in networks.items():

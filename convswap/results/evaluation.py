@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import nn
@@ -64,29 +65,43 @@ def _imagenet_classes(model: nn.Module) -> list[str]:
     return ImageNetInfo(subset).label_names() if subset else []
 
 
-def quality(
-    model: nn.Module,
+def quality_beside(
     reference: nn.Module,
     images: Images,
     output: Kind | None = None,
     progress: Progress = silent,
-) -> dict[str, float]:
-    """`accuracy` where images are labelled and the networks put out a score for each class, else
-    `fidelity` to the reference.
+) -> Callable[[nn.Module], dict[str, float | None]]:
+    """A function that measures a network on images: its `accuracy` where these are labelled, the
+    networks put out a score for each class, and the reference names them better than guesses
+    would; else its `closeness` to the reference.
 
     Args:
+        images: its `note` is told, at the first network, where labels tell nothing.
         output: what the networks put out; default: as planned, else found out from the reference.
     """
     batches = images.batches(128)
-    if images.classes and scores_classes(reference, batches):
-        found = accuracy(model, batches, progress)
-        if model is reference and found["top1"] <= 100 / len(images.classes):
-            images.note(
-                f"the network itself names {found['top1']:.2f} % of the {len(images.classes)} "
-                f"classes of {images.name}, as guesses would: accuracy there tells nothing"
-            )
-        return found
-    return closeness(model, reference, batches, output, progress)
+
+    @cache
+    def named() -> dict[str, float] | None:
+        """How well the reference names the images, if labels tell anything."""
+        if not images.classes or not scores_classes(reference, batches):
+            return None
+        found, classes = accuracy(reference, batches, progress), len(images.classes)
+        if found["top1"] > (100 / classes if classes > 1 else 0):
+            return found
+        images.note(
+            f"the network itself names {found['top1']:.2f} % of the {classes} classes of "
+            f"{images.name}, as guesses would: judged by how close outputs come to its own"
+        )
+        return None
+
+    def measure(network: nn.Module) -> dict[str, float | None]:
+        known = named()
+        if known is None:
+            return closeness(network, reference, batches, output, progress)
+        return {**known} if network is reference else accuracy(network, batches, progress)
+
+    return measure
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from ..support.plain import read_json
 from ..support.progress import Note, Progress, silent, unheard
 from . import pictures
 from .differences import Case, differing
-from .evaluation import open_judges, quality
+from .evaluation import open_judges, quality_beside
 from .report import COSTS, Chart, Report, Rows, headline, in_words, layers_of, stages_table
 
 STAGES = ("converted", "recovered")
@@ -128,9 +128,10 @@ def judge(
     dense, *_, last = networks.values()
     images = open_judges(last, source, note)
     output = planned_output(last)
+    quality = quality_beside(dense, images, output, progress)
     for name, network in networks.items():
         costs = {key: value for key, value in rows[name].items() if key in COSTS}
-        rows[name] = quality(network, dense, images, output, progress) | costs
+        rows[name] = quality(network) | costs
     return differing(dense, last, images, output, progress)
 
 

@@ -134,8 +134,6 @@ def headline(rows: Rows, where: Mapping[str, object]) -> str:
     if None not in (before.get("top1"), after.get("top1")):
         lost = round(before["top1"] - after["top1"], 2)
         cost = f"{lost:.2f} points lost" if lost > 0 else "no accuracy lost"
-        if not before["top1"]:  # random weights, or classes that are not the network's
-            cost = "there was no accuracy to lose"
     elif None not in (before.get("own"), after.get("own")):
         cost = f"own measure {before['own']:.4g} -> {after['own']:.4g}"
     elif after.get("r2") is not None:
