@@ -43,6 +43,12 @@ def test_a_card_claims_no_base_and_no_license_that_is_not_known(changes, small):
     assert (data.base_model, data.license) == (None, None)
 
 
+def test_a_card_of_random_weights_says_so(small):
+    assert "random" in card(small, weights="seed:0").text
+    assert "random" not in card(small, weights="pretrained").text
+    assert "random" not in card(small, weights="seed:0", name="code").text  # may load its own
+
+
 def test_a_network_that_does_not_classify_has_no_pipeline(small):
     plan = record_of(small).plans[-1].model_copy(update={"output": "values"})
     text = card_of(record_of(small).model_copy(update={"plans": (plan,)}), 1)

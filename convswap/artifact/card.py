@@ -44,10 +44,12 @@ def card_of(record: Record, weights_bytes: int, distilled: object = None) -> str
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     opening = 'convswap.load("FOLDER", model=build())' if own else 'convswap.load("FOLDER")'
     then = _recovery(distilled)
+    seeded = not own and (base.weights or "").startswith("seed:")  # own code may load its own
+    random = " Its weights were random to begin with." if seeded else ""
     body = f"""
 # {"A converted network" if own else base.name.partition(":")[2]}, made cheaper by convswap
 
-{name[0].upper() + name[1:]} whose convolutions were replaced by fitted separable ones{then}.
+{name[0].upper() + name[1:]} whose convolutions were replaced by fitted separable ones{then}.{random}
 
 | | dense | converted |
 |---|---|---|
