@@ -15,7 +15,6 @@ from convswap.support import files
 from convswap.support.files import (
     PARTS,
     check_new,
-    check_ours,
     claimed,
     new_file,
     new_folder,
@@ -44,13 +43,13 @@ def test_new_path_may_be_written(tmp_path: Path):
 
 def test_existing_path_is_refused(tmp_path: Path):
     with pytest.raises(ConvswapError, match=r"exists - choose .*--force \(in Python force=True\)"):
-        check_new(tmp_path, force=False)
+        check_new(tmp_path, force=False, signs=["sign"])
 
 
 def test_existing_path_may_be_forced(tmp_path: Path):
     (tmp_path / "file").write_text("old")
     assert check_new(tmp_path / "file", force=True) == tmp_path / "file"
-    assert check_new(tmp_path, force=True, folder=True) == tmp_path
+    assert check_new(tmp_path, force=True, signs=["file"]) == tmp_path
 
 
 def test_force_does_not_turn_a_folder_into_a_file_nor_a_file_into_a_folder(tmp_path: Path):
@@ -58,31 +57,32 @@ def test_force_does_not_turn_a_folder_into_a_file_nor_a_file_into_a_folder(tmp_p
     with pytest.raises(ConvswapError, match="is a folder"):
         check_new(tmp_path, force=True)
     with pytest.raises(ConvswapError, match="is a file"):
-        check_new(tmp_path / "file", force=True, folder=True)
+        check_new(tmp_path / "file", force=True, signs=["sign"])
 
 
 def test_a_folder_that_may_not_be_written_to_is_refused_at_once(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root always may
     with pytest.raises(ConvswapError, match="may not be written to"):
-        check_new(tmp_path, force=True, folder=True)
+        check_new(tmp_path, force=True, signs=["sign"])
 
 
 @pytest.mark.parametrize("name", ["/", ".", "", "..", "a/.."])
 def test_an_output_without_a_name_is_refused(tmp_path: Path, monkeypatch, name: str):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConvswapError, match="has no name"):
-        check_new(name, force=True, folder=True)
+        check_new(name, force=True, signs=["sign"])
 
 
 def test_force_replaces_what_is_ours_or_empty(tmp_path: Path):
-    check_ours(tmp_path / "none", "sign")
-    check_ours(tmp_path, "sign")
+    signs = ["sign", "folder/sign"]
+    check_new(tmp_path, force=True, signs=signs)
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(ConvswapError, match="holds something else"):
-        check_ours(tmp_path, "sign", "folder/sign")
+    for force in (True, False):  # which is not offered in vain
+        with pytest.raises(ConvswapError, match="holds something else"):
+            check_new(tmp_path, force=force, signs=signs)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "sign").write_text("")
-    check_ours(tmp_path, "sign", "folder/sign")
+    check_new(tmp_path, force=True, signs=signs)
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -209,7 +209,7 @@ def test_a_link_to_a_file_is_never_replaced(tmp_path: Path, target: str):
 def test_a_link_to_a_folder_is_followed(tmp_path: Path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    assert check_new(tmp_path / "link", force=True, folder=True) == tmp_path / "link"
+    assert check_new(tmp_path / "link", force=True, signs=["sign"]) == tmp_path / "link"
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ HOLD = """
 import sys, time
 from convswap.support.files import check_new, one_writer
 with one_writer():
-    check_new(sys.argv[1], True, folder=True)
+    check_new(sys.argv[1], True, signs=["sign"])
     print("mine", flush=True)
     time.sleep(60)
 """
@@ -302,7 +302,7 @@ def test_a_second_run_on_one_output_is_refused_at_its_start(exists, other_writer
     if exists:  # made by the first run meanwhile
         (tmp_path / "out").mkdir()
     with one_writer(), pytest.raises(ConvswapError, match="another run is writing"):
-        check_new(tmp_path / "out", force=True, folder=True)
+        check_new(tmp_path / "out", force=True, signs=["sign"])
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(other_writer, tmp_path: Path):
@@ -310,7 +310,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(other_writer, tmp_path: P
     other_writer.end()
     assert names(tmp_path) == [".out.convswap"]
     with one_writer():
-        check_new(tmp_path / "out", force=False, folder=True)
+        check_new(tmp_path / "out", force=False, signs=["sign"])
     assert names(tmp_path) == []
 
 

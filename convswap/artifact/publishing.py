@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
 from ..errors import ConvswapError
@@ -33,9 +35,13 @@ def push(folder: str | Path, name: str, *, private: bool = False) -> str:
 
     Raises:
         ArtifactError: the folder is no artifact, or damaged.
-        ConvswapError: the hub does not answer, or refuses.
+        ConvswapError: it is no name, or the hub does not answer, or refuses.
     """
     folder = Path(folder)
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConvswapError(f"not a name: {first_line(error)}", do="name it USER/NAME") from error
     description = read_description(folder)
     weights = weights_of(folder, description)
     header_of(weights)

@@ -20,7 +20,7 @@ from ..network.norms import alike
 from ..network.state import set_state_
 from ..network.wrappers import unwrapped
 from ..record import Base, Record, record_of
-from ..support.files import CONFIG, check_new, check_ours, claimed, named, settle
+from ..support.files import CONFIG, check_new, claimed, named, settle
 from ..support.plain import nameless, numbers_in
 from ..support.tensors import Entry, digests
 from .card import CARD, card_of, is_replaceable
@@ -64,8 +64,7 @@ def save(
     record = record_of(model)
     if not record.plans:
         raise ArtifactError("nothing to save: the network was not made by convert or load")
-    folder = check_new(folder, force, folder=True)
-    check_ours(folder, DESCRIPTION)
+    folder = check_new(folder, force, [DESCRIPTION])
     _check_no_links(folder)
     aliases = aliases_of(model)
     state = {

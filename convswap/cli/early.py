@@ -14,7 +14,7 @@ from ..artifact import DESCRIPTION
 from ..errors import ConvswapError, ModelError
 from ..inputs.names import check_artifact, check_judge, check_model, check_source, is_library
 from ..plans import Drop, Goal
-from ..support.files import check_new, check_ours
+from ..support.files import check_new
 from . import options as o
 
 
@@ -27,7 +27,7 @@ def check_output(folder: str, force: bool) -> None:
     """Raise `ConvswapError` unless an artifact may be written to a folder, where this process is to
     write it."""
     if leads():
-        check_ours(check_new(folder, force, folder=True), DESCRIPTION)
+        check_new(folder, force, [DESCRIPTION])
 
 
 def check(

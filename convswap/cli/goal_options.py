@@ -116,8 +116,12 @@ class GoalOptions(BudgetOptions):
             ConvswapError, PlanError: none or more than one is given, or one cannot be.
         """
         given = [judge for judge in (self.val, self.judge) if judge is not None]
-        if len(given) != (self.max_drop is not None):
-            raise ConvswapError("--max-drop and one of --val and --judge go together")
+        if self.max_drop is None and given:
+            raise ConvswapError("--val and --judge are what --max-drop is judged by", do="add that")
+        if self.max_drop is not None and len(given) != 1:
+            raise ConvswapError(
+                "--max-drop is judged by images or a function", do="add one of --val and --judge"
+            )
         if (self.budget != Budget()) + (self.max_drop is not None) + (self.plan is not None) > 1:
             raise ConvswapError(
                 "give one of a budget (--macs, --params, --bytes, --latency), --max-drop and --plan"

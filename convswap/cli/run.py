@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from ..errors import RecipeError
 from ..recipe import recipe
 from ..recipe.mark import SIGNS, unfinished
-from ..support.files import check_new, check_ours, user_cache
+from ..support.files import check_new, user_cache
 from . import console, early
 from . import options as o
 
@@ -36,7 +36,7 @@ def run(
     path = recipe.find(name)
     todo = recipe.load(path, settings)
     folder = Path(out or f"{path.stem}-out")
-    check_ours(check_new(folder, force or unfinished(todo, folder), folder=True), *SIGNS)
+    check_new(folder, force or unfinished(todo, folder), SIGNS)
     if not (model or todo.model.name):
         raise RecipeError("the recipe names no model", do="add --model file.py:factory")
     sources = [todo.data.calibration, todo.data.train, todo.data.test]

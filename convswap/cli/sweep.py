@@ -11,7 +11,7 @@ from cyclopts import Parameter, validators
 import convswap
 
 from .. import plans
-from ..support.files import check_new, check_ours, new_folder
+from ..support.files import FRONTIER, check_new, new_folder
 from . import console, early
 from . import goal_options as g
 from . import options as o
@@ -52,12 +52,12 @@ def sweep(
     as_json: o.Json = False,
 ) -> None:
     """Convert at several budgets from one look at the layers: a table, a picture and a page."""
-    folder, by = check_new(out, force, folder=True), early.judges(judge, val, data)
+    check_new(out, force, [FRONTIER])
+    by = early.judges(judge, val, data)
     early.check(model, network, sources=[data])
     from ..results import frontier
     from . import opening, tables
 
-    check_ours(folder, frontier.FILE)
     runtime = opening.open_timing(o.Timing(target=target), run)
     dense, batches = opening.open_calibrated(model, network, data, images, run, runtime)
     quality, budgets = opening.quality(dense, by, data, output), frontier.budgets(points, least)

@@ -17,14 +17,13 @@ from ..plans import Budget, Plan
 from ..record import record_of
 from ..runtimes import Target, target_of
 from ..support.figures import score
-from ..support.files import new_file
+from ..support.files import FRONTIER, new_file
 from ..support.progress import Progress, silent
 from ..support.ranks import led
 from ..surgery.convert import convert
 from ..timing import measure
 from . import pictures
 
-FILE = "frontier.json"
 Quality = Callable[[nn.Module], dict[str, float]]
 
 
@@ -164,7 +163,7 @@ def save_frontier(points: Sequence[Point], folder: str | Path) -> list[dict[str,
         asdict(point) | {"plan": point.plan and point.plan.model_dump(mode="json")}
         for point in points
     ]
-    with new_file(Path(folder) / FILE) as temporary:
+    with new_file(Path(folder) / FRONTIER) as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     pictures.draw_frontier(points, knee(points), Path(folder) / "frontier.png")
     return rows

@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -23,6 +23,7 @@ except ImportError:  # Windows: two writers are not told apart there
 
 # The files of an artifact folder.
 DESCRIPTION, WEIGHTS, CONFIG = PARTS = "convswap.json", "model.safetensors", "config.json"
+FRONTIER = "frontier.json"  # of the folder of a sweep
 TEXT_BYTES = 4 << 20  # most that a description, a plan or a recipe may have
 _LOCK = os.O_WRONLY | os.O_CREAT
 _LOCK |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link, no pipe
@@ -64,38 +65,41 @@ def is_there(path: Path) -> bool:
         return False
 
 
-def check_new(path: str | Path, force: bool, *, folder: bool = False) -> Path:
-    """The path, if it may be written: it does not exist yet or `force` is set.
+def check_new(path: str | Path, force: bool, signs: Sequence[str] = ()) -> Path:
+    """The path, if it may be written: nothing is there yet, or `force` is set and it is of ours.
 
     Inside `one_writer` nobody else may write it from here on.
 
     Args:
-        folder: whether a folder is to be written there, or a file.
+        signs: the files that what convswap writes there is known by, if it is a folder.
 
     Raises:
-        ConvswapError: it exists, or is of the other kind, or has no name, or its parent folder
-            does not exist, or it is a part of an artifact, or another run is writing it, or this
-            one something else there.
+        ConvswapError: it exists, or is of the other kind, or holds something else, or has no name,
+            or its parent folder does not exist, or it is a part of an artifact, or another run is
+            writing it, or this one something else there.
     """
     path = Path(path)
     if path.name in ("", ".."):
         raise ConvswapError(f"{path} has no name of its own", do="name what is to be written")
-    if path.is_symlink() and not (folder and path.is_dir()):
+    if path.is_symlink() and not (signs and path.is_dir()):
         raise ConvswapError(f"{path} is a symbolic link", do="name the place it leads to")
     if path.name in PARTS and is_there(path.with_name(DESCRIPTION)):
         raise ConvswapError(f"{path} is a part of an artifact", do="choose another name")
-    if path.exists() and not force:
-        raise ConvswapError(
-            f"{path} exists", do="choose another name, or pass --force (in Python force=True)"
-        )
-    if path.exists() and not (path.is_dir() if folder else path.is_file()):
-        kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "a device or pipe"
-        raise ConvswapError(f"{path} is {kind}", do="choose another name")
-    if path.exists() and not _may_change(path):
-        raise ConvswapError(f"{path} may not be written to", do="choose another name")
+    if path.exists():
+        if not (path.is_dir() if signs else path.is_file()):
+            kind = "folder" if path.is_dir() else "file" if path.is_file() else "device or pipe"
+            raise ConvswapError(f"{path} is a {kind}", do="choose another name")
+        if signs and not _may_hold(path, signs):
+            raise ConvswapError(f"{path} holds something else", do="choose another name")
+        if not _may_change(path):
+            raise ConvswapError(f"{path} may not be written to", do="choose another name")
+        if not force:
+            raise ConvswapError(
+                f"{path} exists", do="choose another name, or pass --force (in Python force=True)"
+            )
     check_parent(path)
     if command := _command.get():
-        if not folder and _place(path) in _rooms:
+        if not signs and _place(path) in _rooms:
             raise ConvswapError(f"{path} would be written twice", do="choose another name")
         command.enter_context(claimed(path))
     return path
@@ -116,19 +120,18 @@ def _is_anothers(path: Path) -> bool:
     return os.name == "posix" and os.geteuid() not in (0, path.stat().st_uid)
 
 
+def _may_hold(folder: Path, signs: Sequence[str]) -> bool:
+    """Whether a folder is empty, but for rooms, or holds one of the files that what convswap writes
+    there is known by."""
+    return any((folder / sign).exists() for sign in signs) or all(
+        path.name.endswith(".convswap") for path in folder.iterdir()
+    )
+
+
 def check_parent(path: Path) -> None:
     """Raise `ConvswapError` unless the folder that a path lies in exists."""
     if not (parent := path.absolute().parent).is_dir():
         raise ConvswapError(f"folder {parent} does not exist", do="create it first")
-
-
-def check_ours(folder: Path, *signs: str) -> None:
-    """Raise `ConvswapError` unless a folder is empty, or not there, or holds one of the files that
-    what convswap writes there is known by."""
-    if not folder.exists() or any((folder / sign).exists() for sign in signs):
-        return
-    if any(not path.name.endswith(".convswap") for path in folder.iterdir()):  # but for rooms
-        raise ConvswapError(f"{folder} holds something else", do="choose another name")
 
 
 def user_cache(what: str) -> Path:
