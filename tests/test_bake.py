@@ -36,12 +36,35 @@ class PadsItself(nn.Conv2d):
 
 
 class Masked(nn.Conv2d):
-    """A causal convolution."""
+    """Sees no later rows, as those of PixelCNN."""
 
     def forward(self, x: Tensor) -> Tensor:
         mask = torch.ones_like(self.weight)
         mask[:, :, 2:] = 0
         return self._conv_forward(x, self.weight * mask, self.bias)
+
+
+class InPlace(nn.Conv2d):
+    """The same, its weight masked for good."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data[:, :, 2:] = 0
+        return super().forward(x)
+
+
+class Autoregressive(nn.Linear):
+    """Outputs see the inputs before them, as those of MADE."""
+
+    def __init__(self, in_: int, out: int, held: bool = True):
+        super().__init__(in_, out)
+        mask = torch.arange(out)[:, None] >= torch.arange(in_)
+        if held:
+            self.register_buffer("mask", mask)
+        else:
+            self.mask = mask.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.mask, self.bias)
 
 
 class Adapted(nn.Conv2d):
@@ -144,7 +167,6 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "spectral norm, hooks": lambda: hooked(nn.utils.spectral_norm, nn.Conv2d(6, 8, 3, **CONV)),
     "static padding": lambda: StaticPadding(6, 8, 3, stride=2),
     "pads itself": lambda: PadsItself(6, 8, 3, stride=2),
-    "masked": lambda: Masked(6, 8, 3, **CONV),
     "adapted": lambda: Adapted(6, 8, 3, **CONV),
     "grouped": lambda: parametrizations.weight_norm(nn.Conv2d(6, 8, 3, groups=2, **CONV)),
     "1-d": lambda: parametrizations.weight_norm(nn.Conv1d(6, 8, 3, **CONV)),
@@ -293,6 +315,15 @@ def test_what_no_plain_layer_computes_is_left_alone(kind: type[nn.Conv2d]):
     model = Around(kind(6, 8, 3, padding=1)).eval()
     reasons = {site.path: site.reason for site in find_sites(model, (3, 8, 8))[0]}
     assert reasons["layer"] == f"{kind.__name__} computes its output in its own way"
+
+
+@pytest.mark.parametrize("layer", [
+    Masked(6, 8, 3, **CONV), InPlace(6, 8, 3, **CONV), Autoregressive(6, 8),
+    Autoregressive(6, 8, held=False),
+], ids=["taps", "taps, in place", "numbers", "numbers, no buffer"])  # fmt: skip
+def test_what_must_not_see_a_part_of_its_input_is_left_alone(layer: nn.Module):
+    [site] = [s for s in find_sites(Around(layer), (3, 8, 8))[0] if s.path == "layer"]
+    assert site.reason.startswith("a mask hides some of its weights")
 
 
 def test_padding_by_tensorflows_rule_is_part_of_the_plan():

@@ -43,13 +43,12 @@ def card_of(record: Record, weights_bytes: int, distilled: object = None) -> str
         rows.append((f"milliseconds ({place})", f"{time.ms_dense:.3g}", f"{time.ms:.3g}"))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     opening = 'convswap.load("FOLDER", model=build())' if own else 'convswap.load("FOLDER")'
-    then = _recovery(distilled)
     seeded = not own and (base.weights or "").startswith("seed:")  # own code may load its own
-    random = " Its weights were random to begin with." if seeded else ""
+    then = _recovery(distilled) + "." + seeded * " Its weights were random to begin with."
     body = f"""
 # {"A converted network" if own else base.name.partition(":")[2]}, made cheaper by convswap
 
-{name[0].upper() + name[1:]} whose convolutions were replaced by fitted separable ones{then}.{random}
+{name[0].upper() + name[1:]} whose convolutions were replaced by fitted separable ones{then}
 
 | | dense | converted |
 |---|---|---|

@@ -190,6 +190,28 @@ def computes_weight(layer: nn.Module) -> bool:
     return buffers or computes or (any(norms) and all(norms))
 
 
+def hides_weights(layer: nn.Module, weight: Tensor) -> bool:
+    """Whether a layer that computes its weight masks a part of it, so that outputs cannot depend on
+    some of what is read: whole taps (van den Oord et al. 2016), or where a tensor that it holds is
+    zero (MADE: Germain et al. 2015). What pruning hides could as well be there.
+
+    Args:
+        weight: the one that reaches the convolution.
+    """
+    hooks = layer._forward_pre_hooks.values()
+    if weight.is_meta or any(isinstance(hook, BasePruningMethod) for hook in hooks):
+        return False
+    hidden = weight == 0
+    if hidden.all():  # not trained
+        return False
+    if hidden.dim() > 2 and hidden.flatten(2).all(0).all(0).any():
+        return True
+    held = [*layer.buffers(), *layer.parameters(), *filter(torch.is_tensor, vars(layer).values())]
+    alike = [each for each in held if each.shape == weight.shape]
+    masks = [each == 0 for each in alike if torch.equal(each != 0, each == 1)]
+    return any(mask.any() and hidden[mask].all() for mask in masks)
+
+
 def _candidates(layer: nn.Module, axes: int, size: Size) -> Iterator[Callable[[bool], nn.Module]]:
     """Ways to build a plain layer of the same shape, that differ in how they pad."""
     if not axes:

@@ -15,7 +15,7 @@ from ..errors import ConversionError, PlanError
 from ..forms import FORMS, is_transposed, unit_of
 from ..plans import LONGEST, Cost, Layers, Plan
 from ..support.randomness import seeded
-from .bake import bake, computes_weight, is_plain, padding_of
+from .bake import bake, computes_weight, hides_weights, is_plain, padding_of
 from .calls import Batch, example_of
 from .copies import dry_run, first_line, in_eval_mode, meta_copy
 from .cost import Counter, Size, weigh
@@ -243,6 +243,8 @@ def _reason(
         return f"its weight is {kept_in}"
     if twin is None and computes_weight(layer):
         return f"{kind} computes its weight in a way that is not understood"
+    if twin is not None and hides_weights(layer, twin.weight):
+        return "a mask hides some of its weights: what would replace it reads what they must not"
     if twin is None and (layer._forward_pre_hooks or layer._forward_hooks):
         return "hooks run with it"
     own = [*layer.modules()]
