@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..errors import RecipeError
+from ..inputs.names import check_source
 from ..recipe import recipe
 from ..recipe.mark import SIGNS, unfinished
 from ..support.files import check_new, user_cache
@@ -39,8 +40,10 @@ def run(
     check_new(folder, force or unfinished(todo, folder), SIGNS)
     if not (model or todo.model.name):
         raise RecipeError("the recipe names no model", do="add --model file.py:factory")
-    sources = [todo.data.calibration, todo.data.train, todo.data.test]
-    early.check(model or todo.model.name, sources=sources)
+    for key in ("calibration", "train", "test"):
+        if source := getattr(todo.data, key):
+            check_source(source, do=f"say --set data.{key}=SRC")
+    early.check(model or todo.model.name)
     from ..recipe import job
     from . import opening, tables
 

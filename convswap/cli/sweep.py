@@ -51,7 +51,10 @@ def sweep(
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
-    """Convert at several budgets from one look at the layers: a table, a picture and a page."""
+    """Convert at several budgets from one look at the layers: a table, a picture and a page.
+
+    `spread` is the interquartile range of the times over their median.
+    """
     check_new(out, force, [FRONTIER])
     by = early.judges(judge, val, data)
     early.check(model, network, sources=[data])

@@ -78,10 +78,11 @@ def check_artifact(folder: str) -> None:
         raise ArtifactError(f"no such artifact folder: {folder}", do="make one with convert")
 
 
-def check_source(source: str | Path) -> None:
-    """Raise `DataError` unless there is a file or folder of this name, or it needs none."""
+def check_source(source: str | Path, do: str | None = None) -> None:
+    """Raise `DataError`, with what to do, unless there is a file or folder of this name, or it
+    needs none."""
     if source not in (DIGITS, SYNTHETIC) and not Path(source).exists():
-        raise DataError(f"no such folder or file: {source}")
+        raise DataError(f"no such folder or file: {source}", do=do)
 
 
 def check_judge(name: str | Path) -> None:

@@ -47,7 +47,8 @@ def read_yaml(text: str) -> Any:
     except (yaml.YAMLError, ArithmeticError, ValueError, TypeError, AttributeError,
             LookupError) as error:  # fmt: skip
         # all but the first: what PyYAML lets through for `!!int abc` and its like
-        raise ValueError(" ".join(str(error).split())) from None
+        said = str(error).replace('in "<unicode string>", ', "at ")  # PyYAML's name of a text
+        raise ValueError(" ".join(said.split())) from None
 
 
 def read_json(text: str, most: int = MOST_VALUES) -> Any:

@@ -154,7 +154,7 @@ MISTAKES = {  # what is said of each; `here` is a folder, `here.py` a file, all 
     "push none me/new": "no such artifact folder: none",
     "run nothing": "nothing",
     "run digits --out here": "here exists",
-    "run digits --set data.calibration=none": "none",
+    "run digits --set data.test=none": "none - say --set data.test=SRC",
     "run digits --set model.name=null": "names no model",
 }
 
