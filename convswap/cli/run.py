@@ -40,9 +40,7 @@ def run(
     check_new(folder, force or unfinished(todo, folder), SIGNS)
     if not (model or todo.model.name):
         raise RecipeError("the recipe names no model", do="add --model file.py:factory")
-    for key in ("calibration", "train", "test"):
-        if source := getattr(todo.data, key):
-            check_source(source, do=f"say --set data.{key}=SRC")
+    _check_sources(todo)
     early.check(model or todo.model.name)
     from ..recipe import job
     from . import opening, tables
@@ -62,3 +60,10 @@ def run(
     made = ["plan.json", "report.json", *list(rows)[1:]]
     console.wrote(f"{folder}/ ({', '.join(made)})")
     console.wrote(folder / "report.html")
+
+
+def _check_sources(todo: recipe.Recipe) -> None:
+    """Raise `DataError` unless the images are there that a recipe names."""
+    for key in ("calibration", "train", "test"):
+        if source := getattr(todo.data, key):
+            check_source(source, do=f"say --set data.{key}=SRC")

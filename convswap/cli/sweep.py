@@ -51,12 +51,8 @@ def sweep(
     force: o.Force = False,
     as_json: o.Json = False,
 ) -> None:
-    """Convert at several budgets from one look at the layers: a table, a picture and a page.
-
-    `spread` is the interquartile range of the times over their median.
-    """
-    check_new(out, force, [FRONTIER])
-    by = early.judges(judge, val, data)
+    """Convert at several budgets from one look at the layers: a table, a picture and a page."""
+    folder, by = check_new(out, force, [FRONTIER]), early.judges(judge, val, data)
     early.check(model, network, sources=[data])
     from ..results import frontier
     from . import opening, tables
@@ -70,10 +66,10 @@ def sweep(
         )
         found = frontier.sweep(seen, batches, budgets, quality, target=runtime, progress=progress)
     facts = {"data": data, "val": by, "seed": run.seed, "target": runtime.fingerprint()}
-    document = _write(found, seen, Path(out), model, facts)
+    document = _write(found, seen, folder, model, facts)
     console.answer(as_json, document, *tables.frontier_tables(found, seen.dense))
     console.wrote(f"{out}/ (frontier.json, frontier.png)")
-    console.wrote(Path(out) / "report.html")
+    console.wrote(folder / "report.html")
 
 
 def _write(
