@@ -392,6 +392,11 @@ def test_a_candidate_that_cannot_be_timed_is_not_used(how, meet, surveyed):
     assert ratio(made) <= 0.5
 
 
+def test_layers_that_promise_more_than_the_network_takes_are_no_error(meet):
+    with pytest.raises(BudgetError, match="latency 0.001 asked.* is the least"):
+        meet(Budget(latency=0.001), lambda module: 10 * weights(module), weights)
+
+
 def test_a_form_that_cannot_run_is_not_used(meet):
     def alone(module: nn.Module) -> float:
         if any(conv.groups > 1 for conv in convolutions(module)):

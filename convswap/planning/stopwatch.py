@@ -69,7 +69,7 @@ class Stopwatch:
         latency = Latency(
             target=target.name, threads=target.threads, device=target.device, dtype=target.dtype,
             batch=self._batch, ms_dense=taken["dense"].ms, ms=taken["converted"].ms,
-            ms_predicted=(self.whole - saved) / self.dense.ms * taken["dense"].ms,
+            ms_predicted=max(self.whole - saved, 0) / self.dense.ms * taken["dense"].ms,
             layout=taken["converted"].layout,
         )  # fmt: skip
         return plan.model_copy(update={"choices": choices, "latency": latency})
