@@ -202,6 +202,17 @@ class Tied(nn.Module):
         return self.second(torch.tanh(self.first(x)))
 
 
+def test_a_timm_network_that_overflows_on_noise_keeps_its_name(tmp_path):
+    dense = timm.create_model("resnet18").eval()
+    with torch.no_grad():
+        for tensor in (dense.conv1.weight, dense.bn1.weight, dense.fc.weight):
+            tensor.mul_(1e15)
+    small = converted(dense, (3, 32, 32), layer1__0__conv1=("spatial", 8))
+    assert not small(torch.randn(1, 3, 32, 32)).isfinite().all()
+    save(small, tmp_path / "art")
+    assert described(tmp_path / "art")["record"]["base"]["name"] == "timm:resnet18"
+
+
 def test_tied_parameters_come_back_tied(tmp_path):
     small = converted(Tied().eval(), (3, 8, 8), body=("channel", 3))
     save(small, tmp_path / "art")

@@ -393,7 +393,7 @@ def test_a_candidate_that_cannot_be_timed_is_not_used(how, meet, surveyed):
 
 
 def test_layers_that_promise_more_than_the_network_takes_are_no_error(meet):
-    with pytest.raises(BudgetError, match="latency 0.001 asked.* is the least"):
+    with pytest.raises(BudgetError, match=r"latency 0.001 asked.* is the least"):
         meet(Budget(latency=0.001), lambda module: 10 * weights(module), weights)
 
 

@@ -16,6 +16,7 @@ from ..errors import ArtifactError, ConvswapError
 from ..inputs.names import is_library
 from ..network.calls import stand_in
 from ..network.copies import in_eval_mode, shared_copy
+from ..network.match import tensors
 from ..network.norms import alike
 from ..network.state import set_state_
 from ..network.wrappers import unwrapped
@@ -182,13 +183,15 @@ def _rebuilds(model: nn.Module, base: Base, record: Record) -> bool:
 @torch.no_grad()
 def _puts_out_the_same(model: nn.Module, rebuilt: nn.Module, record: Record) -> bool:
     """Whether a network that consists of the same layers computes the same with them, which need
-    not follow: `forward` may be the user's own. Where the first does not run on noise, nobody can
-    tell."""
+    not follow: `forward` may be the user's own. Where the first does not run on noise, or puts out
+    NaN or infinity, nobody can tell."""
     model = in_eval_mode(shared_copy(model))
     try:
         example = stand_in(model, record.plans[-1].inputs)
-        example.forward(model)
+        written = tensors(example.forward(model))
     except Exception:  # of the network's own code
+        return True
+    if not all(tensor.isfinite().all() for tensor in written):
         return True
     set_state_(rebuilt, checked_state(model), assign=True)
     return alike(model, in_eval_mode(rebuilt).to(example.tensors[0].device), example)
