@@ -210,12 +210,13 @@ class _Table(Table):
 
 def _table(*columns: str) -> Table:
     table = _Table(box=None, pad_edge=False, header_style="bold")
+    folds = 0 if columns[-1].startswith(">") else len(columns) - 1  # words: names, or what is last
     for index, column in enumerate(columns):
         right = column.startswith(">")
         table.add_column(
             column.removeprefix(">"),
             justify="right" if right else "left",
-            no_wrap=index < len(columns) - 1,  # only what comes last, if it is words, folds
+            no_wrap=index != folds,
             overflow="fold",
         )
     return table

@@ -182,3 +182,12 @@ def test_work_outside_of_all_layers_is_told(network, says):
     text = tables.sites_summary(seen.sites, seen.dense, (3, 8, 8))
     assert says in text
     assert bool(says) == ("none of these" in text)
+
+
+def test_where_a_table_is_wider_than_the_terminal_names_fold_and_figures_do_not():
+    row = {"r2": 0.9993, "psnr": 71.74, "kl": 0.0, "agreement": 100.0, "macs": 51.1e6,
+           "params": 232e3, "bytes": 94e4, "images": 16}  # fmt: skip
+    lines = text_of(tables.comparison_table({"r50-half-recovered": row}), 80).splitlines()
+    assert lines[0].endswith("size  images")
+    assert lines[1].endswith("0.94 MB      16")
+    assert "".join(line.split()[0] for line in lines[1:]) == "r50-half-recovered"
