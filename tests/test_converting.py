@@ -200,7 +200,7 @@ def test_layer_called_twice_is_fitted_to_both_calls(name: str, form: str, errors
         for x in [*reads[::2], *reads[1::2]]:  # every batch's first call, then the second
             moments.update(x, conv(x))
     problem, kernel = moments.problem(conv.weight.detach()), Kernel(*conv.weight.shape)
-    weights = FORMS[form].fit(problem, kernel, rank, steps_for(kernel)).weights
+    weights = FORMS[form].fit(problem, kernel, rank, steps_for(kernel, 1)).weights
     for layer, weight in zip(small.get_submodule(path), weights, strict=True):
         torch.testing.assert_close(layer.weight.flatten(), weight.flatten().float(), **ROUNDED)
 
@@ -253,7 +253,7 @@ def test_corrected_fit_equals_running_both_networks_again_for_every_site(
             handle.remove()
         kernel = Kernel(*conv.weight.shape)
         problem = moments.problem(conv.weight.detach(), corrected=True)
-        weights = FORMS[choice.form].fit(problem, kernel, choice.rank, steps_for(kernel)).weights
+        weights = FORMS[choice.form].fit(problem, kernel, choice.rank, steps_for(kernel, 1)).weights
         spelled = FORMS[choice.form].spell(weights, kernel)
         write_(layers, weights, moments.mean_y[0] - spelled @ moments.mean_x[0])
     torch.testing.assert_close(dict(small.state_dict()), dict(slow.state_dict()), **ROUNDED)

@@ -82,3 +82,19 @@ def test_no_more_images_are_looked_at_than_asked_for():
     for images, seen in ((16, 16), (64, 64), (200, 80)):
         curvature = output_curvature(model, sites, batches, "values", 0, silent, images)
         assert {each.samples for each in curvature.values()} == {seen}
+
+
+def test_gradients_are_taken_where_they_are_wanted():
+    """In another network with something else at the sites, as if that were looked at itself."""
+    torch.manual_seed(0)
+    model, other = (nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3)) for _ in "ab")
+    images = torch.randn(16, 3, 12, 12)
+    batches = read_batches(model.eval(), [images], None, None)
+    sites = observe(model, batches[0]).replaceable
+    there = nn.Sequential(nn.Sequential(other[0]), *other[1:])
+    seen = output_curvature(model, sites, batches, "logits", 0, silent, there=there)
+    assert seen["0"].gain.any()
+    itself = output_curvature(other, sites, batches, "logits", 0, silent)
+    assert all(torch.equal(seen[path].gain, itself[path].gain) for path in ("0", "2"))
+    own = output_curvature(model, sites, batches, "logits", 0, silent)
+    assert not torch.allclose(seen["0"].gain, own["0"].gain, rtol=0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 
 import pytest
@@ -11,8 +12,8 @@ import torch
 from helpers import image_batches, tiny
 from torch import nn
 
-from convswap.errors import BudgetError
-from convswap.planning import kept, plan, surveying
+from convswap.errors import BudgetError, ModelError
+from convswap.planning import kept, plan, survey, surveying
 from convswap.plans import Budget, Layers
 
 MODEL, SIZE = tiny("residual")
@@ -41,6 +42,53 @@ def test_another_budget_looks_at_no_layer_again(walks, tmp_path):
     assert "candidates kept from before" in {what for what, _, _ in said}
     assert first.choices
     assert again == plan(MODEL, BATCHES, Budget(macs=0.7))
+
+
+@pytest.fixture
+def near(monkeypatch) -> float:
+    """Half of the multiply-adds take a classifier that is sure of its predictions further."""
+    monkeypatch.setattr(surveying, "FAR", 0.005)
+    return 0.005
+
+
+def sure() -> nn.Module:
+    model = copy.deepcopy(MODEL)
+    with torch.no_grad():
+        model.head.weight.mul_(60)
+    return model
+
+
+def test_a_classifier_that_is_taken_far_is_looked_at_again_from_there(near, walks, tmp_path):
+    model = sure()
+    given = {"model": model, "batches": BATCHES, "output": "logits", "cache": tmp_path}
+    assert plan(budget=Budget(macs=0.9), **given).damage < near
+    assert len(walks) == 1
+    far = plan(budget=HALF, **given)
+    assert len(walks) == 2
+    *_, there = walks[-1]
+    assert not isinstance(there.get_submodule(far.choices[0].site), nn.Conv2d)
+    assert isinstance(model.get_submodule(far.choices[0].site), nn.Conv2d)
+    assert plan(budget=HALF, **given) == far
+    assert len(walks) == 2
+    assert plan(model, BATCHES, HALF, output="logits") == far
+    assert len(walks) == 4
+
+
+@pytest.mark.parametrize("given", [{"output": "values"}, {"fit": "weight"}])
+def test_others_are_looked_at_once(given: dict[str, str], near, walks):
+    assert plan(sure(), BATCHES, Budget(macs=0.2), **given).damage > near
+    assert len(walks) == (given.get("fit") != "weight")
+
+
+def test_where_the_converted_network_does_not_run_the_first_choice_stays(near, monkeypatch):
+    def fails(*args: object) -> None:
+        raise ModelError("it asks for the class of a layer")
+
+    monkeypatch.setattr(surveying, "fit_to_images_", fails)
+    made = survey(sure(), BATCHES, output="logits").plan(HALF)
+    assert made.damage > near
+    monkeypatch.setattr(surveying, "FAR", math.inf)
+    assert made == survey(sure(), BATCHES, output="logits").plan(HALF)
 
 
 def test_without_a_folder_nothing_is_kept(walks, tmp_path, monkeypatch):

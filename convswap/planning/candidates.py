@@ -99,6 +99,7 @@ def find_candidates(
     kind: Kind,
     seed: int,
     progress: Progress,
+    there: nn.Module | None = None,
 ) -> tuple[dict[str, list[Candidate]], list[str]]:
     """Candidates of every site, from one walk over the images and one backward pass of some.
 
@@ -107,11 +108,14 @@ def find_candidates(
     summed over positions: Kronecker-factored curvature (Grosse & Martens 2016). It is scaled
     by what a few candidates do when they are put in and measured on the last images.
 
+    Args:
+        there: a converted network, in which gradients are taken; default: in the network itself.
+
     Returns:
         By path, the candidates, none of sites that hardly any image comes by; and the sites that no
         gradient reaches, whose damage is that to their own output.
     """
-    curvature = output_curvature(model, sites, batches, kind, seed, progress)
+    curvature = output_curvature(model, sites, batches, kind, seed, progress, there=there)
     paths = [site.path for site in sites]
     sites = [site for site in sites if site.path in curvature]
     found: dict[str, list[Candidate]] = {}

@@ -22,7 +22,7 @@ from .. import __version__
 from ..network.calls import Batch
 from ..network.match import tensors
 from ..network.sites import Site
-from ..plans import Kind, Rank
+from ..plans import Kind, Plan, Rank
 from ..support.files import new_file, read_text
 from ..support.plain import read_json
 from ..support.tensors import digests
@@ -64,14 +64,20 @@ def place(
     batches: Sequence[Batch],
     kind: Kind | None,
     seed: int,
+    around: Plan | None = None,
 ) -> Path:
     """The file for a network, images and settings: its name is a digest of all that decides what
-    is found, of what the network puts out for the first samples among it."""
+    is found, of what the network puts out for the first samples among it.
+
+    Args:
+        around: where gradients are taken, if not in the network itself.
+    """
     settings = {
         "method": METHOD, "kind": kind, "seed": seed,
         "versions": [__version__, torch.__version__, scipy.__version__],
         "sites": [[site.path, *site.forms] for site in sites],
         "network": re.sub(r"\bat 0x[0-9a-f]+", "", repr(model)),
+        "around": around and [choice.model_dump() for choice in around.choices],
     }  # fmt: skip
     found = hashlib.sha256(json.dumps(settings).encode())
     found.update(_digest(model.named_parameters()))

@@ -103,12 +103,15 @@ def output_curvature(
     seed: int,
     progress: Progress,
     images: int = IMAGES,
+    there: nn.Module | None = None,
 ) -> dict[str, Curvature]:
     """The curvature of every site that some of the samples come by, from one backward pass.
 
     Args:
         images: how many are looked at, of all processes together.
+        there: a network with something else at the sites, in which gradients are taken.
     """
+    there = there or model
     part, parts = share()
     images = -(-images // parts)
     each = -(-images // len(batches))
@@ -119,9 +122,9 @@ def output_curvature(
         scale = led(lambda: energy([c.run(model) for c in chunks])) if kind == "values" else []
     found = {site.path: _none_yet(model.get_submodule(site.path)) for site in sites}
     rooms = [nullcontext, differentiable]
-    with _recorded(model, sites) as outputs, _frozen(model):
+    with _recorded(there, sites) as outputs, _frozen(there):
         for index, chunk in enumerate(chunks):
-            seen, gradients = _gradients(model, outputs, chunk, kind, scale, random, rooms)
+            seen, gradients = _gradients(there, outputs, chunk, kind, scale, random, rooms)
             for (path, output), gradient in zip(seen, gradients, strict=True):
                 _add(found[path], model.get_submodule(path), output.detach(), gradient)
             for path in {path for path, _ in seen}:
@@ -132,7 +135,7 @@ def output_curvature(
         if not here.gradients.isfinite().all():
             raise ModelError(f"the output's gradient at {path} is NaN or infinite")
     mute = [path for path, here in found.items() if here.arrived and not here.gradients.any()]
-    if mute and led(lambda: _is_heard(model, mute, chunks[0])):
+    if mute and led(lambda: _is_heard(there, mute, chunks[0])):
         for path in mute:
             found[path].arrived = False
     return {path: here for path, here in found.items() if here.samples}
