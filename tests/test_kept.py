@@ -63,8 +63,10 @@ def test_a_classifier_that_is_taken_far_is_looked_at_again_from_there(near, walk
     given = {"model": model, "batches": BATCHES, "output": "logits", "cache": tmp_path}
     assert plan(budget=Budget(macs=0.9), **given).damage < near
     assert len(walks) == 1
-    far = plan(budget=HALF, **given)
+    said = []
+    far = plan(budget=HALF, **given, progress=lambda what, *_: said.append(what))
     assert len(walks) == 2
+    assert any("from the original: layers are judged again there" in what for what in said)
     *_, there = walks[-1]
     assert not isinstance(there.get_submodule(far.choices[0].site), nn.Conv2d)
     assert isinstance(model.get_submodule(far.choices[0].site), nn.Conv2d)

@@ -118,6 +118,7 @@ class Survey:
     def _around(self, plan: Plan, progress: Progress) -> Survey:
         """The same layers, judged by what the output minds where a plan takes the network."""
         model = in_eval_mode(self.model)
+        progress(f"{plan.damage:.2f} nats from the original: layers are judged again there", 0, 0)
         try:
             found = _find(
                 model, self.seen, self.batches, self.output, self.seed, self.cache, progress, plan
