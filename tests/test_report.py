@@ -50,7 +50,7 @@ def page_of(folder) -> str:
     ({"ms": 2.0, "top1": 89.7}, "2.0x faster on there, measured; 0.30 points lost"),
     ({"ms": 5.0, "top1": 90.0}, "1.25 of the time on there, measured; no accuracy lost"),
     ({"top1": 91.0}, "40% of the multiply-adds; no accuracy lost"),
-    ({"r2": 0.987}, "40% of the multiply-adds; 98.70 % of the output's variance kept"),
+    ({"r2": 0.987}, "40% of the multiply-adds; 98.70% of the output's variance kept"),
     ({}, "40% of the multiply-adds; quality was not measured"),
 ])  # fmt: skip
 def test_the_headline_says_what_was_gained_and_what_it_cost(after, words):

@@ -137,7 +137,7 @@ def headline(rows: Rows, where: Mapping[str, object]) -> str:
     elif None not in (before.get("own"), after.get("own")):
         cost = f"own measure {before['own']:.4g} -> {after['own']:.4g}"
     elif after.get("r2") is not None:
-        cost = f"{score(after):.2f} % of the output's variance kept"
+        cost = f"{score(after):.2f}% of the output's variance kept"
     else:
         cost = "quality was not measured"
     return f"{gain}; {cost}"
