@@ -18,7 +18,7 @@ from convswap.network.observe import find_sites
 from convswap.network.replace import install_
 from convswap.network.sums import LEAST_SCALE
 from convswap.planning import plan
-from convswap.plans import Budget, Plan
+from convswap.plans import Budget, Choice, Plan
 from convswap.record import record_of
 from convswap.statistics import curvature
 from convswap.statistics.moments import RIDGES, Moments
@@ -200,7 +200,7 @@ def test_layer_called_twice_is_fitted_to_both_calls(name: str, form: str, errors
         for x in [*reads[::2], *reads[1::2]]:  # every batch's first call, then the second
             moments.update(x, conv(x))
     problem, kernel = moments.problem(conv.weight.detach()), Kernel(*conv.weight.shape)
-    weights = FORMS[form].fit(problem, kernel, rank, steps_for(kernel, 1)).weights
+    weights = FORMS[form].fit(problem, kernel, rank, steps_for(kernel, [])).weights
     for layer, weight in zip(small.get_submodule(path), weights, strict=True):
         torch.testing.assert_close(layer.weight.flatten(), weight.flatten().float(), **ROUNDED)
 
@@ -253,7 +253,8 @@ def test_corrected_fit_equals_running_both_networks_again_for_every_site(
             handle.remove()
         kernel = Kernel(*conv.weight.shape)
         problem = moments.problem(conv.weight.detach(), corrected=True)
-        weights = FORMS[choice.form].fit(problem, kernel, choice.rank, steps_for(kernel, 1)).weights
+        steps = steps_for(kernel, [])
+        weights = FORMS[choice.form].fit(problem, kernel, choice.rank, steps).weights
         spelled = FORMS[choice.form].spell(weights, kernel)
         write_(layers, weights, moments.mean_y[0] - spelled @ moments.mean_x[0])
     torch.testing.assert_close(dict(small.state_dict()), dict(slow.state_dict()), **ROUNDED)
@@ -642,3 +643,13 @@ def test_an_encoder_runs_the_layers_that_replace_its_own(index: int):
         fused.append(seen.names.count("_transformer_encoder_layer_fwd"))
     assert fused == [2, 1]
     assert relative(ran[1], ran[0]) < 1e-5
+
+
+def test_the_layers_of_a_deep_network_share_the_steps():
+    small, wide = Kernel(32, 32, 3, 3), Kernel(512, 512, 3, 3)
+    searched, solved = (
+        Choice(site="", form=form, rank=1, damage=0) for form in ("bottleneck", "channel")
+    )
+    alone = steps_for(small, [searched])
+    assert steps_for(small, 64 * [searched] + 64 * [solved]) == alone > steps_for(wide, [searched])
+    assert steps_for(small, 128 * [searched]) == alone // 2
