@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 from convswap import Budget, Plan, convert, plan, record_of
 from convswap.network.calls import read_batches
 from convswap.network.outputs import Reference
+from convswap.planning import surveying
 from convswap.support import ranks
 
-NAMES = ["residual", "two outputs"]  # of classes, and of values
+NETWORKS = {  # of classes, of values, and of classes where the layers are looked at twice
+    "classes": ("residual", math.inf), "values": ("two outputs", 0.0), "far": ("residual", 0.0),
+}  # fmt: skip
 TOGETHER = "import sys, test_together as tests\ntests.look(*sys.argv[1:])"
 
 
@@ -26,15 +30,19 @@ def samples(input_size: tuple[int, ...]) -> Tensor:
 
 
 def converted(name: str, batches: list[Tensor]) -> nn.Module:
-    model, _ = tiny(name)
-    return convert(model, plan(model, batches, Budget(macs=0.5)), batches)
+    network, far = NETWORKS[name]
+    model, _ = tiny(network)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(surveying, "FAR", far)
+        made = plan(model, batches, Budget(macs=0.5))
+    return convert(model, made, batches)
 
 
 def look(name: str, rank: str, port: str) -> None:
     """What one of two processes does, with half of the samples."""
     torch.set_num_threads(1)
     os.environ.update(as_torchrun_tells(rank, port))
-    _, input_size = tiny(name)
+    _, input_size = tiny(NETWORKS[name][0])
     with ranks.joined("cpu", sharing=True):
         small = converted(name, [*samples(input_size)[int(rank) :: 2].split(8)])
     made = record_of(small).plans[-1]
@@ -42,7 +50,7 @@ def look(name: str, rank: str, port: str) -> None:
     Path(f"{rank}.json").write_text(made.model_dump_json())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_what_two_processes_find_is_what_one_does(name: str, nursery, tmp_path, port):
     runs = [nursery.start(TOGETHER, name, rank, port, cwd=tmp_path) for rank in range(2)]
     ends = [run.finished() for run in runs]
@@ -52,7 +60,7 @@ def test_what_two_processes_find_is_what_one_does(name: str, nursery, tmp_path, 
     plans = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2)]
     assert plans[0] == plans[1]
 
-    model, input_size = tiny(name)
+    model, input_size = tiny(NETWORKS[name][0])
     batches = [*samples(input_size).split(16)]
     alone = converted(name, batches)
     together = convert(model, Plan.model_validate(plans[0]), batches)
