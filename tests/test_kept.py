@@ -18,7 +18,7 @@ from convswap.plans import Budget, Layers
 
 MODEL, SIZE = tiny("residual")
 BATCHES = image_batches(SIZE)
-HALF = Budget(macs=0.5)
+HALF, FIFTH = Budget(macs=0.5), Budget(macs=0.2)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_another_budget_looks_at_no_layer_again(walks, tmp_path):
 
 @pytest.fixture
 def near(monkeypatch) -> float:
-    """Half of the multiply-adds take a classifier that is sure of its predictions further."""
+    """A fifth of the multiply-adds takes a classifier that is sure of its predictions further."""
     monkeypatch.setattr(surveying, "FAR", 0.005)
     return 0.005
 
@@ -64,22 +64,27 @@ def test_a_classifier_that_is_taken_far_is_looked_at_again_from_there(near, walk
     assert plan(budget=Budget(macs=0.9), **given).damage < near
     assert len(walks) == 1
     said = []
-    far = plan(budget=HALF, **given, progress=lambda what, *_: said.append(what))
+    far = plan(budget=FIFTH, **given, progress=lambda what, *_: said.append(what))
     assert len(walks) == 2
     assert any("from the original: layers are judged again there" in what for what in said)
     *_, there = walks[-1]
     assert not isinstance(there.get_submodule(far.choices[0].site), nn.Conv2d)
     assert isinstance(model.get_submodule(far.choices[0].site), nn.Conv2d)
-    assert plan(budget=HALF, **given) == far
+    assert plan(budget=FIFTH, **given) == far
     assert len(walks) == 2
-    assert plan(model, BATCHES, HALF, output="logits") == far
+    assert plan(model, BATCHES, FIFTH, output="logits") == far
     assert len(walks) == 4
 
 
 @pytest.mark.parametrize("given", [{"output": "values"}, {"fit": "weight"}])
 def test_others_are_looked_at_once(given: dict[str, str], near, walks):
-    assert plan(sure(), BATCHES, Budget(macs=0.2), **given).damage > near
+    assert plan(sure(), BATCHES, FIFTH, **given).damage > near
     assert len(walks) == (given.get("fit") != "weight")
+
+
+def test_where_less_comes_than_was_predicted_it_is_looked_at_once(near, walks):
+    assert plan(sure(), BATCHES, HALF, output="logits").damage > near
+    assert len(walks) == 1
 
 
 def test_where_the_converted_network_does_not_run_the_first_choice_stays(near, monkeypatch):
@@ -87,10 +92,10 @@ def test_where_the_converted_network_does_not_run_the_first_choice_stays(near, m
         raise ModelError("it asks for the class of a layer")
 
     monkeypatch.setattr(surveying, "fit_to_images_", fails)
-    made = survey(sure(), BATCHES, output="logits").plan(HALF)
+    made = survey(sure(), BATCHES, output="logits").plan(FIFTH)
     assert made.damage > near
     monkeypatch.setattr(surveying, "FAR", math.inf)
-    assert made == survey(sure(), BATCHES, output="logits").plan(HALF)
+    assert made == survey(sure(), BATCHES, output="logits").plan(FIFTH)
 
 
 def test_without_a_folder_nothing_is_kept(walks, tmp_path, monkeypatch):

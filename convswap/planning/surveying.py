@@ -16,7 +16,7 @@ from ..network.layout import in_fastest_layout
 from ..network.match import Pick
 from ..network.norms import folded
 from ..network.observe import Observation, observe
-from ..network.outputs import output_kind
+from ..network.outputs import Reference, held_back, output_kind
 from ..network.price import price
 from ..network.replace import install_
 from ..network.sites import Site
@@ -99,7 +99,8 @@ class Survey:
         first = self._choose(budget, target, batch, progress)
         if self.fit == "weight" or self.output != "logits" or first.damage < FAR:
             return first
-        return self._around(first, progress)._choose(budget, target, batch, progress)
+        there = self._around(first, progress)
+        return there._choose(budget, target, batch, progress) if there else first
 
     def _choose(
         self, budget: Budget, target: Target | None, batch: int, progress: Progress
@@ -115,18 +116,18 @@ class Survey:
         )
         return self.plan_of(chosen, budget)
 
-    def _around(self, plan: Plan, progress: Progress) -> Survey:
-        """The same layers, judged by what the output minds where a plan takes the network."""
+    def _around(self, plan: Plan, progress: Progress) -> Survey | None:
+        """The same layers, judged by what the output minds where a plan takes the network; None
+        where that is not far, or nothing can be told there."""
         model = in_eval_mode(self.model)
-        progress(f"{plan.damage:.2f} nats from the original: layers are judged again there", 0, 0)
         try:
             found = _find(
                 model, self.seen, self.batches, self.output, self.seed, self.cache, progress, plan
             )
-        except (ConversionError, ModelError):  # it does not run there, or nothing can be told
-            return self
-        options = {path: found.options[path] or row for path, row in self.options.items()}
-        return replace(self, options=options)
+        except (ConversionError, ModelError):  # of user's code, which converting will meet as well
+            return None
+        options = {path: found.options.get(path) or row for path, row in self.options.items()}
+        return replace(self, options=options) if found.options else None
 
     def plan_of(self, chosen: Iterable[Candidate | None], budget: Budget) -> Plan:
         """The plan that makes these choices, one per site."""
@@ -258,10 +259,11 @@ def _find(
     progress: Progress,
     around: Plan | None = None,
 ) -> kept.Found:
-    """The candidates of every layer, if they are not kept from before.
+    """The candidates of every layer, kept from before if they are.
 
     Args:
-        around: where the output's gradients are taken, if not in the network itself.
+        around: makes the network in which gradients are taken, if not in the original; where that
+            is not far from it there are no candidates.
     """
     sites = seen.replaceable
     file = cache and kept.place(cache, model, sites, batches, kind, seed, around)
@@ -275,6 +277,10 @@ def _find(
     with in_fastest_layout([*dict.fromkeys((dense, there))], batches) as images:
         if around:
             fit_to_images_(dense, there, around, sites, images, kind, progress, ROUGHLY)
+            far = Reference(dense, held_back(images)[1], kind).distance(there)
+            if far < FAR:  # of a network that was hardly trained, more was predicted than comes
+                return kept.Found(kind, {})
+            progress(f"{far:.2f} nats from the original: layers are judged again there", 0, 0)
         options, cut_off = find_candidates(dense, sites, images, kind, seed, progress, there)
     found = kept.Found(kind, options, cut_off)
     if file:
