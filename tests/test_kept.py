@@ -14,7 +14,8 @@ from torch import nn
 
 from convswap.errors import BudgetError, ModelError
 from convswap.planning import kept, plan, survey, surveying
-from convswap.plans import Budget, Layers
+from convswap.plans import Budget, Layers, Plan
+from convswap.support.progress import silent
 
 MODEL, SIZE = tiny("residual")
 BATCHES = image_batches(SIZE)
@@ -96,6 +97,24 @@ def test_where_the_converted_network_does_not_run_the_first_choice_stays(near, m
     assert made.damage > near
     monkeypatch.setattr(surveying, "FAR", math.inf)
     assert made == survey(sure(), BATCHES, output="logits").plan(FIFTH)
+
+
+def test_a_budget_that_was_met_stays_met(near, monkeypatch):
+    """Of time: measured again, the same network may take longer."""
+    times = []
+
+    def meets_once(survey: surveying.Survey, *args, **given) -> Plan:
+        times.append(survey.options)
+        if len(times) > 1:
+            raise BudgetError("budget cannot be met")
+        return survey._choose(FIFTH, None, 1, silent)
+
+    monkeypatch.setattr(surveying, "meet_latency", meets_once)
+    first = survey(sure(), BATCHES, output="logits")
+    made = first.plan(Budget(latency=0.5))
+    assert len(times) == 2
+    assert times[0] != times[1]
+    assert made == first._choose(FIFTH, None, 1, silent)
 
 
 def test_without_a_folder_nothing_is_kept(walks, tmp_path, monkeypatch):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
-from ..errors import ConversionError, ModelError, PlanError, TargetError
+from ..errors import BudgetError, ConversionError, ModelError, PlanError, TargetError
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches
 from ..network.copies import deep_copy, in_eval_mode, keeps_buffers
@@ -99,8 +100,10 @@ class Survey:
         first = self._choose(budget, target, batch, progress)
         if self.fit == "weight" or self.output != "logits" or first.damage < FAR:
             return first
-        there = self._around(first, progress)
-        return there._choose(budget, target, batch, progress) if there else first
+        if there := self._around(first, progress):
+            with suppress(BudgetError, ConversionError):  # times are not the same twice
+                return there._choose(budget, target, batch, progress)
+        return first
 
     def _choose(
         self, budget: Budget, target: Target | None, batch: int, progress: Progress
