@@ -813,6 +813,22 @@ class MatMul(nn.Conv2d):
         return (self.weight.flatten(1).float() @ x).unflatten(2, (4, 4))
 
 
+class Masked(nn.Conv2d):
+    """Takes a mask, which may be left out."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x if mask is None else x * mask)
+
+
+class GivesAMask(OneInput):
+    def __init__(self):
+        super().__init__()
+        self.first = Masked(3, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x, mask=(x > 0.5).float())))
+
+
 class InsideVmap(OneInput):
     def forward(self, x: Tensor) -> Tensor:
         return self.second(torch.vmap(lambda one: self.first(one[None])[0])(x))
@@ -840,6 +856,7 @@ class InsideGrad(OneInput):
     [
         (InsideVmap, "first", "inside of a function that torch.func transforms"),
         (InsideGrad, "second", "inside of a function that torch.func transforms"),
+        (GivesAMask, "first", "forward gives it more than what it reads"),
         (InThreads, "second", "it runs in a thread of its own"),
         (Forked, "second", "it runs in a thread of its own"),
         (
