@@ -279,6 +279,7 @@ CASES = {
     "with labels": (OneInput, (X, LABELS), True),
     "in a list": (OneInput, [X, LABELS], True),
     "a named tuple": (OneInput, Pair(X, LABELS), True),
+    "after their names": (OneInput, (tuple("abcdef"), X, LABELS), True),
     "with masks, not labels": (OneInput, (X, torch.zeros(6, 8, 8)), False),
     "inputs in a tuple of their own": (Siamese, ((X, X.flip(0)), LABELS), True),
     "two inputs": (Siamese, (X, X.flip(0)), False),
