@@ -279,6 +279,7 @@ CASES = {
     "with labels": (OneInput, (X, LABELS), True),
     "in a list": (OneInput, [X, LABELS], True),
     "a named tuple": (OneInput, Pair(X, LABELS), True),
+    "after their names": (OneInput, (tuple("abcdef"), X, LABELS), True),
     "with masks, not labels": (OneInput, (X, torch.zeros(6, 8, 8)), False),
     "inputs in a tuple of their own": (Siamese, ((X, X.flip(0)), LABELS), True),
     "two inputs": (Siamese, (X, X.flip(0)), False),
@@ -813,6 +814,22 @@ class MatMul(nn.Conv2d):
         return (self.weight.flatten(1).float() @ x).unflatten(2, (4, 4))
 
 
+class Masked(nn.Conv2d):
+    """Takes a mask, which may be left out."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x if mask is None else x * mask)
+
+
+class GivesAMask(OneInput):
+    def __init__(self):
+        super().__init__()
+        self.first = Masked(3, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x, mask=(x > 0.5).float())))
+
+
 class InsideVmap(OneInput):
     def forward(self, x: Tensor) -> Tensor:
         return self.second(torch.vmap(lambda one: self.first(one[None])[0])(x))
@@ -840,6 +857,7 @@ class InsideGrad(OneInput):
     [
         (InsideVmap, "first", "inside of a function that torch.func transforms"),
         (InsideGrad, "second", "inside of a function that torch.func transforms"),
+        (GivesAMask, "first", "forward gives it more than what it reads"),
         (InThreads, "second", "it runs in a thread of its own"),
         (Forked, "second", "it runs in a thread of its own"),
         (

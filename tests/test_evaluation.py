@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -288,3 +289,59 @@ def test_classes_of_imagenet_are_known_by_name(names, classes, labels, tmp_path)
     images = open_judges(model, str(tmp_path))
     [(_, found)] = images.batches(4)
     assert {*found.tolist()} == labels
+
+
+class Brightness(nn.Module):
+    """Tells images of one gray apart: the class is how bright they are, in so many steps."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.first = nn.Conv2d(3, 1, 1)
+        self.steps = nn.Parameter(torch.arange(classes) / classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(x.mean((1, 2, 3))[:, None] - self.steps).abs()
+
+
+NUMBERED = [str(number) for number in range(1, 13)]
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "says"),
+    [
+        (NUMBERED, sorted(NUMBERED), "in the order of their letters"),
+        (NUMBERED, NUMBERED, None),
+        ([*"abcdefgh", "I"], ["I", *"abcdefgh"], "in the order of their letters"),
+        (["n01443537", "n15075141"], [f"{'n01443537' * (i == 1)}{'n15075141' * (i == 999)}"
+                                      for i in range(1000)], "2 of ImageNet's 1000 classes"),
+        (["x", "y"], ["x", "y", "z"], "has 2 classes, the network 3: taken for its first 2"),
+    ],
+    ids=["by letters", "by numbers", "a capital", "of ImageNet", "fewer"],
+)  # fmt: skip
+def test_classes_are_in_the_order_that_the_network_has_them_in(names, known, says, tmp_path):
+    for name in names:
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            gray = np.full((8, 8), known.index(name) / len(known) * 65535, np.uint16)
+            Image.fromarray(gray).save(tmp_path / name / f"{index}.png")
+    model = remember(Brightness(len(known)), preprocess=Preprocess(
+        input_size=(3, 8, 8), mean=(0,) * 3, std=(1,) * 3))  # fmt: skip
+    lines = []
+    images = open_judges(model, str(tmp_path), lines.append)
+    assert accuracy(model, images.batches(16))["top1"] == 100
+    assert {images.classes[label] for _, labels in images.batches(8) for label in labels} == {
+        *names
+    }
+    assert [says in line for line in lines] == [True] * bool(says)
+
+
+def test_a_network_that_guesses_does_not_change_the_order(tmp_path):
+    generator = np.random.default_rng(0)
+    for name in NUMBERED:
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            noise = generator.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(noise).save(tmp_path / name / f"{index}.png")
+    model = remember(nn.Sequential(nn.Conv2d(3, 12, 8), nn.Flatten()),
+                     preprocess=Preprocess(input_size=(3, 8, 8)))  # fmt: skip
+    assert open_judges(model, str(tmp_path)).classes == NUMBERED

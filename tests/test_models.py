@@ -262,6 +262,13 @@ def test_a_timm_network_of_one_channel_says_one_channel():
     assert len(preprocess.mean) == len(preprocess.std) == 1
 
 
+@pytest.mark.parametrize(("said", "size"), [(32, (32, 32)), ([32, 64], (32, 64))])
+@pytest.mark.parametrize("opened", [open_model, open_structure])
+def test_a_network_built_for_other_images_reads_those(opened, said, size):
+    model = opened("timm:test_vit", random_weights=True, kwargs={"img_size": said})
+    assert record_of(model).preprocess.input_size == (3, *size)
+
+
 def test_torchvision_classifiers_read_imagenet():
     preprocess = declared_preprocess(torchvision.models.squeezenet1_1())
     assert preprocess == Preprocess(

@@ -177,6 +177,14 @@ def test_folders_to_train_on_and_to_judge_by_are_noticed(
     assert note.endswith(f"{taken.rpartition('/')[2]}/ is used")
 
 
+@pytest.mark.parametrize("held_out", [False, True])
+def test_classes_have_the_numbers_they_were_trained_with(held_out, tmp_path):
+    files = ["val/ant/0.png", "val/cat/0.png", *(f"train/{c}/0.png" for c in ("ant", "bee", "cat"))]
+    found = open_source(str(plant(tmp_path, files)), held_out)
+    assert found.classes == ["ant", "bee", "cat"]
+    assert found.labels == ([0, 2] if held_out else [0, 1, 2])
+
+
 @pytest.mark.parametrize("folders", [["train", "extra"], ["val", "extra"], ["training", "other"]])
 def test_one_half_of_a_split_is_a_class_like_any_other(folders, tmp_path):
     found = open_source(str(plant(tmp_path, [f"{folder}/0.png" for folder in folders])))

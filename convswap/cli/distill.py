@@ -91,7 +91,7 @@ def _recovered(
     """The network after training, and how that was done."""
     from ..inputs.images import training_batches
     from ..recovery.judging import History
-    from ..results.evaluation import number_classes_
+    from ..results.classes import number_classes_
     from ..support import ranks
     from . import opening
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import accumulate, takewhile
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ..errors import ModelError
 from ..network.copies import first_line
 from ..network.state import of_today
 from ..support.progress import Note, unheard
+from .renamed import renamed, with_shared_
 from .weight_files import read_weights, weight_files
 
 AVERAGED = (
@@ -56,9 +57,44 @@ def load_weights_(
     state = _state_dict(content, wanted, buffers, path, averaged, note)
     state = _fitted(state, wanted, path)
     state = _one_of_several(state, wanted, path, averaged, note)
-    for name, tensor in wanted.items():  # written by PyTorch before 0.4.1
+    state = _completed(state, model)
+    if _misfits(state, wanted).keys() & {"missing", "unknown"}:
+        for how, other in renamed(state, model):
+            if not _misfits(other := _completed(other, model), wanted):
+                note(f"{path}: some names in it are not {type(model).__name__}'s: read {how}")
+                state = other
+                break
+    if misfits := _misfits(state, wanted):
+        raise ModelError(
+            f"weights do not fit {type(model).__name__}: "
+            + ", ".join(
+                f"{len(names)} {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+                for what, names in misfits.items()
+            ),
+            where=str(path),
+            do=_what_to_do(misfits),
+        )
+    try:
+        model.load_state_dict(of_today(state, model))
+    except Exception as error:  # networks may read weights with code of their own
+        raise ModelError(
+            f"{type(model).__name__} does not take the weights: {first_line(error)}",
+            where=str(path),
+        ) from error
+
+
+def _completed(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict with what files need not hold."""
+    whole = dict(state)
+    with_shared_(whole, model)
+    for name, tensor in model.state_dict().items():  # written by PyTorch before 0.4.1
         if name.endswith("num_batches_tracked"):
-            state.setdefault(name, tensor)
+            whole.setdefault(name, tensor)
+    return whole
+
+
+def _misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """The names that keep a state dict from being loaded, by what is wrong with them."""
     both = wanted.keys() & state.keys()
     found = {
         "missing": wanted.keys() - state.keys(),
@@ -68,25 +104,21 @@ def load_weights_(
             k for k in both if wanted[k].is_floating_point() != state[k].is_floating_point()
         },
     }
-    parts = [
-        f"{len(names)} {what} ({', '.join(sorted(names)[:2])}{', ...' if len(names) > 2 else ''})"
-        for what, names in found.items()
-        if names
-    ]
-    if parts:
-        raise ModelError(
-            f"weights do not fit {type(model).__name__}: {', '.join(parts)}",
-            where=str(path),
-            do="check the model's name and arguments (--model-arg num_classes=10, in Python "
-            "kwargs=dict(num_classes=10))",
-        )
-    try:
-        model.load_state_dict(of_today(state, model))
-    except Exception as error:  # networks may read weights with code of their own
-        raise ModelError(
-            f"{type(model).__name__} does not take the weights: {first_line(error)}",
-            where=str(path),
-        ) from error
+    return {what: sorted(names) for what, names in found.items() if names}
+
+
+def _what_to_do(misfits: Mapping[str, Sequence[str]]) -> str:
+    """What to do about names that do not fit: the heads that torchvision's networks are trained
+    with are an argument by themselves."""
+    argument, value = "num_classes", "10"
+    [what, names], *others = misfits.items()
+    if not others and all(name.startswith(("aux", "Aux")) for name in names):
+        argument = "aux_loss" if names[0].startswith("aux_classifier") else "aux_logits"
+        value = str(what == "unknown").lower()
+    return (
+        f"check the model's name and arguments (--model-arg {argument}={value}, in Python "
+        f"kwargs=dict({argument}={value.capitalize()}))"
+    )
 
 
 def _state_dict(

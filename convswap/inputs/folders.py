@@ -43,8 +43,14 @@ def parts_of(name: str) -> list[str]:
     return [part for part in name.split("/") if part not in ("", ".")]
 
 
-def one_split(source: str, files: list[str], held_out: bool) -> tuple[list[str], str]:
-    """The files to train on, or those to judge by, of a source that has both; what was taken.
+def classes_of(files: Sequence[str]) -> list[str]:
+    """The folders where paths part."""
+    return list(dict.fromkeys(parts[0] for parts in below_the_shared(files) if len(parts) > 1))
+
+
+def one_split(source: str, files: list[str], held_out: bool) -> tuple[list[str], list[str], str]:
+    """The files to train on, or those to judge by, of a source that has both; the others of the
+    two; what was taken.
 
     The names of the two folders are alike but for the words and for numbers, as train2017 and
     val2017, trainA and testA; classes of which one is a train are not.
@@ -59,10 +65,13 @@ def one_split(source: str, files: list[str], held_out: bool) -> tuple[list[str],
         train, judge = (next((words[w] for w in kind if w in words), None)
                         for kind in (TRAIN, JUDGE))  # fmt: skip
         if train and judge:
-            taken = judge if held_out else train
+            taken, other = (judge, train) if held_out else (train, judge)
             note = f"of {source}, which has {train}/ and {judge}/, {taken}/ is used"
-            return [n for n, parts in zip(files, below, strict=True) if parts[0] == taken], note
-    return files, ""
+            within: dict[str, list[str]] = defaultdict(list)
+            for name, (folder, *_) in zip(files, below, strict=True):
+                within[folder].append(name)
+            return within[taken], within[other], note
+    return files, [], ""
 
 
 def part_of(name: str) -> tuple[str, str]:

@@ -87,7 +87,7 @@ def open_model(
         name=name if is_library(name) else "code", kwargs=kwargs, weights=source, sha256=found,
         averaged=averaged, folded=fold,
     )  # fmt: skip
-    return remember(model, base=base, preprocess=declared_preprocess(model, name))
+    return remember(model, base=base, preprocess=declared_preprocess(model, name, kwargs))
 
 
 def open_structure(
@@ -111,7 +111,7 @@ def open_structure(
             weights = None if random_weights else "pretrained"
             model = build_library(name, dict(kwargs or {}), weights=weights)
             model = fold_branches_(model.eval()) if fold else model.eval()
-            preprocess = declared_preprocess(model, name)
+            preprocess = declared_preprocess(model, name, kwargs)
             with torch.no_grad(), KnownShapes():
                 model(torch.zeros(1, *preprocess.input_size))
         base = Base(name=name, kwargs=dict(kwargs or {}), folded=fold)
@@ -157,11 +157,13 @@ def open_teacher(
     return open_model(name, weights=path, averaged=base.averaged, **how_built)
 
 
-def declared_preprocess(model: nn.Module, name: str = "") -> Preprocess | None:
+def declared_preprocess(
+    model: nn.Module, name: str = "", kwargs: Mapping[str, Any] | None = None
+) -> Preprocess | None:
     """What the network itself says about its inputs; None if it says nothing.
 
     Args:
-        name: that it was built by.
+        name, kwargs: that it was built by.
     """
     if getattr(model, "pretrained_cfg", None):
         from timm.data import resolve_model_data_config
@@ -173,6 +175,9 @@ def declared_preprocess(model: nn.Module, name: str = "") -> Preprocess | None:
             known["input_size"] = (channels, *config["input_size"][1:])
             for key in ("mean", "std"):
                 known[key] = (sum(config[key]) / len(config[key]),) * channels
+        if size := (kwargs or {}).get("img_size"):  # as many of timm's are built for
+            sides = (size, size) if isinstance(size, int) else tuple(size)
+            known["input_size"] = (channels, *sides)
         return Preprocess(**known, interpolation=config["interpolation"])
     library, _, rest = name.partition(":")
     if library == "torchvision" or type(model).__module__.startswith("torchvision.models"):

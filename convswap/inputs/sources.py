@@ -17,6 +17,7 @@ from ..errors import DataError, one_line, reason
 from .folders import (
     are_scales,
     below_the_shared,
+    classes_of,
     one_of_pairs,
     one_split,
     parts_of,
@@ -98,10 +99,12 @@ def open_source(source: str, held_out: bool = False) -> Source:
     files, left_out = without_masks(source, files)
     files, beside = without_masks_of(source, files)
     files, answers = one_of_pairs(source, files)
-    files, taken = one_split(source, files, held_out)
+    files, others, taken = one_split(source, files, held_out)
     notes += [left_out, beside, answers, taken]
     below = below_the_shared(files)
-    classes = sorted({parts[0] for parts in below if len(parts) > 1}, key=natural)
+    classes = sorted(classes_of(files), key=natural)
+    if others and {*classes} < {*classes_of(others)}:  # of some there are images to train on alone
+        classes = sorted(classes_of(others), key=natural)
     if scales := len(classes) > 1 and are_scales(classes):
         notes.append(f"taken in several sizes: {', '.join(f'{name}/' for name in classes)}")
     if scales or len(classes) < 2:

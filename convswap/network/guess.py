@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import pairwise, takewhile
+from itertools import dropwhile, pairwise, takewhile
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ def _in_order(model: nn.Module, batch: object) -> Batch:
         return _from_mapping(model, batch)
     if not isinstance(batch, (tuple, list)) or not batch:
         return Batch((batch,))
+    if required <= 1:
+        batch = _without_names(batch)
     if required == 1 and (parts := _parts_of_first(model)):
         if isinstance(batch[0], (tuple, list)) and len(batch[0]) == parts:
             return Batch((batch[0],), labels=_labels(batch[1:]))
@@ -176,6 +178,16 @@ def _parts_of_rest(model: nn.Module, batch: Sequence[object]) -> int:
         and isinstance(node.slice.value, int)
     ]  # fmt: skip
     return max([*taken, _parts_of_first(model) or 0])
+
+
+def _without_names(batch: Sequence[object]) -> Sequence[object]:
+    """A batch without the names of its images, where they stand first."""
+    rest = tuple(dropwhile(_are_words, batch))
+    return rest if len(rest) < len(batch) and any(map(_is_no_label, rest)) else batch
+
+
+def _are_words(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and all(isinstance(each, str) for each in value)
 
 
 def _is_like(value: object, first: object) -> bool:

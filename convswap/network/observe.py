@@ -226,6 +226,8 @@ def _reason(
         return f"its weight is {str(kept_in)[6:]}, and it reads {str(read)[6:]}"
     if twin is None and not is_plain(layer):
         return f"{kind} computes its output in its own way"
+    if path in seen.given:
+        return "forward gives it more than what it reads"
     if path in seen.transformed:
         return "it runs inside of a function that torch.func transforms (vmap, grad, ...)"
     if path in seen.threaded:

@@ -76,6 +76,7 @@ class Watcher(TorchFunctionMode):
             run cannot be suspended.
         read: sites whose weight or bias something else computes with.
         changed: sites that get other settings, such as padding, or other values on the way.
+        given: sites that are given more than what they read (or, transposed, how much to write).
         trail: every function that ran outside of the sites, with the shapes of its results.
     """
 
@@ -90,6 +91,7 @@ class Watcher(TorchFunctionMode):
         self.threaded: set[str] = set()
         self.read: set[str] = set()
         self.changed: set[str] = set()
+        self.given: set[str] = set()
         self.trail: list[tuple] = []
         self._owner = {
             id(parameter): path
@@ -171,6 +173,8 @@ class Watcher(TorchFunctionMode):
                     self.threaded.add(path)
                 if _settings(module) != self._settings[path]:
                     self.changed.add(path)
+                if len(args) + len(kwargs) > 1 + getattr(module, "transposed", False):
+                    self.given.add(path)
                 self._inside.append(path)
                 self._convolved = []
                 self._before[path] = len(self._taps)

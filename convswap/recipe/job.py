@@ -21,8 +21,9 @@ from ..planning import plan
 from ..plans import Plan
 from ..recovery.distill import distill
 from ..recovery.judging import History, Judgement, write_history
+from ..results.classes import number_classes_
 from ..results.differences import differing
-from ..results.evaluation import number_classes_, open_judges, quality_beside
+from ..results.evaluation import open_judges, quality_beside
 from ..results.folders import report_on_folder
 from ..results.report import write_report
 from ..runtimes import device_for, open_target

@@ -20,6 +20,7 @@ from ..plans import Kind
 from ..record import planned_output, record_of
 from ..recovery.labels import class_numbers, scores_of
 from ..support.progress import Note, Progress, silent, unheard
+from .classes import number_classes_
 from .figures import Figures
 
 
@@ -29,40 +30,14 @@ def open_judges(model: nn.Module, source: str, note: Note = unheard) -> Images:
     Args:
         model: with its preprocessing settled.
         source: as for `open_images`.
-        note: told if there are fewer classes of images than the network has, what else was
-            decided about the source, and about images that were left out.
+        note: told how classes are numbered where there are fewer than the network has, or in
+            another order, what else was decided about the source, and about images that were left
+            out.
     """
     check_judge(source)
     images = open_images(source, record_of(model).preprocess, held_out=True, note=note)
     number_classes_(model, images)
     return images
-
-
-def number_classes_(model: nn.Module, images: Images) -> None:
-    """Where there are fewer classes of images than the network has, number them as the network
-    does if they have the names of ImageNet's, else in order, and say so."""
-    names, classes = images.classes or [], getattr(model, "num_classes", None)
-    if not isinstance(classes, int) or not 0 < len(names) < classes:
-        return
-    known = {name: number for number, name in enumerate(_imagenet_classes(model))}
-    if {*names} <= known.keys():
-        images.items.labels = [known[names[label]] for label in images.items.labels]
-        images.classes = [*known]
-        images.note(f"{images.name} has {len(names)} of ImageNet's {classes} classes, by name")
-        return
-    images.note(
-        f"{images.name} has {len(names)} classes, the network {classes}: taken for its first "
-        f"{len(names)}"
-    )
-
-
-def _imagenet_classes(model: nn.Module) -> list[str]:
-    """The names (WordNet's) of the classes of ImageNet that a network tells apart; none if it tells
-    others apart."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    subset = infer_imagenet_subset(model)
-    return ImageNetInfo(subset).label_names() if subset else []
 
 
 def quality_beside(
