@@ -12,7 +12,7 @@ from outer import REPOSITORY
 
 PACKAGE = REPOSITORY / "convswap"
 ORDER = (
-    "cli recipe results artifact surgery recovery planning inputs timing runtimes statistics "
+    "cli recipe results artifact recovery planning surgery inputs timing runtimes statistics "
     "network forms record plans support errors"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
