@@ -56,8 +56,7 @@ def run_demo(tmp_path, *changes):
         network = load(folder / stage)
         top1 = accuracy(network, held_out.batches(128))["top1"]
         assert top1 == pytest.approx(rows[stage]["top1"])
-        assert count(network, (1, 64, 64)).macs == rows[stage]["macs"]
-        assert (folder / stage / "model.safetensors").stat().st_size == rows[stage]["bytes"]
+        assert vars(count(network, (1, 64, 64))).items() <= rows[stage].items()
     return rows
 
 

@@ -27,7 +27,7 @@ def card_of(record: Record, weights_bytes: int, distilled: object = None) -> str
     """The text of a card.
 
     Args:
-        weights_bytes: size of the artifact's weights file.
+        weights_bytes: of all tensors of the network.
         distilled: how it was distilled, as its provenance says; None if it was not.
     """
     base, first, last = record.base, record.plans[0], record.plans[-1]

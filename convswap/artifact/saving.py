@@ -93,8 +93,8 @@ def save(
         # subtle: safetensors' own writer makes files that only their owner can read
         (new / WEIGHTS).write_bytes(to_bytes(state, metadata={"format": "pt"}))
         (new / DESCRIPTION).write_text(text, encoding="utf-8")
-        size, made = (new / WEIGHTS).stat().st_size, content["provenance"]
-        card = card_of(record, size, made.get("distilled"))
+        size = sum(tensor.nbytes for tensor in state.values())
+        card = card_of(record, size, content["provenance"].get("distilled"))
         (new / CARD).write_text(card, encoding="utf-8")
         if config := config_of(model, record):
             text = json.dumps(config, indent=1) + "\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -49,11 +51,14 @@ def writer(
     except ValidationError as error:
         raise ConvswapError(f"--save-config: no recipe says this: {problems(error)}") from None
 
-    def write() -> None:
-        recipe.dump(made, path)
-        console.wrote(path)
+    return partial(_write, made, path, model)
 
-    return write
+
+def _write(made: recipe.Recipe, path: Path, model: str) -> None:
+    recipe.dump(made, path)
+    console.wrote(path)
+    if made.model.name is None:  # a recipe runs no code on its own word
+        console.note(f"to run it, name your code again: convswap run {path} --model {model}")
 
 
 def _model(name: str, network: o.Network) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..artifact import WEIGHTS, read_description, save
+from ..artifact import read_description, save
 from ..errors import ArtifactError
 from ..inputs.calibration import calibration_batches
 from ..inputs.images import training_batches
@@ -61,7 +61,7 @@ def run(
 
     Returns:
         For `dense`, `converted` and (with a `distill` section) `recovered`: quality on the test
-        images, MACs, parameters, bytes (of the weights file, for what was written),
+        images, MACs, parameters, bytes (of an integer target: of its file),
         milliseconds per image on the recipe's target.
     """
     sources, seed, note = recipe.data, recipe.seed, once(note)
@@ -124,8 +124,6 @@ def run(
         rows[name] |= vars(count(network, preprocess.input_size)) | {"ms": times[name].ms / batch}
         if shown[name] is not network:  # a file of the runtime's own
             rows[name]["bytes"] = shown[name].bytes
-        elif name != "dense":
-            rows[name]["bytes"] = (folder / name / WEIGHTS).stat().st_size
     with new_file(folder / "report.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     cases = differing(dense, [*shown.values()][-1], test, chosen.output, progress)

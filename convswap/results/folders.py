@@ -70,7 +70,7 @@ def rows_of(folder: str | Path) -> dict[str, dict[str, float | None]]:
     for name, artifact in stages(folder).items():
         description = read_description(artifact)
         plans = description.record.plans
-        size = weights_of(artifact, description).stat().st_size
+        size = sum(entry.bytes for entry in header_of(weights_of(artifact, description)).values())
         rows["dense"] |= vars(plans[0].dense)
         rows[name] = {**vars(plans[-1].planned), "bytes": size}
         if len(plans) == 1 and (time := plans[0].latency) and name == "converted":

@@ -202,6 +202,7 @@ def test_a_recipe_repeats_a_command(here):
         "--exclude", "stem*", "--out", "o", "--save-config", "recipes/mine.yaml",
     )  # fmt: skip
     assert "wrote recipes/mine.yaml" in done.err
+    assert "convswap run recipes/mine.yaml --model model.py:build" in done.err
     said = read_yaml(Path("recipes/mine.yaml").read_text(encoding="utf-8"))
     assert said == {
         "version": 1, "model": {"weights": "../weights.safetensors"},

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from outer import USER, succeed
+
+from convswap.results.folders import rows_of
+from convswap.support.figures import FIGURES
 
 
 def test_evaluate_gives_accuracy_and_cost(shared):
@@ -74,3 +78,12 @@ def test_what_is_said_of_weights_is_the_others_where_a_folder_is_compared(shared
     own = succeed("evaluate", *pair, "--weights", "weights.safetensors", "--json").document
     fresh = succeed("evaluate", *pair, "--random-weights", "--json").document
     assert fresh["r2"] < own["r2"]
+
+
+def test_a_folder_has_one_size_whoever_tells_it(here):
+    size = succeed("evaluate", "art", "--model", "model.py:build", "--data", "data",
+                   "--json").document["bytes"]  # fmt: skip
+    assert rows_of("art")["converted"]["bytes"] == size
+    card = Path("art/README.md").read_text(encoding="utf-8")
+    assert FIGURES["bytes"][1](size) in card
+    assert size < Path("art/model.safetensors").stat().st_size
