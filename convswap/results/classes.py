@@ -10,8 +10,8 @@ from torch import nn
 from ..errors import ConvswapError
 from ..inputs.images import Images
 from ..network.calls import read_batch
-from ..network.match import tensors
 from ..network.running import output_of
+from ..recovery.labels import scores_of
 
 LOOKED_AT = 256  # images, to tell in what order a network has the classes
 
@@ -58,8 +58,7 @@ def _classes_of(model: nn.Module, images: Images) -> int:
         return declared
     with suppress(ConvswapError):  # who runs it on all images says what is wrong
         for given in images.batches(1, count=1):
-            scores = _scores(model, given)
-            return scores.shape[1] if scores.dim() == 2 else 0
+            return _scores(model, given).shape[1]
     return 0
 
 
@@ -78,8 +77,6 @@ def _is_better(moved: list[int], model: nn.Module, images: Images) -> bool:
     with suppress(ConvswapError):
         for given in images.batches(64, count=LOOKED_AT):
             scores, labels = _scores(model, given), given[1]
-            if scores.dim() != 2:
-                return False
             other = torch.tensor(moved)[labels]
             answers = scores.argmax(1).cpu()[labels != other]
             before += (answers == labels[labels != other]).sum().item()
@@ -89,6 +86,4 @@ def _is_better(moved: list[int], model: nn.Module, images: Images) -> bool:
 
 @torch.no_grad()
 def _scores(model: nn.Module, given: object) -> torch.Tensor:
-    """The first tensor that a network puts out for a batch."""
-    found = tensors(output_of(model.eval(), read_batch(model, given)))
-    return found[0] if found else torch.empty(0)
+    return scores_of(output_of(model.eval(), read_batch(model, given)))
