@@ -12,12 +12,12 @@ from convswap.runtimes import Runner, Target
 
 
 class Clock:
-    """Stands in for the clock of `convswap.timing.turns`."""
+    """Stands in for the clock of `convswap.timing.turns`, or of another module."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: str = "convswap.timing.turns.time"):
         self.now = 0.0
         fake = SimpleNamespace(perf_counter=lambda: self.now)
-        monkeypatch.setattr("convswap.timing.turns.time", fake)
+        monkeypatch.setattr(module, fake)
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

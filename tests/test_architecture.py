@@ -12,8 +12,8 @@ from outer import REPOSITORY
 
 PACKAGE = REPOSITORY / "convswap"
 ORDER = (
-    "cli recipe results artifact recovery planning surgery inputs timing runtimes statistics "
-    "network forms record plans support errors"
+    "cli recipe results artifact recovery surgery planning fitting inputs timing runtimes "
+    "statistics network forms record plans support errors"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 PARTS = [path for path in FILES if path.relative_to(PACKAGE).with_suffix("").parts[0] in ORDER]

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convswap.errors import ConversionError, ModelError, PlanError
+from convswap.fitting import steps_for
 from convswap.forms import FORMS, Kernel, ranks, write_
 from convswap.network.observe import find_sites
 from convswap.network.replace import install_
@@ -23,7 +24,7 @@ from convswap.record import record_of
 from convswap.statistics import curvature
 from convswap.statistics.moments import RIDGES, Moments
 from convswap.support.randomness import seeded
-from convswap.surgery.convert import convert, steps_for
+from convswap.surgery.convert import convert
 
 # maps that lie in memory in another way are rounded otherwise, and a search makes more of that
 ROUNDED = {"atol": 1e-3, "rtol": 1e-2}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import image_batches, plan_for, tiny
 from outer import write_images
+from stopwatch import Clock
 from torch import nn
 
 from convswap import (
@@ -543,6 +544,15 @@ def test_a_longer_run_may_be_thrown_back_further(steps, batches, used, monkeypat
     monkeypatch.setattr(Trials, "_tried", lambda self, lr, judge: (1.0, 3.0, 0.0))
     trials = Trials(nn.Identity(), nn.Identity(), range(batches), lambda batch: batch, 0)
     assert trials.rate(1.0, steps, lambda network: 0.0) == used
+
+
+def test_minutes_are_those_of_all_that_is_done(monkeypatch):
+    clock = Clock(monkeypatch, "convswap.recovery.trials.time")
+    tried = lambda self, lr, judge: (clock.advance(8), 0.0, 1.0)  # eight steps of a second
+    monkeypatch.setattr(Trials, "_tried", tried)
+    trials = Trials(nn.Identity(), nn.Identity(), range(9), lambda batch: batch, 0)
+    steps = trials.steps_within(100, 1.0, lambda network: clock.advance(2), 4)
+    assert steps == 100 - 2 * (2 + 8) - 2 * 4 * 2
 
 
 def test_what_is_tried_beforehand_is_undone(pair, batches):

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import BudgetError, ConversionError, ModelError, PlanError, TargetError
+from ..fitting import fit_to_images_
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches
 from ..network.copies import deep_copy, in_eval_mode, keeps_buffers
@@ -27,7 +28,6 @@ from ..plans import Budget, Choice, Cost, Fit, Kind, Layers, Plan
 from ..runtimes import Target, target_of
 from ..support.progress import Progress, silent
 from ..support.ranks import led
-from ..surgery.convert import fit_to_images_
 from . import kept
 from .by_time import meet_latency
 from .candidates import Candidate, costs_of, find_candidates, weight_candidates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -88,7 +89,7 @@ def distill(
         batches: inputs as for `plan`, with labels or without; iterated once per pass. Empty ones
             are passed over.
         epochs: passes over the batches; default: by their number, unless `minutes` are given.
-        minutes: train for about so long.
+        minutes: train for about so long, with what is tried beforehand.
         lr: learning rate of SOAP, for weights of usual size; default: by how far the start is,
             and slower where a few steps would throw the network back.
         labels: use the labels in the batches beside the teacher.
@@ -110,6 +111,7 @@ def distill(
         DataError: there are no images, or no labels where they are asked for.
         ConvswapError: nothing may train; the checkpoint is damaged or of another run.
     """
+    began = time.perf_counter()
     check_settings(seed, epochs=epochs, minutes=minutes, lr=lr)
     batches, judges = countable(batches), countable(judges)
     student, teacher = (fresh(deep_copy(unwrapped(each))) for each in (student, teacher))
@@ -151,7 +153,8 @@ def distill(
         else:
             usual = lr or rate_for(reference.distance(student))
             if minutes:
-                length = trials.steps_within(minutes, usual, judge, JUDGEMENTS)
+                left = 60 * minutes - (time.perf_counter() - began)
+                length = trials.steps_within(left, usual, judge, JUDGEMENTS)
             else:
                 images = len(batches) * len(first) * ranks.place()[1]
                 length = max(1, round((epochs or passes_for(images)) * len(batches)))

@@ -52,13 +52,16 @@ class Trials:
             lr /= SLOWER
         return lr
 
-    def steps_within(self, minutes: float, lr: float, judge: Judge, judgements: int) -> int:
-        """How many steps fit into so many minutes, beside so many judgements of two networks."""
+    def steps_within(self, seconds: float, lr: float, judge: Judge, judgements: int) -> int:
+        """How many steps fit into so many seconds, beside so many judgements of two networks, what
+        it takes to find that out, and about as much again to try the rate."""
         began = time.perf_counter()
         judge(self.student)
         judging = time.perf_counter() - began
-        *_, seconds = self._tried(lr, lambda network: 0.0)
-        return ranks.agreed(max(1, int((60 * minutes - 2 * judgements * judging) / seconds)))
+        *_, step = self._tried(lr, lambda network: 0.0)
+        trying = time.perf_counter() - began
+        left = seconds - 2 * trying - 2 * judgements * judging
+        return ranks.agreed(max(1, int(left / step)))
 
     def _tried(self, lr: float, judge: Judge) -> tuple[float, float, float]:
         """The judge's verdicts before and after a few steps, and how many seconds one takes."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ConversionError, PlanError
-from ..forms import Kernel, write_
-from ..forms.group_fits import GroupFits, joined
+from ..fitting import fit_to_images_, fit_to_weights_
 from ..network.bake import baked
-from ..network.calls import Batch, Call, read_batches, stand_in
+from ..network.calls import Call, read_batches, stand_in
 from ..network.copies import deep_copy, in_eval_mode, keeps_buffers, still_training
 from ..network.layout import in_fastest_layout
 from ..network.match import Pick
@@ -19,21 +18,14 @@ from ..network.observe import check_planned, observe
 from ..network.outputs import Reference, held_back, output_kind
 from ..network.price import price
 from ..network.replace import install_
-from ..network.sites import Site
 from ..network.state import check_finite
 from ..network.wrappers import unwrapped
-from ..plans import Choice, Kind, Plan
+from ..plans import Plan
 from ..record import record_of, remember
-from ..statistics.curvature import images_to_fit_by, output_curvature
-from ..statistics.gathering import gather
-from ..statistics.moments import Moments, weight_problems
 from ..support.progress import Progress, silent
-from ..support.ranks import led, led_, share
+from ..support.ranks import led
 from .batch_norm import settle_batch_norm_
 
-FEWEST, MOST = 30, 400  # steps of refinement for the fit that is kept
-WORK = 1.5e11  # multiply-adds that these may come to, roughly: of small layers there are more
-LAYERS = 64  # that have as many; of networks with more they share the steps
 FAR = 10  # times the damage predicted: more than fits that interact explain
 SMALL = 0.01  # nats, or relative squared error: below it nobody minds
 
@@ -77,7 +69,7 @@ def convert(
     check_planned(small, plan, seen)
     dense = baked(model, seen.plain)
     if plan.fit == "weight":
-        _fit_to_weights(dense, small, plan, seen.replaceable, progress)
+        fit_to_weights_(dense, small, plan, seen.replaceable, progress)
     if batches:
         kind = plan.output or led(lambda: output_kind(model, batches))
         with in_fastest_layout([dense, small], batches) as images:
@@ -107,93 +99,3 @@ def _judged(plan: Plan, measured: float, training: Sequence[str]) -> Plan:
             f"{'part of it stays in training mode' if training else asked}",
         )
     return plan.model_copy(update={"damage_measured": measured, "notes": notes})
-
-
-def _fit_to_weights(
-    model: nn.Module, small: nn.Module, plan: Plan, sites: Sequence[Site], progress: Progress
-) -> None:
-    units = {site.path: site.unit for site in sites}
-    for index, choice in enumerate(plan.choices):
-        layer = model.get_submodule(choice.site)
-        fits = GroupFits(weight_problems(layer), units[choice.site])
-        steps = steps_for(fits.kernel, plan.choices)
-        fitted = fits.fit(choice.form, choice.rank, steps)
-        write_(small.get_submodule(choice.site), joined(fitted), layer.bias)
-        progress("fit", index + 1, len(plan.choices))
-
-
-def fit_to_images_(
-    model: nn.Module,
-    small: nn.Module,
-    plan: Plan,
-    sites: Sequence[Site],
-    batches: Sequence[Batch],
-    kind: Kind,
-    progress: Progress,
-    most: int = MOST,
-) -> None:
-    """Fit every site to the original's output there; `corrected` from the inputs it now gets.
-
-    A layer that runs more than once must have its weights before its first call, so it is
-    fitted on the original network's activations whatever the mode.
-
-    Args:
-        model, small: the original, and the same with the planned layers in place.
-        most: steps of refinement.
-
-    Raises:
-        ConversionError: no image comes by some of them.
-    """
-    choices = {choice.site: choice for choice in plan.choices}
-    sites = [site for site in sites if site.path in choices]
-    once = [site for site in sites if site.calls == 1 and plan.fit == "corrected"]
-    others = [site for site in sites if site not in once]
-    images = images_to_fit_by(plan.dense.macs)
-    curvature = output_curvature(model, sites, batches, kind, plan.seed, progress, images)
-    missing = dict.fromkeys(site.path for site in sites)
-    for some, changed in ((others, None), (once, small)):
-        for site, seen in gather(model, some, batches, plan.seed, changed):
-            fits = GroupFits(seen.problems(corrected=changed is not None), site.unit)
-            here = curvature.get(site.path)
-            minded = here.minded if here else None
-            choice, steps = choices[site.path], min(steps_for(site.unit, plan.choices), most)
-            _fit_site_(small.get_submodule(site.path), choice, fits, seen, minded, steps)
-            del missing[site.path]
-            progress("fit", len(choices) - len(missing), len(choices))
-    if missing:
-        raise ConversionError(
-            f"not all images run through {', '.join(missing)} as the first one does",
-            do="give images that do, or a plan without these layers",
-        )
-
-
-def _fit_site_(
-    row: nn.Module,
-    choice: Choice,
-    fits: GroupFits,
-    seen: Moments,
-    minded: Tensor | None,
-    steps: int,
-) -> None:
-    if share()[0] == 0:
-        fitted = fits.fit(choice.form, choice.rank, steps, minded)
-        spelled = fits.spell(choice.form, fitted).to(seen.mean_x)
-        bias = seen.mean_y - (spelled @ seen.mean_x.unsqueeze(2)).squeeze(2)  # the means match
-        write_(row, joined(fitted), bias.flatten())
-    led_(*(parameter.data for parameter in row.parameters()))
-
-
-def steps_for(kernel: Kernel, choices: Sequence[Choice]) -> int:
-    """How many steps the fit that is kept is refined by, at most.
-
-    Measured, against 100 for all layers: R2 of a face-embedding ResNet at 0.5 0.897 -> 0.907 in
-    1.4 times the time; KL of a ResNet-20 (two seeds) 7 and 9 % less at 0.3, 3 % less and 1 % more
-    at 0.2, in 1.0 to 1.5 times the time. 512 channels, 3x3, take 30 steps of 2 s in place of 100.
-
-    Args:
-        kernel: that is replaced.
-        choices: all that are made; fits of `channel` have a closed solution.
-    """
-    searched = sum(choice.form != "channel" for choice in choices)
-    steps = max(WORK / (kernel.out_channels * kernel.patch**2), FEWEST)
-    return int(min(steps, MOST * LAYERS / max(searched, LAYERS)))

@@ -20,10 +20,10 @@ import torch
 from accuracy import SUBJECTS, batches, open_subject
 
 import convswap
+from convswap import fitting
 from convswap.forms import FORMS
 from convswap.planning import candidates, surveying
 from convswap.statistics.moments import Moments
-from convswap.surgery import convert as surgery
 
 PHOTOGRAPHS = "photos.tar"
 
@@ -63,8 +63,8 @@ def watched() -> Clock:
     for name, form in FORMS.items():
         clock.watch(form, "fit", name)
         clock.watch(form, "start_errors", name)
-    for planner_or_surgeon in (candidates, surgery):
-        clock.watch(planner_or_surgeon, "output_curvature", "curvature")
+    for one_that_asks in (candidates, fitting):
+        clock.watch(one_that_asks, "output_curvature", "curvature")
     clock.watch(candidates, "site_candidates", "judging")
     clock.watch(candidates, "damage_scale", "damage scale")
     clock.watch(Moments, "update", "moments")
