@@ -548,8 +548,7 @@ def test_a_longer_run_may_be_thrown_back_further(steps, batches, used, monkeypat
 
 def test_minutes_are_those_of_all_that_is_done(monkeypatch):
     clock = Clock(monkeypatch, "convswap.recovery.trials.time")
-    tried = lambda self, lr, judge: (clock.advance(8), 0.0, 1.0)  # eight steps of a second
-    monkeypatch.setattr(Trials, "_tried", tried)
+    monkeypatch.setattr(Trials, "_tried", lambda *args: (clock.advance(8), 0.0, 1.0))
     trials = Trials(nn.Identity(), nn.Identity(), range(9), lambda batch: batch, 0)
     steps = trials.steps_within(100, 1.0, lambda network: clock.advance(2), 4)
     assert steps == 100 - 2 * (2 + 8) - 2 * 4 * 2
