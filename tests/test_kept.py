@@ -88,6 +88,13 @@ def test_where_less_comes_than_was_predicted_it_is_looked_at_once(near, walks):
     assert len(walks) == 1
 
 
+def test_of_a_network_that_was_hardly_trained_nothing_is_tried(near, walks, monkeypatch):
+    monkeypatch.setattr(surveying.Reference, "spread", lambda self: near / 2)
+    monkeypatch.setattr(surveying, "fit_to_images_", pytest.fail)
+    assert plan(sure(), BATCHES, FIFTH, output="logits").damage > near
+    assert len(walks) == 1
+
+
 def test_where_the_converted_network_does_not_run_the_first_choice_stays(near, monkeypatch):
     def fails(*args: object) -> None:
         raise ModelError("it asks for the class of a layer")

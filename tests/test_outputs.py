@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,16 @@ from torch import Tensor, nn
 
 from convswap.errors import DataError
 from convswap.network.calls import Batch, read_batch
-from convswap.network.outputs import divergence, energy, held_back, kl, output_kind, probe, tensors
+from convswap.network.outputs import (
+    Reference,
+    divergence,
+    energy,
+    held_back,
+    kl,
+    output_kind,
+    probe,
+    tensors,
+)
 
 
 class Fixed(nn.Module):
@@ -200,3 +211,17 @@ def test_an_eighth_of_the_images_is_held_back_and_of_few_some_more(sizes, rest, 
     assert [[len(batch) for batch in some] for some in found] == [rest, held]
     parts = [batch.args[0] for some in found for batch in some]
     assert torch.equal(torch.cat(parts), every)
+
+
+SURE = 30 * torch.eye(4)
+
+
+@pytest.mark.parametrize(
+    ("scores", "nats"),
+    [(SURE, math.log(4)), (SURE[:1].expand(4, 4), 0.0), (0 * SURE, 0.0), (SURE / 2e4, 0.0)],
+    ids=["each its own class", "all the same", "knows nothing", "hardly trained"],
+)
+def test_spread_is_what_images_tell_of_the_answers(scores: Tensor, nats: float):
+    same = nn.Identity()
+    reference = Reference(same, [read_batch(same, half) for half in scores.split(2)], "logits")
+    assert reference.spread() == pytest.approx(nats, abs=1e-5)

@@ -160,6 +160,15 @@ class Reference:
         totals, samples = zip(*gathered((total, sum(map(len, self._batches)))), strict=True)
         return max(sum(totals) / sum(samples), 0.0)
 
+    def spread(self) -> float:
+        """How far class scores are on average from those of a network that sees nothing, and puts
+        out their mean, in nats (the mutual information of images and answers): more harm than
+        replacing layers can be expected to do."""
+        scores = torch.cat([output[0] for output in self._outputs]).float()
+        odds = F.log_softmax(scores, dim=-1)
+        mean = odds.logsumexp(0) - math.log(len(odds))
+        return led(lambda: kl(mean.expand_as(odds), odds).item())
+
 
 def _run(network: nn.Module, batch: Batch) -> object:
     with seeded(0):

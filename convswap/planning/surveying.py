@@ -279,9 +279,12 @@ def _find(
     there = install_(deep_copy(model), around) if around else dense
     with in_fastest_layout([*dict.fromkeys((dense, there))], batches) as images:
         if around:
+            reference = Reference(dense, held_back(images)[1], kind)
+            if reference.spread() < FAR:  # hardly trained: it was told to go further than it can
+                return kept.Found(kind, {})
             fit_to_images_(dense, there, around, sites, images, kind, progress, ROUGHLY)
-            far = Reference(dense, held_back(images)[1], kind).distance(there)
-            if far < FAR:  # of a network that was hardly trained, more was predicted than comes
+            far = reference.distance(there)
+            if far < FAR:
                 return kept.Found(kind, {})
             progress(f"{far:.2f} nats from the original: layers are judged again there", 0, 0)
         options, cut_off = find_candidates(dense, sites, images, kind, seed, progress, there)
