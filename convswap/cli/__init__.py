@@ -76,16 +76,18 @@ def main() -> None:
         try:
             app(sys.argv[1:], exit_on_error=False, print_error=False)
         except CycloptsError as error:
-            raise ConvswapError(_said(error), do=_elsewhere(error)) from None
+            elsewhere = _elsewhere(error)
+            raise ConvswapError(_said(error, elsewhere), do=elsewhere) from None
 
 
-def _said(error: CycloptsError) -> str:
+def _said(error: CycloptsError, elsewhere: str | None) -> str:
     """What is wrong; of words that nothing is done with, many as a shell makes of `*.jpg`, the
-    first."""
+    first. What is known elsewhere was not meant for something alike."""
     if isinstance(error, UnusedCliTokensError):
         first, *rest = error.unused_tokens
         return f"nothing is done with {first!r}{f' and {len(rest)} more' if rest else ''}"
-    return " ".join(str(error).split())
+    said = " ".join(str(error).split())
+    return said.partition(" Did you mean")[0].removesuffix(".") if elsewhere else said
 
 
 def _elsewhere(error: CycloptsError) -> str | None:

@@ -22,7 +22,7 @@ SEPARABLE, OUTSIDE = 0.1, 0.01  # of the multiply-adds: from there on it is wort
 
 def sites_table(sites: Sequence[Site], total: Cost) -> Table:
     """Every convolution, with what could replace it or why nothing can."""
-    table = _table("layer", ">kernel", ">out size", ">MACs", ">%", "then", "forms or reason")
+    table = _table("layer", ">kernel", ">out size", ">MACs", ">%", "then", "forms")
     for site in sites:
         steps = "x".join(map(str, site.stride if len({*site.stride}) > 1 else site.stride[:1]))
         way = "up " if site.transposed else "/"

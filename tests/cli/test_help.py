@@ -53,6 +53,7 @@ def test_no_arguments_is_answered_with_the_list_of_commands():
     ("inspect a b", ["b"]),
     ("inspect a --nope 1", ["--nope"]),
     ("export a --random-weights --onnx o", ["--random-weights", "an option of inspect, plan"]),
+    ("sweep a --macs 0.5 --data d --out o", ["option: --macs - it is an option of plan, convert"]),
     ("inspect a --no-json", ["--no-json"]),
     ("inspect a --model", ["--model"]),
     ("distill art --data d --epochs 0 --out o", ["--epochs", "0"]),
