@@ -22,6 +22,7 @@ from ..network.price import price
 from ..network.replace import install_
 from ..network.sites import Site
 from ..network.state import check_finite
+from ..network.thread_state import undisturbed
 from ..network.wrappers import unwrapped
 from ..plans import Budget, Choice, Cost, Fit, Kind, Layers, Plan
 from ..runtimes import Target, target_of
@@ -71,6 +72,7 @@ class Survey:
         """Cost of the whole network as it is."""
         return self.seen.dense
 
+    @undisturbed
     def plan(
         self,
         budget: Budget,
@@ -196,6 +198,7 @@ def plan(
     return seen.plan(budget, target=target, batch=batch, progress=progress)
 
 
+@undisturbed
 @keeps_buffers
 def survey(
     model: nn.Module,

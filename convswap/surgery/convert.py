@@ -21,6 +21,7 @@ from ..network.price import price
 from ..network.replace import install_
 from ..network.sites import Site
 from ..network.state import check_finite
+from ..network.thread_state import undisturbed
 from ..network.wrappers import unwrapped
 from ..plans import Choice, Kind, Plan
 from ..record import record_of, remember
@@ -38,6 +39,7 @@ FAR = 10  # times the damage predicted: more than fits that interact explain
 SMALL = 0.01  # nats, or relative squared error: below it nobody minds
 
 
+@undisturbed
 @keeps_buffers
 def convert(
     model: nn.Module,
