@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import BudgetError, ConversionError, ModelError, PlanError, TargetError
+from ..network.alike import check_copied
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches
 from ..network.copies import deep_copy, in_eval_mode, keeps_buffers
@@ -240,6 +241,7 @@ def survey(
         reasons = [f"{some_of(some)}: {reason}" for reason, some in paths.items()]
         why = "; ".join(reasons or ["it has no layer that is an nn.Conv or nn.Linear"])
         raise ConversionError(f"nothing to convert in {type(model).__name__}: {why}")
+    check_copied(model, seen.example, [site.path for site in sites])
     if seen.norms:
         folded(model, seen.norms, seen.example)  # so that it fails before the long part
     costs = [list(costs_of(site, bias).values()) for site in sites]

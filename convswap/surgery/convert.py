@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..errors import ConversionError, PlanError
 from ..forms import Kernel, write_
 from ..forms.group_fits import GroupFits, joined
+from ..network.alike import check_copied
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches, stand_in
 from ..network.copies import deep_copy, in_eval_mode, keeps_buffers, still_training
@@ -77,6 +78,7 @@ def convert(
         raise PlanError("the plan folds batch norms, and there are none that could be")
     small = install_(deep_copy(model), plan)
     check_planned(small, plan, seen)
+    check_copied(model, seen.example, [choice.site for choice in plan.choices])
     dense = baked(model, seen.plain)
     if plan.fit == "weight":
         _fit_to_weights(dense, small, plan, seen.replaceable, progress)
