@@ -246,12 +246,17 @@ class PatchedMethod(HoldsItself):
         self.norm.forward = MethodType(lambda norm, x: forward(x) * norm.eps, self.norm)
 
 
+class Settings(dict):
+    """Of a class of its own, as trainers keep them beside their networks."""
+
+
 class Row(HoldsItself):
     """Layers, and what is to be done with them, are in a list that a function holds."""
 
     def __init__(self):
         super().__init__()
         steps = [self.norm, {"last": self.norm.forward}]
+        self.settings = Settings(rate=0.1)
         self.act = lambda x: steps[1]["last"](steps[0](x))
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .state import OWN
 
 _TENSORS = ("_parameters", "_buffers", "_modules")
-_GROUPS = (list, tuple, dict)
+_GROUPS = (list, tuple, dict)  # subtle: no classes of these, which are single values to torch
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -47,7 +47,7 @@ def _rebound(value: object, memo: dict[int, object]) -> object:
     if isinstance(value, MethodType):
         own = value.__self__
         return MethodType(_rebound(value.__func__, memo), memo.get(id(own), own))
-    if isinstance(value, _GROUPS):
+    if type(value) in _GROUPS:
         memo[id(value)] = tree_map(lambda leaf: _rebound(leaf, memo), value)
         return memo[id(value)]
     if isinstance(value, ReferenceType):
@@ -73,7 +73,7 @@ def _rebound(value: object, memo: dict[int, object]) -> object:
 def _holds(value: object, memo: Mapping[int, object], seen: set[int]) -> bool:
     """Whether a value is a function, method or weak reference that holds something that was copied,
     or a list of such."""
-    if isinstance(value, _GROUPS):
+    if type(value) in _GROUPS:
         leaves = tree_leaves(value)
         return any(id(leaf) in memo or _holds(leaf, memo, seen) for leaf in leaves)
     if isinstance(value, ReferenceType):
