@@ -375,12 +375,22 @@ def test_all_that_is_input_reaches_the_network(case: str):
     [
         (OneInput, (X, X.flip(0)), "mask"),
         (OneInput, (X, *MAPS[:2]), "mask"),
+        (Guided, (X, X.flip(0), LABELS), "y"),
         (lambda: WithMore(), {"image": X, "depth": X}, "depth"),
     ],
 )
 def test_what_could_have_been_passed_and_was_not_is_said(make, batch: object, name: str):
     [note] = plan(make().eval(), [batch, batch], Budget(macs=0.6)).notes
     assert note.startswith(f"not passed to the network: {name};")
+
+
+def test_what_was_not_passed_is_named_where_a_network_fails_without():
+    class Beside(Guided):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            return super().forward(x) * y
+
+    with pytest.raises(ModelError, match="y came with it and was not passed: say how with call="):
+        plan(Beside(), [(X, X.flip(0))], Budget(macs=0.6))
 
 
 class InList(OneInput):
