@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convswap import ConvswapError, Preprocess, accuracy, fidelity
-from convswap.inputs.images import Images
-from convswap.record import remember
+from convswap.inputs.images import Images, training_batches
+from convswap.record import record_of, remember
+from convswap.results.classes import number_classes_
 from convswap.results.evaluation import open_judges, quality_beside
 
 
@@ -330,6 +331,9 @@ def test_classes_are_in_the_order_that_the_network_has_them_in(names, known, say
     lines = []
     images = open_judges(model, str(tmp_path), lines.append)
     assert accuracy(model, images.batches(16))["top1"] == 100
+    training, judges = training_batches(str(tmp_path), record_of(model).preprocess)
+    number_classes_(model, judges.images, training.images)
+    assert accuracy(model, training)["top1"] == 100
     assert {images.classes[label] for _, labels in images.batches(8) for label in labels} == {
         *names
     }

@@ -18,7 +18,7 @@ LOOKED_AT = 256  # images, to tell in what order a network has the classes
 OF_EACH = 8  # at least, to tell which of a network's the classes are
 
 
-def number_classes_(model: nn.Module, images: Images) -> None:
+def number_classes_(model: nn.Module, images: Images, *others: Images) -> None:
     """Number the classes of images as a network does, and say so where that is no matter of course.
 
     Where there are fewer than the network has, by name if they have the names of ImageNet's, else
@@ -28,7 +28,14 @@ def number_classes_(model: nn.Module, images: Images) -> None:
 
     Args:
         model: with its preprocessing settled.
+        others: of the same source, read otherwise (cropped at random, say): numbered alike.
     """
+    _number_as_named_(model, images)
+    for other in others:
+        other.items.labels, other.classes = images.items.labels, images.classes
+
+
+def _number_as_named_(model: nn.Module, images: Images) -> None:
     names = images.classes or []
     classes = _classes_of(model, images) if names else 0
     if names and len(names) < classes:
