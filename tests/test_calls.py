@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -374,12 +375,22 @@ def test_all_that_is_input_reaches_the_network(case: str):
     [
         (OneInput, (X, X.flip(0)), "mask"),
         (OneInput, (X, *MAPS[:2]), "mask"),
+        (Guided, (X, X.flip(0), LABELS), "y"),
         (lambda: WithMore(), {"image": X, "depth": X}, "depth"),
     ],
 )
 def test_what_could_have_been_passed_and_was_not_is_said(make, batch: object, name: str):
     [note] = plan(make().eval(), [batch, batch], Budget(macs=0.6)).notes
     assert note.startswith(f"not passed to the network: {name};")
+
+
+def test_what_was_not_passed_is_named_where_a_network_fails_without():
+    class Beside(Guided):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            return super().forward(x) * y
+
+    with pytest.raises(ModelError, match="y came with it and was not passed: say how with call="):
+        plan(Beside(), [(X, X.flip(0))], Budget(macs=0.6))
 
 
 class InList(OneInput):
@@ -1311,6 +1322,58 @@ def test_odd_habits_are_lived_with(make, tmp_path):
         assert torch.equal(again(X), better(X))
     now = model.state_dict()
     assert make is Grows or all(torch.equal(value, now[name]) for name, value in before.items())
+
+
+class KnownById(OneInput):
+    """What is done to a layer's output is in a table of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scales = {id(self.first): 2.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x)) * self.scales.get(id(self.first), 1.0))
+
+
+class Listed(OneInput):
+    """Forgets what it kept by a list of all of its class, in which copies are not."""
+
+    every: ClassVar[list] = []
+
+    def __init__(self):
+        super().__init__()
+        self.every.append(self)
+        self.kept = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        for each in self.every:
+            each.kept = 0.0
+        self.kept = self.kept + torch.tanh(self.first(x))
+        return self.second(self.kept)
+
+
+class Counts(OneInput):
+    """Asks how many parts it has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * len([*self.modules()])
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (KnownById, "a copy of KnownById puts out something else"),
+        (Listed, "a copy of Listed puts out something else"),
+        (Counts, "Counts puts out something else where it has more layers"),
+    ],
+)
+def test_a_network_whose_copies_do_something_else_is_refused(make, says):
+    model = make().eval()
+    with pytest.raises(ModelError, match=says):
+        plan(model, [X, X.flip(0)], Budget(macs=0.6))
+    by_weight = plan(OneInput(), fit="weight", input_size=X.shape[1:], budget=Budget(macs=0.6))
+    with pytest.raises(ModelError, match=says):
+        convert(model, by_weight, [X])
 
 
 class Dropping(OneInput):

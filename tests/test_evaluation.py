@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convswap import ConvswapError, Preprocess, accuracy, fidelity
-from convswap.inputs.images import Images
-from convswap.record import remember
+from convswap.inputs.images import Images, training_batches
+from convswap.record import record_of, remember
+from convswap.results.classes import number_classes_
 from convswap.results.evaluation import open_judges, quality_beside
 
 
@@ -275,9 +276,8 @@ def test_images_of_several_sizes_have_their_mean_each():
     [
         (["n01443537", "n15075141"], 1000, {1, 999}),
         (["n01443537", "n15075141"], 2, {0, 1}),
-        (["n01443537", "cat"], 1000, {0, 1}),
     ],
-    ids=["some of ImageNet's", "all that there are", "others"],
+    ids=["some of ImageNet's", "all that there are"],
 )
 def test_classes_of_imagenet_are_known_by_name(names, classes, labels, tmp_path):
     for name in names:
@@ -314,9 +314,11 @@ NUMBERED = [str(number) for number in range(1, 13)]
         ([*"abcdefgh", "I"], ["I", *"abcdefgh"], "in the order of their letters"),
         (["n01443537", "n15075141"], [f"{'n01443537' * (i == 1)}{'n15075141' * (i == 999)}"
                                       for i in range(1000)], "2 of ImageNet's 1000 classes"),
-        (["x", "y"], ["x", "y", "z"], "has 2 classes, the network 3: taken for its first 2"),
+        (["x", "y"], ["x", "y", "z"], "has 2 of the network's 3 classes, those that it names them"),
+        (["x", "z"], ["x", "y", "z"], "names them by: 0, 2"),
+        (["2", "10"], ["1", "10", "2", "3"], "names them by: 1, 2"),
     ],
-    ids=["by letters", "by numbers", "a capital", "of ImageNet", "fewer"],
+    ids=["by letters", "by numbers", "a capital", "of ImageNet", "the first", "others", "letters"],
 )  # fmt: skip
 def test_classes_are_in_the_order_that_the_network_has_them_in(names, known, says, tmp_path):
     for name in names:
@@ -329,19 +331,36 @@ def test_classes_are_in_the_order_that_the_network_has_them_in(names, known, say
     lines = []
     images = open_judges(model, str(tmp_path), lines.append)
     assert accuracy(model, images.batches(16))["top1"] == 100
+    training, judges = training_batches(str(tmp_path), record_of(model).preprocess)
+    number_classes_(model, judges.images, training.images)
+    assert accuracy(model, training)["top1"] == 100
     assert {images.classes[label] for _, labels in images.batches(8) for label in labels} == {
         *names
     }
     assert [says in line for line in lines] == [True] * bool(says)
 
 
-def test_a_network_that_guesses_does_not_change_the_order(tmp_path):
+@pytest.mark.parametrize(
+    ("names", "classes", "known", "says"),
+    [
+        (NUMBERED, 12, True, None),
+        (NUMBERED, 40, False, "without labels"),
+        (["0", "1", "2"], 40, True, "its first 3"),
+    ],
+    ids=["all", "some", "numbers"],
+)
+def test_a_network_that_guesses_tells_neither_their_order_nor_which_of_its_classes_they_are(
+    names, classes, known, says, tmp_path
+):
     generator = np.random.default_rng(0)
-    for name in NUMBERED:
+    for name in names:
         (tmp_path / name).mkdir()
         for index in range(4):
             noise = generator.integers(0, 256, (8, 8, 3), np.uint8)
             Image.fromarray(noise).save(tmp_path / name / f"{index}.png")
-    model = remember(nn.Sequential(nn.Conv2d(3, 12, 8), nn.Flatten()),
+    model = remember(nn.Sequential(nn.Conv2d(3, classes, 8), nn.Flatten()),
                      preprocess=Preprocess(input_size=(3, 8, 8)))  # fmt: skip
-    assert open_judges(model, str(tmp_path)).classes == NUMBERED
+    lines = []
+    images = open_judges(model, str(tmp_path), lines.append)
+    assert images.classes == (names if known else None)
+    assert [says in line for line in lines] == [True] * bool(says)

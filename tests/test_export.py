@@ -373,6 +373,27 @@ class PutsOutHalves(nn.Conv2d):
         return Halves(*y.chunk(2, dim=1))
 
 
+@pytest.mark.parametrize("settings", [{}, {"batch": 2}, {"opset": 17}], ids=str)
+def test_batch_norms_may_norm_by_what_they_are_given(settings, tmp_path):
+    class Adaptive(nn.Module):
+        """As MUNIT does (Huang et al. 2018), by a batch norm: each image by itself."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.style = nn.Conv2d(3, 8, 3), nn.Linear(4, 8)
+            self.register_buffer("mean", torch.zeros(8))
+
+        def forward(self, x, code):
+            n, x = x.shape[0], self.conv(x)
+            kept, gain = self.mean.repeat(n), self.style(code).flatten()
+            rows = x.reshape(1, 8 * n, *x.shape[2:])
+            return nn.functional.batch_norm(rows, kept, kept + 1, gain, training=True).view_as(x)
+
+    given = torch.rand(4, 3, 8, 8), torch.randn(4, 4)
+    settings = {"batch": 2} | settings if "opset" in settings else settings
+    assert export_onnx(Adaptive(), given, tmp_path / "out.onnx", **settings) < 1e-4
+
+
 def test_outputs_of_a_class_of_the_users_own_are_written_in_order(tmp_path):
     model, images = PutsOutHalves(3, 4, 3).eval(), torch.randn(3, 3, 8, 8)
     export_onnx(model, images, tmp_path / "net.onnx")

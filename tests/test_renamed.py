@@ -1,12 +1,14 @@
 """Weights under other names than a network's own are read where somebody says how."""
 
 import re
+from functools import partial
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_model
 from torch import nn
+from torch.nn.utils import parametrizations, prune, weight_norm
 
 from convswap import ConvswapError, open_model
 
@@ -17,7 +19,8 @@ from torchvision.models.vision_transformer import MLPBlock
 
 
 def normed(by=parametrizations.weight_norm):
-    return nn.Sequential(by(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8))
+    layer = nn.Conv2d(3, 8, 3)
+    return nn.Sequential(by(layer) if by else layer, nn.BatchNorm2d(8))
 
 
 def perceptron():
@@ -98,6 +101,31 @@ def of_old_densenet(state):
 ])  # fmt: skip
 def test_older_names_are_known(name, rename, who, made, tmp_path):
     check_read(name, made, rename, tmp_path, f"as {who} does")
+
+
+PARTED = {
+    "weight norm": parametrizations.weight_norm,
+    "weight norm, old": weight_norm,
+    "along another axis": partial(parametrizations.weight_norm, dim=1),
+    "of all": partial(weight_norm, dim=None),
+    "pruned": partial(prune.random_unstructured, name="weight", amount=0.5),
+    "pruned bias": partial(prune.random_unstructured, name="bias", amount=0.5),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("wrap", [dict, lambda state: {"generator": state}], ids=["", "wrapped"])
+@pytest.mark.parametrize("part", PARTED.values(), ids=PARTED.keys())
+def test_weights_kept_in_parts_are_put_together(part, wrap, made, tmp_path):
+    network, lines = nn.Sequential(part(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8)), []
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1 + torch.rand_like(parameter))
+    torch.save(wrap(network.state_dict()), tmp_path / "w.pth")
+    found = made("normed", weights=tmp_path / "w.pth", kwargs={"by": None}, note=lines.append)
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(found.eval()(x), network.eval()(x))
+    assert any("weight norm and masks of pruning in it are put into" in line for line in lines)
 
 
 def of_convnexts_authors(state):

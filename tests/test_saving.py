@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import MethodType
 
 import pytest
 import timm
@@ -227,7 +228,42 @@ class HandsOn(HoldsItself):
         self.act = partial(self.act)
 
 
+class Patched(HoldsItself):
+    """A layer's own forward runs inside of another, in place of it."""
+
+    def __init__(self):
+        super().__init__()
+        forward = self.norm.forward
+        self.norm.forward = lambda x: forward(x) / 2
+
+
+class PatchedMethod(HoldsItself):
+    """So it does as a method."""
+
+    def __init__(self):
+        super().__init__()
+        forward = self.norm.forward
+        self.norm.forward = MethodType(lambda norm, x: forward(x) * norm.eps, self.norm)
+
+
+class Settings(dict):
+    """Of a class of its own, as trainers keep them beside their networks."""
+
+
+class Row(HoldsItself):
+    """Layers, and what is to be done with them, are in a list that a function holds."""
+
+    def __init__(self):
+        super().__init__()
+        steps = [self.norm, {"last": self.norm.forward}]
+        self.settings = Settings(rate=0.1)
+        self.act = lambda x: steps[1]["last"](steps[0](x))
+
+
 WHOLE = {
+    "a method in a function": (Patched, Patched),
+    "a method in a method": (PatchedMethod, PatchedMethod),
+    "a list": (Row, Row),
     "a function": (HoldsItself, HoldsItself),
     "a hook": (Hooked, Hooked),
     "a part of a function": (HandsOn, HandsOn),

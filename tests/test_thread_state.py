@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from helpers import image_batches
+from helpers import image_batches, tiny
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from convswap import Budget, convert, count, plan
+from convswap import Budget, convert, count, distill, plan
 from convswap.network.calls import read_batches
 from convswap.network.lockstep import walk
 from convswap.network.thread_state import ThreadState, gradients_flow
@@ -91,6 +93,25 @@ def test_networks_that_change_the_state_are_converted(context: str, both: bool):
     assert ThreadState.taken() == before
     assert count(small, (3, 8, 8)) == made.planned
     assert not made.notes  # gradients reach every layer
+
+
+@pytest.mark.parametrize(
+    "around",
+    [torch.no_grad, torch.inference_mode, CONTEXTS["autocast"], lambda: torch.device("meta")],
+    ids=["no_grad", "inference mode", "autocast", "default device"],
+)
+def test_what_a_caller_is_inside_of_changes_nothing(around):
+    model, size = tiny("residual")
+    batches, found = image_batches(size), []
+    for context in (nullcontext, around):
+        with context():
+            made = plan(model, batches, Budget(macs=0.6))
+            small = convert(model, made, batches)
+            better = distill(small, model, batches, epochs=1, tell=lambda line: None)
+        found.append([made.choices, small.state_dict(), better.state_dict()])
+    (choices, *states), (others, *theirs) = found
+    assert choices == others
+    torch.testing.assert_close(states, theirs, rtol=0, atol=0)
 
 
 def test_layers_that_no_gradient_reaches_are_judged_by_their_own_output_and_named():

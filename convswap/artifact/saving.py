@@ -14,10 +14,10 @@ from torch import nn
 from .. import __version__
 from ..errors import ArtifactError, ConvswapError
 from ..inputs.names import is_library
+from ..network.alike import alike
 from ..network.calls import stand_in
 from ..network.copies import in_eval_mode, shared_copy
 from ..network.match import tensors
-from ..network.norms import alike
 from ..network.state import set_state_
 from ..network.wrappers import unwrapped
 from ..record import Base, Record, record_of

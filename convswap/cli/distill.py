@@ -102,8 +102,7 @@ def _recovered(
         source, preprocess, size, seed=run.seed, workers=workers, share=ranks.place(),
         note=opening.note,
     )  # fmt: skip
-    for part in (batches, judges):
-        number_classes_(teacher, part.images)
+    number_classes_(teacher, judges.images, batches.images)
     history = History(_heard(settings.pop("log"), out, run))
     if _checkpoint(out).exists():
         opening.note(f"goes on from {_checkpoint(out)}")

@@ -53,7 +53,8 @@ def evaluate(
             found = evaluation.accuracy(opened, batches, progress)
         else:
             raise DataError(
-                f"{data} has no labels", do="use class folders, or compare --against a MODEL"
+                f"{data} has no labels",
+                do="use class folders, of all its classes, or compare --against a MODEL",
             )
     found |= vars(convswap.count(opened, size)) | {"skipped": source.skipped}
     console.answer(as_json, found, tables.comparison_table({model: found}))

@@ -14,6 +14,7 @@ from ..errors import ModelError
 from ..network.copies import first_line
 from ..network.state import of_today
 from ..support.progress import Note, unheard
+from .composed import composed
 from .renamed import renamed, with_shared_
 from .weight_files import read_weights, weight_files
 
@@ -55,6 +56,8 @@ def load_weights_(
     wanted = model.state_dict()
     buffers = {name for name, _ in model.named_buffers()}
     state = _state_dict(content, wanted, buffers, path, averaged, note)
+    if composed(state, wanted) is not state:
+        note(f"{path}: weight norm and masks of pruning in it are put into the weights")
     state = _fitted(state, wanted, path)
     state = _one_of_several(state, wanted, path, averaged, note)
     state = _completed(state, model)
@@ -286,9 +289,10 @@ def _odd(tensor: Tensor) -> str | None:
 def _fitted(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
-    """A state dict without the prefix, common to all names, that most names fit without."""
+    """A state dict of whole weights, without the prefix, common to all names, that most names fit
+    without."""
     named: dict[str, Tensor] = {}
-    for key, tensor in state.items():
+    for key, tensor in composed(state, wanted).items():
         if key not in wanted and (key in COUNTERS or PROFILED.fullmatch(key)):
             continue
         name = key

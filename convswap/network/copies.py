@@ -241,11 +241,12 @@ def failure(network: nn.Module, batch: Batch, error: Exception) -> ModelError:
     """What to raise where a network cannot run on a batch."""
     sizes = dict.fromkeys("x".join(map(str, t.shape[1:])) for t in batch.tensors)
     name, why = type(network).__name__, first_line(error)
-    asks = "does not require grad" in why
-    return ModelError(
-        f"{name} fails on an input of {' and '.join(sizes)}: {why}",
-        do="compute gradients of forward's own under torch.enable_grad()" if asks else "",
-    )
+    do = ""
+    if "does not require grad" in why:
+        do = "compute gradients of forward's own under torch.enable_grad()"
+    elif batch.unused:
+        do = f"{', '.join(batch.unused)} came with it and was not passed: say how with call="
+    return ModelError(f"{name} fails on an input of {' and '.join(sizes)}: {why}", do=do)
 
 
 def first_line(error: Exception) -> str:

@@ -1,12 +1,12 @@
-"""Functions and weak references that hold layers, in copies of networks: Python copies them as
-themselves, so that `self.act = lambda x: relu(self.norm(x))` would go on using the layer it was
-written for."""
+"""Functions, methods and weak references that hold layers, in copies of networks: Python copies
+them as themselves, so that `self.act = lambda x: relu(self.norm(x))` would go on using the layer it
+was written for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from types import CellType, FunctionType
+from types import CellType, FunctionType, MethodType
 from weakref import ReferenceType, ref
 
 from torch import nn
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .state import OWN
 
 _TENSORS = ("_parameters", "_buffers", "_modules")
+_GROUPS = (list, tuple, dict)  # subtle: no classes of these, which are single values to torch
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -43,6 +44,12 @@ def _rebound(value: object, memo: dict[int, object]) -> object:
         return partial(_rebound(value.func, memo), *value.args, **value.keywords)
     if not _holds(value, memo, set()):
         return value
+    if isinstance(value, MethodType):
+        own = value.__self__
+        return MethodType(_rebound(value.__func__, memo), memo.get(id(own), own))
+    if type(value) in _GROUPS:
+        memo[id(value)] = tree_map(lambda leaf: _rebound(leaf, memo), value)
+        return memo[id(value)]
     if isinstance(value, ReferenceType):
         return ref(memo[id(value())])
     cells = [(cell, memo.setdefault(id(cell), CellType())) for cell in value.__closure__ or ()]
@@ -64,11 +71,17 @@ def _rebound(value: object, memo: dict[int, object]) -> object:
 
 
 def _holds(value: object, memo: Mapping[int, object], seen: set[int]) -> bool:
-    """Whether a value is a function or weak reference that holds something that was copied."""
+    """Whether a value is a function, method or weak reference that holds something that was copied,
+    or a list of such."""
+    if type(value) in _GROUPS:
+        leaves = tree_leaves(value)
+        return any(id(leaf) in memo or _holds(leaf, memo, seen) for leaf in leaves)
     if isinstance(value, ReferenceType):
         return id(value()) in memo
     if isinstance(value, partial):
         value = value.func
+    if isinstance(value, MethodType):
+        return id(value.__self__) in memo or _holds(value.__func__, memo, seen)
     if not isinstance(value, FunctionType) or id(value) in seen:
         return False
     seen.add(id(value))

@@ -228,7 +228,7 @@ def _is_optional_input(parameter: inspect.Parameter) -> bool:
     return (
         parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
         and parameter.default is None
-        and parameter.name not in LABELS
+        and (parameter.name == "y" or parameter.name not in LABELS)  # a second input in many
     )
 
 

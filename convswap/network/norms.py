@@ -15,11 +15,10 @@ from ..forms import REPLACEABLE, Factorized, become_, kernel_of, write_kernel_
 from ..plans import Cost
 from ..record import record_of, remember
 from ..support.loaded import loaded
-from ..support.randomness import seeded
-from .bake import TOLERANCE, is_plain
+from .alike import alike
+from .bake import is_plain
 from .batch import Batch
 from .copies import deep_copy, parameters_of
-from .trees import tensors_in
 
 _NORMS = {kind.forward for kind in (_BatchNorm, SyncBatchNorm)}
 _FROZEN = "torchvision.ops:FrozenBatchNorm2d"
@@ -144,21 +143,3 @@ def _fold_(norm: nn.Module, layer: nn.Module) -> None:
     if _has_activation(norm):
         rest = nn.Sequential(OrderedDict(drop=norm.drop, act=norm.act))
     become_(norm, rest.train(norm.training))
-
-
-@torch.no_grad()
-def alike(model: nn.Module, small: nn.Module, example: Batch) -> bool:
-    """Whether two networks put out the same but for rounding, which adds up from layer to layer."""
-    outputs = []
-    for network in (model, small):
-        with seeded(0):
-            try:
-                outputs.append(tensors_in(example.run(network)))
-            except Exception:  # of the network's own code
-                return False
-    return len(outputs[0]) == len(outputs[1]) and all(
-        ours.shape == theirs.shape
-        and (ours - theirs).abs().max() <= 10 * TOLERANCE.get(ours.dtype, 3e-2) * ours.abs().max()
-        for ours, theirs in zip(*outputs, strict=True)
-        if ours.is_floating_point() and ours.numel()
-    )

@@ -54,14 +54,8 @@ def _problem(
     network: nn.Module, example: Batch, paths: Sequence[str], before: Watcher
 ) -> str | None:
     """What goes wrong where all these convolutions are replaced."""
-    changed = deep_copy(network)
-    for path in paths:
-        conv = changed.get_submodule(path)
-        itself = type(conv).__new__(type(conv))  # subtle: copy.copy refuses parametrised modules
-        itself.__dict__ = dict(vars(conv))
-        become_(conv, in_a_row(OrderedDict(itself=itself), conv))
     try:
-        after = watch(changed, example, before.paths)
+        after = watch(with_stand_ins(network, paths), example, before.paths)
     except Exception as error:
         return f"forward fails without it: {first_line(error)}"
     if read := sorted(path for path in paths if path in after.read):
@@ -69,3 +63,14 @@ def _problem(
     if after.trail != before.trail or after.calls != before.calls:
         return "forward goes another way where it is no nn.Conv2d"
     return None
+
+
+def with_stand_ins(network: nn.Module, paths: Sequence[str]) -> nn.Module:
+    """A copy of a network with stand-ins for the convolutions at some paths."""
+    changed = deep_copy(network)
+    for path in paths:
+        conv = changed.get_submodule(path)
+        itself = type(conv).__new__(type(conv))  # subtle: copy.copy refuses parametrised modules
+        itself.__dict__ = dict(vars(conv))
+        become_(conv, in_a_row(OrderedDict(itself=itself), conv))
+    return changed

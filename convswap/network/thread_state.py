@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 import torch.utils.checkpoint
@@ -62,6 +63,19 @@ def preserved() -> Iterator[None]:
     """The state of the thread is the same afterwards, whatever happens inside."""
     with ThreadState.taken().active():
         yield
+
+
+def undisturbed(function: Callable) -> Callable:
+    """A function that runs as it does by itself, whatever its caller is inside of: inference mode,
+    autocast, a default device."""
+
+    @wraps(function)
+    def run(*args, **kwargs):
+        autocast = tuple((d, False, torch.get_autocast_dtype(d)) for d in AUTOCAST)
+        with ThreadState(grad=True, inference=False, autocast=autocast, modes=()).active():
+            return function(*args, **kwargs)
+
+    return run
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import BudgetError, ConversionError, ModelError, PlanError, TargetError
 from ..fitting import fit_to_images_
+from ..network.alike import check_copied
 from ..network.bake import baked
 from ..network.calls import Batch, Call, read_batches
 from ..network.copies import deep_copy, in_eval_mode, keeps_buffers
@@ -23,6 +24,7 @@ from ..network.price import price
 from ..network.replace import install_
 from ..network.sites import Site
 from ..network.state import check_finite
+from ..network.thread_state import undisturbed
 from ..network.wrappers import unwrapped
 from ..plans import Budget, Choice, Cost, Fit, Kind, Layers, Plan
 from ..runtimes import Target, target_of
@@ -71,6 +73,7 @@ class Survey:
         """Cost of the whole network as it is."""
         return self.seen.dense
 
+    @undisturbed
     def plan(
         self,
         budget: Budget,
@@ -196,6 +199,7 @@ def plan(
     return seen.plan(budget, target=target, batch=batch, progress=progress)
 
 
+@undisturbed
 @keeps_buffers
 def survey(
     model: nn.Module,
@@ -237,6 +241,7 @@ def survey(
         reasons = [f"{some_of(some)}: {reason}" for reason, some in paths.items()]
         why = "; ".join(reasons or ["it has no layer that is an nn.Conv or nn.Linear"])
         raise ConversionError(f"nothing to convert in {type(model).__name__}: {why}")
+    check_copied(model, seen.example, [site.path for site in sites])
     if seen.norms:
         folded(model, seen.norms, seen.example)  # so that it fails before the long part
     costs = [list(costs_of(site, bias).values()) for site in sites]

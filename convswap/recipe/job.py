@@ -84,8 +84,7 @@ def run(
         source = made_up(sources.train) if sources.train else source
         batch_size = settings.pop("batch_size")
         training, judges = training_batches(source, preprocess, batch_size, seed=seed, note=note)
-        for part in (training, judges):
-            number_classes_(dense, part.images)
+        number_classes_(dense, judges.images, training.images)
     networks, goes_on = {"dense": dense}, unfinished(recipe, folder)
     if goes_on:  # times are never the same again: another plan would waste what was trained
         chosen = Plan.load(folder / "plan.json")

@@ -22,6 +22,7 @@ from ..network.match import Pick
 from ..network.outputs import Reference, output_kind
 from ..network.running import output_of
 from ..network.state import set_state_
+from ..network.thread_state import undisturbed
 from ..network.wrappers import unwrapped
 from ..plans import Kind
 from ..record import planned_output, record_of
@@ -48,8 +49,7 @@ JUDGES = 4  # batches to judge by, where none are given
 JUDGEMENTS = 16  # in all, at even distances
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
+@undisturbed
 def distill(
     student: nn.Module,
     teacher: nn.Module,

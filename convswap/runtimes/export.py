@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ConvswapError, one_line
@@ -192,7 +194,7 @@ def onnx_graph(
     problems = []
     for write in ways:
         try:
-            with quiet(), silent_streams():
+            with quiet(), silent_streams(), _OfTheBatch():
                 graph = write()
             if opset not in (None, _opset(graph)):
                 raise ValueError("the version is not known to this PyTorch")
@@ -205,6 +207,16 @@ def onnx_graph(
         f"{why_not(problems[0])}",
         do=ONE if "batch" in lengths else "",
     ) from problems[0]
+
+
+class _OfTheBatch(TorchFunctionMode):
+    """Batch norms that norm by what they read are given no other statistics, by which PyTorch's
+    exporter would have them norm."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.batch_norm and kwargs["training"]:
+            args = (args[0], None, None)
+        return func(*args, **(kwargs or {}))
 
 
 def tidy(graph: ModelProto) -> ModelProto:

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import ConversionError, PlanError
 from ..fitting import fit_to_images_, fit_to_weights_
+from ..network.alike import check_copied
 from ..network.bake import baked
 from ..network.calls import Call, read_batches, stand_in
 from ..network.copies import deep_copy, in_eval_mode, keeps_buffers, still_training
@@ -19,6 +20,7 @@ from ..network.outputs import Reference, held_back, output_kind
 from ..network.price import price
 from ..network.replace import install_
 from ..network.state import check_finite
+from ..network.thread_state import undisturbed
 from ..network.wrappers import unwrapped
 from ..plans import Plan
 from ..record import record_of, remember
@@ -30,6 +32,7 @@ FAR = 10  # times the damage predicted: more than fits that interact explain
 SMALL = 0.01  # nats, or relative squared error: below it nobody minds
 
 
+@undisturbed
 @keeps_buffers
 def convert(
     model: nn.Module,
@@ -67,6 +70,7 @@ def convert(
         raise PlanError("the plan folds batch norms, and there are none that could be")
     small = install_(deep_copy(model), plan)
     check_planned(small, plan, seen)
+    check_copied(model, seen.example, [choice.site for choice in plan.choices])
     dense = baked(model, seen.plain)
     if plan.fit == "weight":
         fit_to_weights_(dense, small, plan, seen.replaceable, progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from outer import USER, succeed
+from outer import USER, convswap, succeed
 
 from convswap.results.folders import rows_of
 from convswap.support.figures import FIGURES
@@ -19,10 +19,12 @@ def test_evaluate_gives_accuracy_and_cost(shared):
     assert done["top5"] == 100  # of four classes
 
 
-def test_evaluate_says_so_if_there_are_fewer_folders_than_classes(here):
+def test_evaluate_refuses_classes_that_the_network_does_not_have(here):
     shutil.rmtree("data/dog")
-    done = succeed("evaluate", *USER, "--data", "data")
-    assert "data has 3 classes, the network 4: taken for its first 3" in done.err
+    refused = convswap("evaluate", *USER, "--data", "data")
+    assert refused.code == 2
+    assert "data has 3 classes, the network 4, and does not name them as any of its" in refused.err
+    assert "data has no labels" in refused.err
 
 
 def test_evaluate_reads_a_tar_as_it_reads_the_folder(shared):
