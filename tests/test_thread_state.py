@@ -114,6 +114,26 @@ def test_what_a_caller_is_inside_of_changes_nothing(around):
     torch.testing.assert_close(states, theirs, rtol=0, atol=0)
 
 
+def test_the_networks_own_code_makes_tensors_on_the_callers_default_device():
+    devices = []
+
+    class Looks(Inside):
+        def forward(self, x: Tensor) -> Tensor:
+            if not x.is_meta:
+                devices.append(torch.get_default_device())
+            return super().forward(x)
+
+    model, batches = Looks("no_grad", both=False), image_batches((3, 8, 8))
+    with torch.device("cpu:0"):
+        made = plan(model, batches, Budget(macs=0.6))
+        small = convert(model, made, batches)
+        distill(small, model, batches, epochs=1, tell=lambda line: None)
+    assert {*devices} == {torch.device("cpu:0")}
+    devices.clear()
+    plan(model, batches, Budget(macs=0.6))
+    assert {*devices} == {torch.device("cpu")}
+
+
 def test_layers_that_no_gradient_reaches_are_judged_by_their_own_output_and_named():
     class CutOff(Inside):
         def forward(self, x: Tensor) -> Tensor:

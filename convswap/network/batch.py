@@ -16,6 +16,7 @@ from ..plans import Input
 from .between import as_before
 from .match import Match
 from .samples import Layout
+from .thread_state import on_callers_device
 from .trees import map_tensors, tensors_in
 
 Call = Callable[[nn.Module, Any], object]
@@ -56,7 +57,8 @@ class Batch:
         """The network's output on a copy of the inputs, which it may change."""
         args, kwargs = self._map(Tensor.clone)
         run = partial(self.call, network) if self.call else network
-        output = as_before(network, self.kept, lambda: run(*args, **kwargs))
+        with on_callers_device(self.tensors):
+            output = as_before(network, self.kept, lambda: run(*args, **kwargs))
         if isinstance(output, Generator):
             raise ModelError(
                 "it puts out a generator, which has computed nothing yet",

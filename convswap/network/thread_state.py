@@ -3,13 +3,15 @@ fail in the middle of changing it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 
 import torch
 import torch.utils.checkpoint
+from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.overrides import _pop_mode as pop_mode
 from torch.overrides import _push_mode as push_mode
@@ -65,17 +67,39 @@ def preserved() -> Iterator[None]:
         yield
 
 
+class _Caller(threading.local):
+    """Of an `undisturbed` function."""
+
+    device: torch.device | None = None
+
+
+_caller = _Caller()
+
+
 def undisturbed(function: Callable) -> Callable:
     """A function that runs as it does by itself, whatever its caller is inside of: inference mode,
-    autocast, a default device."""
+    autocast, a default device, which is for the network's own code (`on_callers_device`)."""
 
     @wraps(function)
     def run(*args, **kwargs):
+        before, device = _caller.device, torch.get_default_device()
         autocast = tuple((d, False, torch.get_autocast_dtype(d)) for d in AUTOCAST)
-        with ThreadState(grad=True, inference=False, autocast=autocast, modes=()).active():
-            return function(*args, **kwargs)
+        if device != torch.device("cpu"):  # else one may have called another
+            _caller.device = device
+        try:
+            with ThreadState(grad=True, inference=False, autocast=autocast, modes=()).active():
+                return function(*args, **kwargs)
+        finally:
+            _caller.device = before
 
     return run
+
+
+def on_callers_device(inputs: Sequence[Tensor]) -> AbstractContextManager:
+    """What is made inside is on the default device of who called, if the inputs are."""
+    device = _caller.device
+    there = device and any(tensor.device.type == device.type for tensor in inputs)
+    return device if there else nullcontext()
 
 
 @contextmanager
