@@ -11,6 +11,7 @@ from torch import nn
 from ..forms import become_, in_a_row
 from .calls import Batch
 from .copies import deep_copy, failure, first_line
+from .functions import rebind_
 from .watch import Watcher, watch
 
 
@@ -72,5 +73,6 @@ def with_stand_ins(network: nn.Module, paths: Sequence[str]) -> nn.Module:
         conv = changed.get_submodule(path)
         itself = type(conv).__new__(type(conv))  # subtle: copy.copy refuses parametrised modules
         itself.__dict__ = dict(vars(conv))
+        rebind_(itself, {id(conv): itself})  # subtle: a forward put in its place may call its own
         become_(conv, in_a_row(OrderedDict(itself=itself), conv))
     return changed
