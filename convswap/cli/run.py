@@ -56,7 +56,7 @@ def run(
             progress=progress, note=console.note,
             heard=() if machine.quiet else (console.judgement,),
         )  # fmt: skip
-    console.answer(as_json, rows, tables.comparison_table(rows), tables.where_timed(todo.target))
+    console.answer(as_json, rows, *tables.run_tables(rows, todo.target))
     made = ["plan.json", "report.json", *list(rows)[1:]]
     console.wrote(f"{folder}/ ({', '.join(made)})")
     console.wrote(folder / "report.html")

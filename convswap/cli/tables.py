@@ -183,10 +183,15 @@ def quality_summary(before: Mapping[str, float], after: Mapping[str, float], sou
     return one_line(f"quality {score(before):.2f} -> {score(after):.2f} on {source}")
 
 
-def where_timed(target: TargetSection) -> str:
-    """Where a recipe measures time."""
+def run_tables(rows: Mapping[str, Mapping[str, float]], target: TargetSection) -> list[Table | str]:
+    """The networks of a recipe, and where it measures time."""
+    shown = {  # to fit 80 columns
+        name: {key: value for key, value in row.items() if key != "spread"}
+        for name, row in rows.items()
+    }
     threads = f"{many} thread{'s' * (many > 1)}, " if (many := target.threads) else ""
-    return f"(time: target {target.name}, {threads}batch {target.batch})"
+    where = f"(time: target {target.name}, {threads}batch {target.batch})"
+    return [comparison_table(shown), where]
 
 
 def frontier_tables(points: Sequence[Point], dense: Cost) -> list[Table | str]:

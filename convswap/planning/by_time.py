@@ -18,6 +18,7 @@ from ..runtimes import Target
 from ..support.plain import pathless
 from ..support.progress import Progress, silent
 from ..timing import LatencyTable
+from ..timing.turns import BUSY
 from .candidates import Candidate, snap
 from .knapsack import solve
 from .stopwatch import Stopwatch
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 FASTER = 0.95  # of a layer's time is the most a replacement may take to be a candidate
 NEAR = 0.03  # of the budget is near enough: measured times are not more certain
-BUSY = 0.3  # of a time is the most that the times of one network may lie apart
 TRIES = 6  # of composing and measuring
 KNOTS = 4  # ranks per form that are timed at first; the others are interpolated
 

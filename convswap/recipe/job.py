@@ -31,6 +31,7 @@ from ..support.files import new_file, new_folder, user_cache
 from ..support.progress import Note, Progress, once, silent, unheard
 from ..surgery.convert import convert
 from ..timing import measure
+from ..timing.turns import BUSY
 from .mark import MARK, digest_of, unfinished
 from .recipe import Recipe
 
@@ -119,8 +120,13 @@ def run(
     rows = {name: quality(network) for name, network in shown.items()}
     batch = recipe.target.batch
     times = measure(networks, preprocess.input_size, batch=batch, target=target, progress=progress)
+    if (spread := max(time.spread for time in times.values())) > BUSY:
+        note(f"the machine is busy: times of one network vary by {spread:.0%}, ms tell little")
     for name, network in networks.items():
-        rows[name] |= vars(count(network, preprocess.input_size)) | {"ms": times[name].ms / batch}
+        rows[name] |= vars(count(network, preprocess.input_size)) | {
+            "ms": times[name].ms / batch,
+            "spread": times[name].spread,
+        }
         if shown[name] is not network:  # a file of the runtime's own
             rows[name]["bytes"] = shown[name].bytes
     with new_file(folder / "report.json") as temporary:

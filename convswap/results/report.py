@@ -18,6 +18,7 @@ from ..plans import Plan, above
 from ..support.figures import FIGURES, damage, quantity, score, score_name
 from ..support.files import new_file
 from ..support.plain import nameless
+from ..timing.turns import BUSY
 from . import pictures
 from .differences import Case
 from .frontier import Point, knee
@@ -128,7 +129,9 @@ def headline(rows: Rows, where: Mapping[str, object]) -> str:
     if before.get("ms") and after.get("ms"):
         times = before["ms"] / after["ms"]
         speed = f"{times:.1f}x faster" if times >= 1.05 else f"{1 / times:.2f} of the time"
-        gain = f"{speed} on {one_line(str(where.get('target', 'its target')))}, measured"
+        busy = max(row.get("spread") or 0.0 for row in (before, after)) > BUSY
+        how = "measured on a busy machine" if busy else "measured"
+        gain = f"{speed} on {one_line(str(where.get('target', 'its target')))}, {how}"
     else:
         gain = f"{after['macs'] / max(before['macs'], 1):.0%} of the multiply-adds"
     if None not in (before.get("top1"), after.get("top1")):
