@@ -14,7 +14,7 @@ from convswap import ConvswapError, Preprocess, accuracy, fidelity
 from convswap.inputs.images import Images, training_batches
 from convswap.record import record_of, remember
 from convswap.results.classes import number_classes_
-from convswap.results.evaluation import open_judges, quality_beside
+from convswap.results.evaluation import _guessed, open_judges, quality_beside
 
 
 class Says(nn.Module):
@@ -338,6 +338,37 @@ def test_classes_are_in_the_order_that_the_network_has_them_in(names, known, say
         *names
     }
     assert [says in line for line in lines] == [True] * bool(says)
+
+
+def test_classes_that_a_network_names_in_no_order_are_no_labels_of_it(tmp_path):
+    """Two of four are named as their order says, two as it does not: half of the images."""
+    meant = {"apple": 2, "brick": 1, "cloud": 3, "door": 4}
+    for name, column in meant.items():
+        (tmp_path / name).mkdir()
+        for index in range(8):
+            pixels = np.zeros((8, 8, 3), np.uint8)
+            pixels[:, column] = 200 + index
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    model = remember(nn.Sequential(nn.AvgPool2d((8, 1)), Columns()),
+                     preprocess=Preprocess(input_size=(3, 8, 8)))  # fmt: skip
+    lines = []
+    images = open_judges(model, str(tmp_path), lines.append)
+    assert images.classes is None
+    assert "without labels" in lines[-1]
+
+
+class Columns(nn.Module):
+    """Names the brightest of eight columns."""
+
+    num_classes = 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1).flatten(1)
+
+
+@pytest.mark.parametrize(("right", "told"), [(40, False), (51, False), (53, True)])
+def test_guesses_are_told_from_knowledge_with_their_errors(right: int, told: bool):
+    assert (right / 400 > _guessed(10, 400)) == told
 
 
 @pytest.mark.parametrize(

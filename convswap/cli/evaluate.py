@@ -34,7 +34,7 @@ def evaluate(
 ) -> None:
     """Measure top-1 and top-5 (percent) on labelled images, or --against another network.
 
-    Classes are the folders' names in alphabetical order. With --against the original
+    Classes are the folders' names, numbered as the network names them. With --against the original
     network of an artifact, its weights are found where they were at conversion; --weights and
     --random-weights are others.
     """

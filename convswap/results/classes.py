@@ -16,6 +16,7 @@ from ..recovery.labels import scores_of
 
 LOOKED_AT = 256  # images, to tell in what order a network has the classes
 OF_EACH = 8  # at least, to tell which of a network's the classes are
+NEARLY = 0.9  # of the classes
 
 
 def number_classes_(model: nn.Module, images: Images, *others: Images) -> None:
@@ -102,8 +103,8 @@ def _imagenet_classes(classes: int) -> list[str]:
 
 def _as_named(model: nn.Module, images: Images, classes: int) -> list[int]:
     """The numbers of the classes of images among a network's, of which they are a part, in the
-    order of people or of letters: those by which it names most images; none, if it names no more
-    than half so."""
+    order of people or of letters: those by which it names most images; none, unless it names so
+    more than half of the images of nearly every class."""
     names = images.classes
     votes = torch.zeros(len(names), classes)
     with suppress(ConvswapError):
@@ -116,7 +117,10 @@ def _as_named(model: nn.Module, images: Images, classes: int) -> list[int]:
         numbers = dict(zip(order, _rising(votes[order]), strict=True))
         right = sum(votes[label, number].item() for label, number in numbers.items())
         found.setdefault(right, [numbers[label] for label in range(len(names))])
-    return found[max(found)] if max(found) > votes.sum() / 2 else []
+    numbers = found[max(found)]
+    halves = votes.sum(1) / 2
+    named = sum(votes[label, number] > halves[label] for label, number in enumerate(numbers))
+    return numbers if named >= NEARLY * len(names) else []
 
 
 def _rising(votes: torch.Tensor) -> list[int]:

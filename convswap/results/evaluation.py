@@ -62,7 +62,7 @@ def quality_beside(
         if not images.classes or not scores_classes(reference, batches):
             return None
         found, classes = accuracy(reference, batches, progress), len(images.classes)
-        if found["top1"] > (100 / classes if classes > 1 else 0):
+        if found["top1"] / 100 > _guessed(classes, found["images"]):
             return found
         images.note(
             f"the network itself names {found['top1']:.2f} % of the {classes} classes of "
@@ -77,6 +77,12 @@ def quality_beside(
         return {**known} if network is reference else accuracy(network, batches, progress)
 
     return measure
+
+
+def _guessed(classes: int, images: int) -> float:
+    """The part of so many images that guesses name right, and two standard errors of it."""
+    chance = 1 / classes if classes > 1 else 0.0
+    return chance + 2 * (chance * (1 - chance) / images) ** 0.5
 
 
 @torch.no_grad()
