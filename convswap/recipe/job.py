@@ -63,7 +63,7 @@ def run(
     Returns:
         For `dense`, `converted` and (with a `distill` section) `recovered`: quality on the test
         images, MACs, parameters, bytes (of an integer target: of its file),
-        milliseconds per image on the recipe's target.
+        milliseconds per image on the recipe's target and their spread.
     """
     sources, seed, note = recipe.data, recipe.seed, once(note)
     device = device_for(recipe.target.name, str(next(dense.parameters()).device))

@@ -45,7 +45,7 @@ def _number_as_named_(model: nn.Module, images: Images) -> None:
             _number_(images, [known[name] for name in names], [*known])
             images.note(f"{images.name} has {len(names)} of ImageNet's {classes} classes, by name")
         elif numbers := _as_named(model, images, classes):
-            whole = {number: name for number, name in zip(numbers, names, strict=True)}
+            whole = dict(zip(numbers, names, strict=True))
             _number_(images, numbers, [whole.get(n, f"class {n}") for n in range(classes)])
             shown = ", ".join(map(str, sorted(numbers)[:3])) + ", ..." * (len(numbers) > 3)
             images.note(
