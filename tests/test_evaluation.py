@@ -78,7 +78,7 @@ class Labelled(list):
 
 
 @pytest.mark.parametrize(("labels", "told"), [
-    ([0, 1, 2, 3], "25.00 % of the 4 classes"), ([0, 0, 0, 1], None), ([2, 2, 2, 2], "0.00 %"),
+    ([0, 1, 2, 3], "25.00 % of data right, as guesses among 4"), ([0, 0, 0, 1], None), ([2, 2, 2, 2], "0.00 %"),
 ])  # fmt: skip
 def test_where_the_original_guesses_closeness_to_it_is_judged_in_place_of_accuracy(labels, told):
     heard: list[str] = []
@@ -315,8 +315,8 @@ NUMBERED = [str(number) for number in range(1, 13)]
         (["n01443537", "n15075141"], [f"{'n01443537' * (i == 1)}{'n15075141' * (i == 999)}"
                                       for i in range(1000)], "2 of ImageNet's 1000 classes"),
         (["x", "y"], ["x", "y", "z"], "has 2 of the network's 3 classes, those that it names them"),
-        (["x", "z"], ["x", "y", "z"], "names them by: 0, 2"),
-        (["2", "10"], ["1", "10", "2", "3"], "names them by: 1, 2"),
+        (["x", "z"], ["x", "y", "z"], "names them by: x is 0, z is 2"),
+        (["2", "10"], ["1", "10", "2", "3"], "names them by: 10 is 1, 2 is 2"),
     ],
     ids=["by letters", "by numbers", "a capital", "of ImageNet", "the first", "others", "letters"],
 )  # fmt: skip
@@ -377,8 +377,9 @@ def test_guesses_are_told_from_knowledge_with_their_errors(right: int, told: boo
         (NUMBERED, 12, True, None),
         (NUMBERED, 40, False, "without labels"),
         (["0", "1", "2"], 40, True, "its first 3"),
+        (NUMBERED, 10, False, "12 classes (1, 2, 3, 4, 5, ...), the network 10: taken for images"),
     ],
-    ids=["all", "some", "numbers"],
+    ids=["all", "some", "numbers", "more"],
 )
 def test_a_network_that_guesses_tells_neither_their_order_nor_which_of_its_classes_they_are(
     names, classes, known, says, tmp_path

@@ -51,9 +51,11 @@ def evaluate(
             found = evaluation.closeness(opened, other, batches, progress=progress)
         elif source.classes:
             found = evaluation.accuracy(opened, batches, progress)
+            if guesses := evaluation.as_guesses(found, source):
+                console.note(f"{guesses}: it may have other classes, or want other preprocessing")
         else:
             raise DataError(
-                f"{data} has no labels",
+                f"{data} has no labels of this network's classes",
                 do="use class folders, of all its classes, or compare --against a MODEL",
             )
     found |= vars(convswap.count(opened, size)) | {"skipped": source.skipped}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import torch
@@ -47,10 +47,9 @@ def _number_as_named_(model: nn.Module, images: Images) -> None:
         elif numbers := _as_named(model, images, classes):
             whole = dict(zip(numbers, names, strict=True))
             _number_(images, numbers, [whole.get(n, f"class {n}") for n in range(classes)])
-            shown = ", ".join(map(str, sorted(numbers)[:3])) + ", ..." * (len(numbers) > 3)
             images.note(
                 f"{images.name} has {len(names)} of the network's {classes} classes, those that it "
-                f"names them by: {shown}"
+                f"names them by: {_shown(f'{name} is {n}' for n, name in sorted(whole.items()))}"
             )
         elif names == [*map(str, range(len(names)))]:
             images.note(
@@ -64,6 +63,13 @@ def _number_as_named_(model: nn.Module, images: Images) -> None:
                 "them as any of its own: taken for images without labels"
             )
         return
+    if 0 < classes < len(names):
+        images.classes = None
+        images.note(
+            f"{images.name} has {len(names)} classes ({_shown(names)}), the network {classes}: "
+            "taken for images without labels"
+        )
+        return
     by_letters = sorted(names)
     if classes and by_letters != names:
         moved = [by_letters.index(name) for name in names]
@@ -71,8 +77,14 @@ def _number_as_named_(model: nn.Module, images: Images) -> None:
             _number_(images, moved, by_letters)
             images.note(
                 f"the network has the classes of {images.name} in the order of their letters, as "
-                f"torchvision's ImageFolder does: {', '.join(by_letters[:3])}, ..."
+                f"torchvision's ImageFolder does: {_shown(by_letters)}"
             )
+
+
+def _shown(words: Iterable[str], most: int = 5) -> str:
+    """The first of some words."""
+    words = [*words]
+    return ", ".join(words[:most]) + ", ..." * (len(words) > most)
 
 
 def _number_(images: Images, numbers: Sequence[int], names: list[str]) -> None:

@@ -61,13 +61,10 @@ def quality_beside(
         """How well the reference names the images, if labels tell anything."""
         if not images.classes or not scores_classes(reference, batches):
             return None
-        found, classes = accuracy(reference, batches, progress), len(images.classes)
-        if found["top1"] / 100 > _guessed(classes, found["images"]):
+        found = accuracy(reference, batches, progress)
+        if not (guesses := as_guesses(found, images)):
             return found
-        images.note(
-            f"the network itself names {found['top1']:.2f} % of the {classes} classes of "
-            f"{images.name}, as guesses would: judged by how close outputs come to its own"
-        )
+        images.note(f"{guesses}: judged by how close outputs come to its own")
         return None
 
     def measure(network: nn.Module) -> dict[str, float | None]:
@@ -77,6 +74,18 @@ def quality_beside(
         return {**known} if network is reference else accuracy(network, batches, progress)
 
     return measure
+
+
+def as_guesses(found: dict[str, float], images: Images) -> str:
+    """What is to be said of an `accuracy` on images that guesses may come to as well, within two
+    standard errors; nothing of a better one."""
+    classes = len(images.classes)
+    if found["top1"] > 100 * _guessed(classes, found["images"]):
+        return ""
+    return (
+        f"the network names {found['top1']:.2f} % of {images.name} right, as guesses among "
+        f"{classes} classes would"
+    )
 
 
 def _guessed(classes: int, images: int) -> float:

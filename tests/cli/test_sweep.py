@@ -17,7 +17,7 @@ def test_sweep_writes_the_frontier_and_says_where_the_knee_is(here):
     assert "spread" in done.out
     assert re.search(r"knee: .* of the MACs keep .* of .* \(variance kept %\)", done.out)
     assert "judged on the images that layers are fitted to" in done.err
-    assert "as guesses would: judged by how close" in done.err  # random weights
+    assert "as guesses among 4 classes would: judged by how close" in done.err  # random weights
     assert names("frontier") == ["frontier.json", "frontier.png", "report.html"]
 
 
