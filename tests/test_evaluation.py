@@ -78,7 +78,9 @@ class Labelled(list):
 
 
 @pytest.mark.parametrize(("labels", "told"), [
-    ([0, 1, 2, 3], "25.00 % of data right, as guesses among 4"), ([0, 0, 0, 1], None), ([2, 2, 2, 2], "0.00 %"),
+    ([0, 1, 2, 3], "25.00 % of data right, as guesses among 4"),
+    ([0, 0, 0, 1], None),
+    ([2, 2, 2, 2], "0.00 %"),
 ])  # fmt: skip
 def test_where_the_original_guesses_closeness_to_it_is_judged_in_place_of_accuracy(labels, told):
     heard: list[str] = []

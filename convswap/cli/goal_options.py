@@ -100,7 +100,7 @@ class GoalOptions(BudgetOptions):
     WAYS: ClassVar = (*BudgetOptions.WAYS, "--max-drop 1.0 --val SRC", "--plan FILE")
 
     max_drop: Annotated[
-        float | None, Parameter(validator=validators.Number(gt=-math.inf, lt=math.inf))
+        float | None, Parameter(validator=validators.Number(gte=0, lt=math.inf))
     ] = None
     """in place of a budget: most points to lose on --val, or of what --judge returns"""
     val: Judges = None

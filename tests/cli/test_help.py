@@ -74,6 +74,7 @@ def test_no_arguments_is_answered_with_the_list_of_commands():
     ("plan art --macs 0.5 --out o --memory inf", ["--memory"]),
     ("convert art --max-drop nan --val d --out o", ["--max-drop"]),
     ("convert art --max-drop inf --val d --out o", ["--max-drop"]),
+    ("convert art --max-drop -1 --val d --out o", ["--max-drop"]),
     *((f"distill art --data d --out o --{what} {value}", [f"--{what}"])
       for what in ("epochs", "minutes", "lr") for value in ("inf", "nan", "1e20")),
     ("distill art --data d --out o --workers 1000000", ["--workers"]),
