@@ -227,8 +227,8 @@ def test_a_lock_that_is_none_is_not_waited_for(tmp_path: Path, make):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux")
-def test_where_nothing_can_be_made_nothing_is_waited_for():
-    with pytest.raises(OSError, match="/proc/"), claimed("/proc/a"):
+def test_a_place_where_nothing_can_be_made_is_named_and_not_waited_for():
+    with pytest.raises(OSError, match="'/proc/a'"), claimed("/proc/a"):
         pass
 
 

@@ -276,7 +276,7 @@ def _enter(room: Path, wait: bool, path: Path) -> TextIO:
             if error.filename == str(room / "lock"):  # the last owner has just left
                 continue
             if room.parent.is_dir():  # where nothing can be made, such as /proc
-                raise
+                raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
             raise FileNotFoundError(
                 errno.ENOENT, "folder does not exist", str(room.parent)
             ) from None
