@@ -8,9 +8,10 @@ import timm
 import torch
 from safetensors.torch import save_model
 from torch import nn
-from torch.nn.utils import parametrizations, prune, weight_norm
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from convswap import ConvswapError, open_model
+from convswap.inputs.composed import composed
 
 CODE = """
 from torch import nn
@@ -110,14 +111,17 @@ PARTED = {
     "of all": partial(weight_norm, dim=None),
     "pruned": partial(prune.random_unstructured, name="weight", amount=0.5),
     "pruned bias": partial(prune.random_unstructured, name="bias", amount=0.5),
+    "spectral norm": parametrizations.spectral_norm,
+    "spectral norm, old": spectral_norm,
 }
+SAID = {"spectral": "spectral norm", "pruned": "pruning"}
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("wrap", [dict, lambda state: {"generator": state}], ids=["", "wrapped"])
-@pytest.mark.parametrize("part", PARTED.values(), ids=PARTED.keys())
-def test_weights_kept_in_parts_are_put_together(part, wrap, made, tmp_path):
-    network, lines = nn.Sequential(part(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8)), []
+@pytest.mark.parametrize("name", PARTED)
+def test_weights_kept_in_parts_are_put_together(name, wrap, made, tmp_path):
+    network, lines = nn.Sequential(PARTED[name](nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8)), []
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1 + torch.rand_like(parameter))
@@ -125,7 +129,21 @@ def test_weights_kept_in_parts_are_put_together(part, wrap, made, tmp_path):
     found = made("normed", weights=tmp_path / "w.pth", kwargs={"by": None}, note=lines.append)
     x = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(found.eval()(x), network.eval()(x))
-    assert any("weight norm and masks of pruning in it are put into" in line for line in lines)
+    kind = SAID.get(name.split()[0], "weight norm")
+    assert any(f"parts of {kind} in it are put together" in line for line in lines)
+
+
+@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, spectral_norm])
+@pytest.mark.parametrize("kind", [nn.ConvTranspose2d, nn.ConvTranspose1d, nn.Conv1d])
+def test_a_spectral_norm_is_of_the_rows_that_its_layer_has(norm, kind):
+    """Of as many inputs as outputs, so that sizes do not tell which axis has them."""
+    torch.manual_seed(0)
+    layer = norm(kind(8, 8, 3, bias=False))
+    for _ in range(20):  # each call in training mode is a step of the power iteration
+        layer(torch.rand(1, 8, *(9,) * (layer.weight.dim() - 2)))
+    whole, kinds = composed(layer.state_dict(), ["weight"])
+    assert kinds == ["spectral norm"]
+    torch.testing.assert_close(whole, {"weight": layer.eval().weight.detach()})
 
 
 def of_convnexts_authors(state):

@@ -8,7 +8,6 @@ from cyclopts import Parameter
 
 import convswap
 
-from ..errors import DataError
 from . import console, early
 from . import options as o
 
@@ -49,14 +48,7 @@ def evaluate(
     with console.progress(run.quiet) as progress:
         if other:
             found = evaluation.closeness(opened, other, batches, progress=progress)
-        elif source.classes:
-            found = evaluation.accuracy(opened, batches, progress)
-            if guesses := evaluation.as_guesses(found, source):
-                console.note(f"{guesses}: it may have other classes, or want other preprocessing")
         else:
-            raise DataError(
-                f"{data} has no labels of this network's classes",
-                do="use class folders, of all its classes, or compare --against a MODEL",
-            )
+            found = evaluation.labelled_accuracy(opened, source, batches, progress)
     found |= vars(convswap.count(opened, size)) | {"skipped": source.skipped}
     console.answer(as_json, found, tables.comparison_table({model: found}))

@@ -56,8 +56,8 @@ def load_weights_(
     wanted = model.state_dict()
     buffers = {name for name, _ in model.named_buffers()}
     state = _state_dict(content, wanted, buffers, path, averaged, note)
-    if composed(state, wanted) is not state:
-        note(f"{path}: weight norm and masks of pruning in it are put into the weights")
+    if kinds := composed(state, wanted)[1]:
+        note(f"{path}: parts of {' and '.join(kinds)} in it are put together to weights")
     state = _fitted(state, wanted, path)
     state = _one_of_several(state, wanted, path, averaged, note)
     state = _completed(state, model)
@@ -292,7 +292,7 @@ def _fitted(
     """A state dict of whole weights, without the prefix, common to all names, that most names fit
     without."""
     named: dict[str, Tensor] = {}
-    for key, tensor in composed(state, wanted).items():
+    for key, tensor in composed(state, wanted)[0].items():
         if key not in wanted and (key in COUNTERS or PROFILED.fullmatch(key)):
             continue
         name = key

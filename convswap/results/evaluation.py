@@ -62,7 +62,7 @@ def quality_beside(
         if not images.classes or not scores_classes(reference, batches):
             return None
         found = accuracy(reference, batches, progress)
-        if not (guesses := as_guesses(found, images)):
+        if not (guesses := _as_guesses(found, images)):
             return found
         images.note(f"{guesses}: judged by how close outputs come to its own")
         return None
@@ -76,7 +76,26 @@ def quality_beside(
     return measure
 
 
-def as_guesses(found: dict[str, float], images: Images) -> str:
+def labelled_accuracy(
+    network: nn.Module, images: Images, batches: Batches, progress: Progress = silent
+) -> dict[str, float]:
+    """`accuracy` on batches of images, whose `note` is told if guesses would be as good.
+
+    Raises:
+        DataError: the images have no labels, or as `accuracy` does.
+    """
+    if not images.classes:
+        raise DataError(
+            f"{images.name} has no labels of this network's classes",
+            do="use class folders, of all its classes, or compare --against a MODEL",
+        )
+    found = accuracy(network, batches, progress)
+    if guesses := _as_guesses(found, images):
+        images.note(f"{guesses}: it may have other classes, or want other preprocessing")
+    return found
+
+
+def _as_guesses(found: dict[str, float], images: Images) -> str:
     """What is to be said of an `accuracy` on images that guesses may come to as well, within two
     standard errors; nothing of a better one."""
     classes = len(images.classes)
