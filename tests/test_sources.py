@@ -177,12 +177,24 @@ def test_folders_to_train_on_and_to_judge_by_are_noticed(
     assert note.endswith(f"{taken.rpartition('/')[2]}/ is used")
 
 
+JUDGES = {  # files below val/, and the labels of those; None: they have no classes
+    "two of three": (["ant/0.png", "cat/0.png"], [0, 2]),
+    "one": (["cat/0.png", "cat/1.png"], [2, 2]),
+    "one, folders within": (["cat/old/0.png"], [2]),
+    "flat, as ImageNet comes": (["0.png", "1.png"], None),
+    "flat, folders within": (["old/0.png"], None),
+}
+
+
 @pytest.mark.parametrize("held_out", [False, True])
-def test_classes_have_the_numbers_they_were_trained_with(held_out, tmp_path):
-    files = ["val/ant/0.png", "val/cat/0.png", *(f"train/{c}/0.png" for c in ("ant", "bee", "cat"))]
+@pytest.mark.parametrize(("judges", "labels"), JUDGES.values(), ids=JUDGES.keys())
+def test_classes_have_the_numbers_they_were_trained_with(judges, labels, held_out, tmp_path):
+    files = [f"val/{name}" for name in judges] + [f"train/{c}/0.png" for c in ("ant", "bee", "cat")]
     found = open_source(str(plant(tmp_path, files)), held_out)
-    assert found.classes == ["ant", "bee", "cat"]
-    assert found.labels == ([0, 2] if held_out else [0, 1, 2])
+    if not held_out:
+        labels = [0, 1, 2]
+    assert found.classes == (["ant", "bee", "cat"] if labels else None)
+    assert found.labels == (labels or [0] * len(judges))
 
 
 @pytest.mark.parametrize("folders", [["train", "extra"], ["val", "extra"], ["training", "other"]])

@@ -34,8 +34,13 @@ _SCALE = re.compile(r"[xX]\d+(_sub)?$")  # of the same images, made smaller
 
 def below_the_shared(files: Sequence[str]) -> list[list[str]]:
     """The parts of each path, without the folders that all of them lie in."""
-    depth = len(parts_of(posixpath.commonpath([posixpath.dirname(name) for name in files])))
+    depth = len(shared_by(files))
     return [parts_of(name)[depth:] for name in files]
+
+
+def shared_by(files: Sequence[str]) -> list[str]:
+    """The folders that all files lie in, one within the other."""
+    return parts_of(posixpath.commonpath([posixpath.dirname(name) for name in files]))
 
 
 def parts_of(name: str) -> list[str]:

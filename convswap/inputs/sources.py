@@ -21,6 +21,7 @@ from .folders import (
     one_of_pairs,
     one_split,
     parts_of,
+    shared_by,
     without_masks,
     without_masks_of,
 )
@@ -103,8 +104,11 @@ def open_source(source: str, held_out: bool = False) -> Source:
     notes += [left_out, beside, answers, taken]
     below = below_the_shared(files)
     classes = sorted(classes_of(files), key=natural)
-    if others and {*classes} < {*classes_of(others)}:  # of some there are images to train on alone
-        classes = sorted(classes_of(others), key=natural)
+    known = sorted(classes_of(others), key=natural) if others else []
+    if not classes and (one := [name for name in shared_by(files) if name in known]):
+        below, classes = [[one[-1], *parts] for parts in below], one[-1:]
+    if classes and {*classes} < {*known}:  # of some there are images to train on alone
+        classes = known
     if scales := len(classes) > 1 and are_scales(classes):
         notes.append(f"taken in several sizes: {', '.join(f'{name}/' for name in classes)}")
     if scales or len(classes) < 2:
