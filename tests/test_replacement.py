@@ -252,3 +252,15 @@ def test_damage_far_above_the_prediction_is_said_aloud(gain: int):
     made = made.model_copy(update={"choices": (expected,)})
     notes = record_of(convert(model, made, batches)).plans[-1].notes
     assert [note.startswith("the outputs changed ") for note in notes] == [True] * (gain == 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("name", [*CONVOLUTIONS, "transposed"])
+def test_torch_jit_script_compiles_what_runs(name: str):
+    if name == "transposed":
+        conv, x = nn.ConvTranspose2d(6, 6, 4, stride=2, padding=1), torch.rand(2, 6, 5, 5)
+    else:
+        conv, x = convolution(name)
+    row = nn.Sequential(replaced(conv, "channel", conv.bias is not None))
+    assert row[0].weight.shape == conv.weight.shape  # which it keeps
+    torch.testing.assert_close(torch.jit.script(row)(x), row(x))

@@ -34,6 +34,8 @@ class Factorized(nn.Sequential):
         dense: what they stand in for.
     """
 
+    __jit_unused_properties__ = ("weight", "bias")  # torch.jit.script would compile them
+
     def __init__(self, layers: OrderedDict[str, nn.Module], dense: nn.Module):
         super().__init__(layers)
         for name in _ANSWERS:
@@ -78,10 +80,16 @@ class Factorized(nn.Sequential):
 class TransposedRow(Factorized):
     """The same for one that is transposed, which may be told what size to write."""
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """`output_size`: as of `nn.ConvTranspose2d`."""
-        if output_size is None:
-            return super().forward(x)
+        if output_size is not None:
+            return self._sized(x, output_size)
+        for layer in self:
+            x = layer(x)
+        return x
+
+    @torch.jit.unused
+    def _sized(self, x: Tensor, output_size: list[int]) -> Tensor:
         for layer in self:
             if not is_transposed(layer):
                 x = layer(x)
