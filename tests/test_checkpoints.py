@@ -15,11 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from outer import write_user_files
 from safetensors.torch import load_file, save_file
 
 from convswap import ConvswapError, open_model
+from convswap.inputs.as_trained import read_as_trained
+from convswap.record import Preprocess, record_of
 
 
 @pytest.fixture(scope="module")
@@ -440,3 +443,63 @@ def test_several_weights_under_unknown_names_are_not_chosen_from(user, state, tm
     torch.save({"teacher": prefixed("module.", state), "student": state}, tmp_path / "w.pth")
     with pytest.raises(ConvswapError, match="holds several that fit: teacher, student - save one"):
         opened(user, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("other", ["best_model", "teacher", "best_model_wts"])
+def test_others_beside_the_weights_of_the_usual_name_are_told_of(other, user, state, tmp_path):
+    better = {key: value + 1 for key, value in state.items()}
+    torch.save({"model": state, other: better, "epoch": 3}, tmp_path / "w.pth")
+    said = []
+    found = opened(user, tmp_path / "w.pth", note=said.append)
+    assert torch.equal(found["body.weight"], state["body.weight"])
+    assert said == [f"{tmp_path / 'w.pth'}: the weights in model are taken; it has others: {other}"]
+
+
+OTHER_SIZES = {"num_classes=7": {"num_classes": 7}, "in_chans=1": {"in_chans": 1}}
+
+
+@pytest.mark.parametrize(("argument", "built"), OTHER_SIZES.items(), ids=OTHER_SIZES.keys())
+def test_a_size_that_the_network_was_trained_with_is_said(argument, built, tmp_path):
+    torch.save(timm.create_model("resnet10t", **built).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ConvswapError, match=rf"--model-arg {argument},"):
+        open_model("timm:resnet10t", weights=tmp_path / "w.pth")
+
+
+KNOWN = Preprocess(input_size=(3, 224, 224), crop_pct=0.95)
+TRAINED = {  # arguments of scripts, and what they say of images
+    "timm": ({"img_size": 96, "mean": [0.5], "std": [0.1, 0.2, 0.3], "interpolation": "bilinear"},
+             {"input_size": (3, 96, 96), "mean": (0.5,) * 3, "std": (0.1, 0.2, 0.3),
+              "interpolation": "bilinear"}),
+    "timm, of its size": ({"input_size": [3, 64, 32], "img_size": 96, "crop_pct": 0.8},
+                          {"input_size": (3, 64, 32), "crop_pct": 0.8}),
+    "torchvision": ({"val_crop_size": 112, "val_resize_size": 128, "train_crop_size": 96},
+                    {"input_size": (3, 112, 112), "crop_pct": 0.875}),
+    "DeiT": ({"input_size": 192, "crop_pct": None}, {"input_size": (3, 192, 192)}),
+    "nothing said": ({"img_size": None, "mean": None, "interpolation": "", "lr": 0.1}, {}),
+    "of other kinds": ({"img_size": "big", "mean": "grey", "std": [0, 0, 0], "crop_pct": [1],
+                        "interpolation": "random", "val_crop_size": {}}, {}),
+    "of one channel": ({"mean": [0.5, 0.5], "input_size": [3, 64]}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "changed"), TRAINED.values(), ids=TRAINED.keys())
+def test_images_are_read_as_a_script_that_trained_on_them_was_told(args, changed):
+    assert read_as_trained(KNOWN, args) == KNOWN.model_copy(update=changed)
+
+
+@pytest.mark.parametrize("kind", [dict, argparse.Namespace])
+def test_a_network_reads_images_as_in_its_training_and_it_is_said(kind, tmp_path):
+    network = timm.create_model("resnet10t", num_classes=7)
+    args = kind(model="resnet10t", img_size=96, mean=[0.5] * 3, std=None, opt=Settings(lr=1))
+    torch.save({"state_dict": network.state_dict(), "args": args}, tmp_path / "w.pth")
+    said = []
+    model = open_model(
+        "timm:resnet10t", weights=tmp_path / "w.pth", kwargs={"num_classes": 7}, note=said.append
+    )
+    preprocess = record_of(model).preprocess
+    assert preprocess.input_size == (3, 96, 96)
+    assert preprocess.mean == (0.5, 0.5, 0.5)
+    assert said == [
+        f"{tmp_path / 'w.pth'}: images are read as in its training, input_size (3, 96, 96), "
+        "mean (0.5, 0.5, 0.5)"
+    ]

@@ -35,7 +35,7 @@ INSIDE = (  # names, of any submodule: what torch.compile, checkpointing and FSD
 
 def load_weights_(
     model: nn.Module, path: Path, *, averaged: bool = True, note: Note = unheard
-) -> None:
+) -> Mapping:
     """Load weights into a network, strictly, in place; they are cast to its types.
 
     A prefix that all names have in common, such as `module.` or `_orig_mod.model.`, is left out
@@ -46,6 +46,9 @@ def load_weights_(
             folder of such, in one file or in shards with an index.
         averaged: whether averaged weights (EMA) are taken where there are any.
         note: told what was taken, if there was a choice.
+
+    Returns:
+        The arguments of the script that trained them, where the file holds these as `args`.
 
     Raises:
         ModelError: the weights cannot be read, or do not fit.
@@ -75,7 +78,7 @@ def load_weights_(
                 for what, names in misfits.items()
             ),
             where=str(path),
-            do=_what_to_do(misfits),
+            do=_what_to_do(misfits, state, model),
         )
     try:
         model.load_state_dict(of_today(state, model))
@@ -84,6 +87,8 @@ def load_weights_(
             f"{type(model).__name__} does not take the weights: {first_line(error)}",
             where=str(path),
         ) from error
+    said = content.get("args")
+    return said if isinstance(said, Mapping) else {}
 
 
 def _completed(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -110,14 +115,28 @@ def _misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[
     return {what: sorted(names) for what, names in found.items() if names}
 
 
-def _what_to_do(misfits: Mapping[str, Sequence[str]]) -> str:
+def _what_to_do(
+    misfits: Mapping[str, Sequence[str]], state: Mapping[str, Tensor], model: nn.Module
+) -> str:
     """What to do about names that do not fit: the heads that torchvision's networks are trained
-    with are an argument by themselves."""
+    with are an argument by themselves; one size that is another is that of classes or channels."""
     argument, value = "num_classes", "10"
     [what, names], *others = misfits.items()
     if not others and all(name.startswith(("aux", "Aux")) for name in names):
         argument = "aux_loss" if names[0].startswith("aux_classifier") else "aux_logits"
         value = str(what == "unknown").lower()
+    elif not others and what == "of another shape":
+        wanted = model.state_dict()
+        differ = {
+            (axis, size)
+            for name in names
+            for axis, size in enumerate(state[name].shape)
+            if wanted[name].shape[axis : axis + 1] != (size,)
+        }
+        if len(differ) == 1:
+            [(axis, size)] = differ
+            if axis == 0 or type(model).__module__.startswith("timm."):
+                argument, value = ("in_chans" if axis else "num_classes"), str(size)
     return (
         f"check the model's name and arguments (--model-arg {argument}={value}, in Python "
         f"kwargs=dict({argument}={value.capitalize()}))"
@@ -158,9 +177,11 @@ def _state_dict(
         note(f"{path}: averaged weights are taken ({name}; {others})")
     elif averaged and (nameless := [n for n in AVERAGED if _has_no_names(content.get(n))]):
         note(f"{path}: averaged weights are passed over, for they have no names ({nameless[0]})")
+    others = {key: each for key, each in content.items() if key not in averages and key != name}
+    if averaged and name in trained and (beside := dict(_fitting(others, wanted, path))):
+        note(f"{path}: the weights in {name} are taken; it has others: {', '.join(beside)}")
     unknown = name is None or (name in averages and not averaged)
     if unknown and not all(isinstance(value, Tensor) for value in content.values()):
-        others = {name: value for name, value in content.items() if name not in averages}
         fitting = dict(_fitting(others, wanted, path))
         if len(fitting) > 1:
             raise ModelError(

@@ -16,6 +16,7 @@ from ..network.state import check_finite
 from ..record import Base, Preprocess, remember
 from ..support.files import is_there
 from ..support.randomness import seeded
+from .as_trained import read_as_trained
 from .bases import build_library, fold_branches_
 from .checkpoints import load_weights_
 from .names import check_named, is_library
@@ -66,17 +67,17 @@ def open_model(
             model = _run_factory(name, kwargs)
     if fold and not name.startswith("timm:"):
         raise ModelError("only networks of timm say how their branches are folded")
-    folded = False
+    folded, args = False, {}
     if weights is not None:
         given = {"path": Path(weights), "averaged": averaged, "note": note}
         try:
-            load_weights_(model, **given)
+            args = load_weights_(model, **given)
         except ModelError as error:
             if not fold:
                 raise
             folded = True
             try:  # they may have been folded before they were saved
-                load_weights_(fold_branches_(model), **given)
+                args = load_weights_(fold_branches_(model), **given)
             except ModelError:
                 raise error from None
     model.eval()
@@ -87,7 +88,13 @@ def open_model(
         name=name if is_library(name) else "code", kwargs=kwargs, weights=source, sha256=found,
         averaged=averaged, folded=fold,
     )  # fmt: skip
-    return remember(model, base=base, preprocess=declared_preprocess(model, name, kwargs))
+    declared = declared_preprocess(model, name, kwargs)
+    preprocess = declared and read_as_trained(declared, args)
+    if preprocess != declared:
+        before = declared.model_dump()
+        new = [f"{k} {v}" for k, v in preprocess.model_dump().items() if v != before[k]]
+        note(f"{weights}: images are read as in its training, {', '.join(new)}")
+    return remember(model, base=base, preprocess=preprocess)
 
 
 def open_structure(

@@ -52,6 +52,13 @@ class _Row(_PassedOver):
         return []
 
 
+class _Settings(OrderedDict):
+    """Stands for the arguments of a script: its attributes are entries."""
+
+    def __setstate__(self, state: object) -> None:
+        self.update(state if isinstance(state, dict) else {})
+
+
 class _Kept:
     """Stands for a NumPy array or its type: what it would be made of, of which nothing is run."""
 
@@ -67,6 +74,7 @@ class _Kept:
 STAND_INS = {
     **{f"numpy.{core}.multiarray._reconstruct": _Kept for core in ("core", "_core")},
     "numpy.dtype": _Kept, "collections.defaultdict": _Entries, "collections.deque": _Row,
+    "argparse.Namespace": _Settings,
 }  # fmt: skip
 MOST = 1 << 16  # modules, or tensors, of a network that was saved whole
 NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")  # NumPy's names of their types
