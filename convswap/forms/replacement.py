@@ -82,13 +82,14 @@ class TransposedRow(Factorized):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """`output_size`: as of `nn.ConvTranspose2d`."""
-        if output_size is not None:
+        if torch.jit.is_scripting():  # the compiler of TorchScript passes over the other branch
+            assert output_size is None
+        elif output_size is not None:
             return self._sized(x, output_size)
         for layer in self:
             x = layer(x)
         return x
 
-    @torch.jit.unused
     def _sized(self, x: Tensor, output_size: list[int]) -> Tensor:
         for layer in self:
             if not is_transposed(layer):
