@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -261,6 +262,7 @@ def test_several_outputs_are_all_compared(write, tmp_path):
     assert write(small, image_batches(size)[0], tmp_path / "net") < 1e-4
 
 
+Both = namedtuple("Both", "left right")
 OUTPUTS = {
     "classes only": lambda y: y.argmax(1),
     "many": lambda y: {
@@ -268,6 +270,7 @@ OUTPUTS = {
         "bytes": (255 * y.sigmoid()).byte(), "infinity": y.relu().log(), "nothing": None,
     },
     "zeros over next to nothing": lambda y: (y - y) / (1e-15 + (y - y).sum(1, keepdim=True)),
+    "best and where, by name": lambda y: {"best": y.max(1), "both": Both(y, y.relu())},
     "numbers and words": lambda y: {"scores": y, "classes": 6, "size": y.shape, "name": "a"},
 }  # fmt: skip
 
@@ -281,6 +284,17 @@ class Puts(nn.Module):
 
     def forward(self, x):
         return self.out(self.conv(x))
+
+
+def test_a_program_holds_nothing_of_a_weight_of_which_the_type_is_read(tmp_path):
+    model, size = tiny("reads attributes")
+    small = converted(model, size, first=("channel", 3), second=("bottleneck", 3))
+    images = image_batches(size)[0]
+    assert export_program(small, images, tmp_path / "net.pt2", batch=6) < 1e-4
+    program = torch.export.load(tmp_path / "net.pt2")
+    called = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    assert torch.ops.aten.conv2d.default in called
+    assert torch.ops.aten.einsum.default not in called
 
 
 @pytest.mark.parametrize("write", [export_onnx, export_program])

@@ -66,14 +66,15 @@ class Factorized(nn.Sequential):
             return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)
 
-    @torch.no_grad()
     def _compose(self) -> Tensor:
-        # subtle: whoever watches the network's own computation is not to see this
+        # subtle: whoever watches the network's own computation is not to see this; nor are
+        # exporters, which would write a `no_grad` of whose result nobody reads anything
         with torch._C.DisableTorchFunction():
             groups = getattr(self, "groups", 1)
-            kernels = [_dense_kernel(layer, groups) for layer in self]
+            kernels = [_dense_kernel(layer, groups).detach() for layer in self]
             whole = reduce(lambda a, b: torch.einsum("gom...,gmi...->goi...", b, a), kernels)
-            kernel = whole.flatten(0, 1).to(self[-1].weight.dtype)
+            kernel, kept_in = whole.flatten(0, 1), self[-1].weight.dtype
+            kernel = kernel if kernel.dtype == kept_in else kernel.to(kept_in)
             return turned(kernel, groups) if is_transposed(self) else kernel
 
 
@@ -252,10 +253,9 @@ def _dense_kernel(layer: nn.Module, groups: int) -> Tensor:
     """Kernels `[groups, out, in, *size]`, with zeros where a layer's own groups, more than
     those, do not read a channel."""
     weight = kernel_of(layer)
-    weight = weight if weight.dtype == torch.float64 else weight.float()
+    weight = weight.float() if weight.dtype.itemsize < 4 else weight
     inner = getattr(layer, "groups", 1) // groups
-    weight = weight.unflatten(0, (groups, inner, -1))  # [groups, inner, out, in, *size]
-    dense = weight.new_zeros(*weight.shape[:3], inner, *weight.shape[3:])
-    each = torch.arange(inner)
-    dense[:, each, :, each] = weight.transpose(0, 1)
-    return dense.flatten(3, 4).flatten(1, 2)
+    weight = weight.unflatten(0, (groups, inner, 1, -1))  # [groups, inner, 1, out, in, *size]
+    own = torch.eye(inner, dtype=weight.dtype, device=weight.device)
+    own = own.view(inner, inner, *[1] * (weight.dim() - 3))
+    return (weight * own).transpose(2, 3).flatten(3, 4).flatten(1, 2)

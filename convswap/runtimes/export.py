@@ -96,9 +96,12 @@ def on_cpu(model: nn.Module) -> nn.Module:
 
 def _in_a_tuple(model: nn.Module, args: tuple, output: object) -> tuple[Tensor, ...] | None:
     """All tensors of an output in order, where it holds something that exporters do not know:
-    tensors in a class of the user's own, or what no tensors are found in, such as caches."""
+    tensors in a class of the user's own or in a tuple that has names, as `torch.max` gives, or what
+    no tensors are found in, such as caches."""
     plain = (Tensor, bool, int, float, str, type(None))
-    known = all(isinstance(leaf, plain) for leaf in tree_leaves(output))
+    names = ("_fields", "n_fields")  # the user's, and PyTorch's own
+    leaves = tree_leaves(output, is_leaf=lambda tree: any(hasattr(tree, name) for name in names))
+    known = all(isinstance(leaf, plain) for leaf in leaves)
     return None if known else tuple(tensors_in(output) or tensors(output))
 
 

@@ -47,6 +47,7 @@ def export_program(
     do = ONE if others else ""
     with new_file(path) as temporary, quiet():
         program = _program(model, alike[0], others)
+        program.graph.eliminate_dead_code()  # such as a whole weight, of which the type is read
         _fold_batch_norms_(program)
         _forget_source_(program)
         content = io.BytesIO()  # subtle: on a full disk PyTorch's own writer ends the process
