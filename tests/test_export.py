@@ -590,6 +590,12 @@ def test_inputs_that_nothing_can_be_written_for(model, inputs, says, write, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_a_type_that_onnx_runtime_does_not_know_is_told(kind, tmp_path):
+    with pytest.raises(ConvswapError, match=r"model\.float\(\)"):
+        export_onnx(nn.Conv2d(3, 6, 3).to(kind), given(2, 3, 8, 8).to(kind), tmp_path / "n.onnx")
+
+
 def test_maps_of_several_sizes_are_not_free(tmp_path):
     pair = given(2, 3, 8, 8), given(2, 3, 9, 9)
     with pytest.raises(ConvswapError, match="inputs are not of one size"):

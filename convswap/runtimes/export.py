@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SMALL = 1e-8  # what rules that tidy a graph take for zero
 EARLIEST = 18  # opset that PyTorch's exporter writes
 ONE = "say how many samples it is to take, batch=1"
+FLOAT = "export it in single precision, model.float(): ONNX Runtime knows few layers in others"
 
 
 def export_onnx(
@@ -81,9 +82,10 @@ def export_onnx(
             sizes = dict.fromkeys(
                 "x".join(map(str, t.shape)) for each in tried for t in each.tensors
             )
+            in_float32 = all(each.dtype == torch.float32 for each in model.parameters())
             raise ConvswapError(
                 f"what was written does not run on {' and '.join(sizes)}: {why_not(error)}",
-                do=ONE if batch is None else "",
+                do=(ONE if batch is None else "") if in_float32 else FLOAT,
             ) from error
 
 
