@@ -429,6 +429,9 @@ def test_real_plan_survives_saving_and_loading(tmp_path: Path):
     made = plan(model, image_batches(input_size), Budget(macs=0.4))
     made.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == made
+    text = (tmp_path / "plan.json").read_text()
+    (tmp_path / "edited.json").write_text(text, encoding="utf-8-sig")  # as some editors do
+    assert Plan.load(tmp_path / "edited.json") == made
 
 
 def test_missing_plan_file_is_refused(tmp_path: Path):

@@ -8,13 +8,14 @@ import random
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from outer import SIZE, write_tar
 from PIL import Image
 
 from convswap import ConvswapError, Preprocess, open_images
-from convswap.inputs.images import training_batches
+from convswap.inputs.images import keeps_apart, training_batches
 from convswap.inputs.sources import natural, open_source
 
 RAW = Preprocess(input_size=(3, SIZE, SIZE), mean=(0, 0, 0), std=(1, 1, 1))
@@ -175,6 +176,19 @@ def test_folders_to_train_on_and_to_judge_by_are_noticed(
     assert found.classes == ["ant", "bee"]
     *_, note = found.notes
     assert note.endswith(f"{taken.rpartition('/')[2]}/ is used")
+
+
+def test_a_source_may_keep_images_apart_to_judge_by(tmp_path):
+    array = np.zeros((2, 3), "float32")
+    np.savez(tmp_path / "whole.npz", x=array)
+    np.savez(tmp_path / "parts.npz", x_train=array, x_test=array)
+    whole = plant(tmp_path / "whole", ["0.png"])
+    parts = plant(tmp_path / "parts", ["train/0.png", "val/0.png"])
+    assert keeps_apart("digits")
+    for source in (whole, tmp_path / "whole.npz"):
+        assert not keeps_apart(str(source))
+    for source in (parts, tmp_path / "parts.npz"):
+        assert keeps_apart(str(source))
 
 
 JUDGES = {  # files below val/, and the labels of those; None: they have no classes

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from .. import artifact
 from ..errors import ConvswapError, ModelError
 from ..inputs.calibration import calibration_batches
-from ..inputs.images import open_images
+from ..inputs.images import keeps_apart, open_images
 from ..inputs.names import check_artifact, is_artifact, is_function
 from ..inputs.networks import open_model, open_teacher
 from ..inputs.preprocess import settle_preprocess
@@ -193,14 +194,15 @@ def open_timing(timing: o.Timing, machine: o.Machine) -> Target:
 
 
 def quality(
-    model: nn.Module, source: str, fitted: str, output: Kind | None = None
+    model: nn.Module, source: str, fitted: str | None, output: Kind | None = None
 ) -> Callable[[nn.Module], dict[str, float]]:
     """What measures a network, each once: a function of the user's own, or images, beside `model`.
 
     Args:
-        fitted: the images that layers are fitted to.
+        fitted: the images that layers are fitted to, if there are any.
     """
-    if source == fitted:
+    same = fitted is not None and Path(source).resolve() == Path(fitted).resolve()
+    if same and not keeps_apart(source):
         note("quality is judged on the images that layers are fitted to: --val names others")
     if is_function(source):
         measure = partial(_own, open_function(source), source)

@@ -179,6 +179,17 @@ def open_images(
     return Images(source, items, found.classes, note)
 
 
+def keeps_apart(source: str) -> bool:
+    """Whether a source has images to judge by beside those to fit to."""
+    if source == DIGITS:
+        return True
+    if is_array_file(source):
+        fitted, judged = (ArrayFile(Path(source), held_out).note for held_out in (False, True))
+    else:
+        fitted, judged = (open_source(source, held_out).files for held_out in (False, True))
+    return fitted != judged
+
+
 def training_batches(
     source: str,
     preprocess: Preprocess,

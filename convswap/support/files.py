@@ -40,7 +40,7 @@ def read_text(path: str | Path, most: int = TEXT_BYTES) -> str:
     """
     check_regular(path, most)
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")  # some editors begin with a mark
     except UnicodeDecodeError:
         raise ValueError("it is not text") from None
 
