@@ -80,6 +80,19 @@ class Adapted(nn.Conv2d):
         return self._conv_forward(x, weight, self.bias)
 
 
+class LowRank(nn.Module):
+    """The same as what a weight is put through."""
+
+    def __init__(self, out_channels: int, columns: int):
+        super().__init__()
+        self.up, self.down = (
+            nn.Parameter(torch.randn(n) / 9) for n in ((out_channels, 2), (2, columns))
+        )
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.up @ self.down).view(weight.shape)
+
+
 class Causal(nn.Conv1d):
     """Sees no later samples."""
 
@@ -120,8 +133,8 @@ class Normed(nn.Linear):
         return F.linear(x, F.normalize(self.weight), self.bias)
 
 
-def parametrized(layer: nn.Module) -> nn.Module:
-    parametrize.register_parametrization(layer, "weight", Negated())
+def parametrized(layer: nn.Module, by: nn.Module | None = None) -> nn.Module:
+    parametrize.register_parametrization(layer, "weight", by or Negated())
     return layer
 
 
@@ -168,6 +181,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "static padding": lambda: StaticPadding(6, 8, 3, stride=2),
     "pads itself": lambda: PadsItself(6, 8, 3, stride=2),
     "adapted": lambda: Adapted(6, 8, 3, **CONV),
+    "adapted, parametrized": lambda: parametrized(nn.Conv2d(6, 8, 3, **CONV), LowRank(8, 54)),
     "grouped": lambda: parametrizations.weight_norm(nn.Conv2d(6, 8, 3, groups=2, **CONV)),
     "1-d": lambda: parametrizations.weight_norm(nn.Conv1d(6, 8, 3, **CONV)),
     "1-d, same": lambda: parametrizations.weight_norm(nn.Conv1d(6, 8, 4, padding="same")),

@@ -104,9 +104,9 @@ def observe(model: nn.Module, input_size: Sequence[int] | object) -> Observation
     example = example_of(model, input_size)
 
     def look(network: nn.Module, batch: Batch) -> tuple[Watcher, int]:
-        with Counter() as counter:
-            found = watch(network, batch, [names[0] for names in paths.values()], counter)
-            return found, counter.macs
+        counter = Counter()
+        found = watch(network, batch, [names[0] for names in paths.values()], counter)
+        return found, counter.macs
 
     run = dry_run(model, example, look)
     seen, macs = run.found

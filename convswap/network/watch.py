@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -41,9 +42,9 @@ def watch(
     Args:
         network: in eval mode. Tensors may be on the meta device.
         paths: of the convolutions, or of what stands there.
-        counter: that counts meanwhile, if any.
+        counter: to count meanwhile what the network runs, and nothing else; if any.
     """
-    counter = counter or MacCounter()
+    counting, counter = counter or nullcontext(), counter or MacCounter()
     watcher = Watcher(network, paths, counter)
     handles = []
     for path, module in network.named_modules():
@@ -55,7 +56,7 @@ def watch(
             module.register_forward_hook(leave, with_kwargs=True),
         ]
     try:
-        with torch.no_grad(), seeded(0), KnownShapes(counter), watcher:
+        with torch.no_grad(), seeded(0), counting, KnownShapes(counter), watcher:
             example.run(network)
     finally:
         for handle in handles:
