@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -588,6 +589,19 @@ def test_inputs_that_nothing_can_be_written_for(model, inputs, says, write, tmp_
     with pytest.raises(ConvswapError, match=says):
         write(model.eval(), inputs, tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [export_onnx, export_program])
+def test_a_network_may_keep_the_grids_that_it_makes(write, tmp_path):
+    class Grids(Takes):
+        @cache  # noqa: B019 - users do so
+        def grid(self, width):
+            return torch.linspace(0, 1, width)
+
+        def forward(self, x):
+            return self.conv(x + self.grid(x.shape[-1]))
+
+    assert write(Grids().eval(), given(3, 3, 8, 8), tmp_path / "net") < 1e-4
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import ConvswapError, one_line
 from ..network.calls import Batch, read_batch
-from ..network.copies import deep_copy, first_line, in_eval_mode
+from ..network.copies import deep_copy, first_line, in_eval_mode, shared_copy
 from ..network.match import tensors
 from ..network.trees import tensors_in
 from ..support.files import new_file
@@ -175,9 +175,8 @@ def onnx_graph(
     free = free_lengths(batch, others)
     lengths = dict.fromkeys(name for axes in free for name in axes.values())
     settings = {"input_names": names, "verbose": False}
-    model = TakesTensors(model, batch)
 
-    def newer() -> ModelProto:
+    def newer(model: nn.Module) -> ModelProto:
         known = {name: torch.export.Dim(name) for name in lengths}
         shapes = tuple({axis: known[name] for axis, name in axes.items()} for axes in free)
         return torch.onnx.export(
@@ -185,7 +184,7 @@ def onnx_graph(
             dynamic_shapes=(shapes,) if lengths else None, **settings,
         ).model_proto  # fmt: skip
 
-    def older() -> ModelProto:
+    def older(model: nn.Module) -> ModelProto:
         written = io.BytesIO()
         torch.onnx.export(
             model, tensors, written, dynamo=False, opset_version=opset or EARLIEST - 1,
@@ -199,8 +198,10 @@ def onnx_graph(
     problems = []
     for write in ways:
         try:
+            # subtle: a network that keeps grids or anchors would keep those of the exporter
+            traced = TakesTensors(shared_copy(model), batch)
             with quiet(), silent_streams(), _OfTheBatch():
-                graph = write()
+                graph = write(traced)
             if opset not in (None, _opset(graph)):
                 raise ValueError("the version is not known to this PyTorch")
             return graph

@@ -13,6 +13,7 @@ from torch.fx import Node
 
 from ..errors import ConvswapError
 from ..network.calls import Batch, read_batch
+from ..network.copies import shared_copy
 from ..support.files import new_file
 from ..support.quiet import quiet, silent_streams
 from .export import ONE, on_cpu, why_not
@@ -75,8 +76,8 @@ def _program(model: nn.Module, batch: Batch, others: Sequence[Batch]) -> Exporte
             shapes[tensor] = dict.fromkeys(axes, length)
         try:
             with silent_streams():
-                return torch.export.export(
-                    model, batch.args, dict(batch.kwargs), dynamic_shapes=shapes
+                return torch.export.export(  # a copy, which keeps what it was traced with
+                    shared_copy(model), batch.args, dict(batch.kwargs), dynamic_shapes=shapes
                 )
         except Exception as error:  # it raises whatever it likes
             problems.append(error)
