@@ -265,6 +265,20 @@ def test_the_dtype_comes_back(dtype, tmp_path):
     assert {p.dtype for p in again.parameters()} == {dtype}
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"])
+def test_a_table_of_rare_numbers_comes_back(dtype, tmp_path):
+    def with_table(value: int) -> nn.Module:
+        model, _ = tiny("residual")
+        model.register_buffer("table", torch.full((3,), value).to(getattr(torch, dtype)))
+        return model
+
+    small = converted(with_table(2), tiny("residual")[1], first=("channel", 3))
+    save(small, tmp_path / "out")
+    again = load(tmp_path / "out", with_table(0))
+    assert again.table.dtype == small.table.dtype
+    assert again.table.tolist() == [2, 2, 2]
+
+
 # --- saving ---------------------------------------------------------------------------------
 
 
