@@ -981,6 +981,24 @@ class CompiledItself(OneInput):
         self.forward = torch.compile(self.forward, backend="eager")
 
 
+class CompiledMethod(OneInput):
+    """Of what forward calls one is compiled where it is written, one where it is put together."""
+
+    def __init__(self):
+        super().__init__()
+        self.end = torch.compile(self._end, backend="eager")
+
+    @torch.compile(backend="eager")
+    def _start(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.first(x))
+
+    def _end(self, x: Tensor) -> Tensor:
+        return self.second(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self._start(x))
+
+
 class CompiledPart(nn.Module):
     def __init__(self):
         super().__init__()
@@ -1015,7 +1033,7 @@ def test_scripted_networks_are_refused_in_one_line():
         plan(model, [X], Budget(macs=0.6))
 
 
-@pytest.mark.parametrize("make", [CompiledForward, CompiledItself, CompiledPart])
+@pytest.mark.parametrize("make", [CompiledForward, CompiledItself, CompiledMethod, CompiledPart])
 def test_compiled_parts_are_unwrapped_on_a_copy(make):
     model = make().eval()
     made = plan(model, [X], Budget(macs=0.6))

@@ -58,8 +58,8 @@ def _rebound(value: object, memo: dict[int, object]) -> object:
         tuple(copied for _, copied in cells),
     )  # fmt: skip
     made.__kwdefaults__ = value.__kwdefaults__
-    made.__dict__ |= value.__dict__
     memo[id(value)] = made  # subtle: before its cells are filled, for one may hold it
+    made.__dict__ |= {name: _rebound(kept, memo) for name, kept in vars(value).items()}
     for cell, copied in cells:
         for inside in _inside(cell):
             copied.cell_contents = _rebound(inside, memo)

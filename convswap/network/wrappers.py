@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import MethodType
+from collections.abc import Callable
+from types import FunctionType, MethodType
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from .copies import deep_copy, without_modules
 from .state import attributes_of
 
 _COMPILED = "torch._dynamo.eval_frame:OptimizedModule"
+_PLAIN = "_torchdynamo_orig_callable"  # of a compiled function
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -50,23 +52,34 @@ def _is_compiled(module: nn.Module) -> bool:
     return (
         isinstance(module, loaded(_COMPILED))
         or bool(vars(module).get("_compiled_call_impl"))
-        or hasattr(module.forward, "_torchdynamo_orig_callable")
+        or bool(_compiled_in(module))
     )
 
 
+def _compiled_in(module: nn.Module) -> dict[str, Callable]:
+    """What the methods, and functions kept, of a module were before they were compiled."""
+    kinds = type(module).__mro__
+    kept: dict[str, object] = {}
+    for kind in reversed(kinds[: kinds.index(nn.Module)]):
+        kept |= vars(kind)
+    return {
+        name: getattr(value, _PLAIN)
+        for name, value in (kept | vars(module)).items()
+        if isinstance(value, FunctionType) and hasattr(value, _PLAIN)
+    }
+
+
 def _uncompiled_(model: nn.Module) -> nn.Module:
-    """A network whose parts were compiled, or their `forward`, as before."""
+    """A network whose parts were compiled, or what these do, as before."""
     for module in list(model.modules()):
         for name, child in module._modules.items():
             if isinstance(child, loaded(_COMPILED)):
                 module._modules[name] = child._orig_mod
-        plain = getattr(module.forward, "_torchdynamo_orig_callable", None)
-        if plain is None:
-            continue
-        vars(module).pop("forward", None)  # subtle: the one of the class is the plain one, or
-        if hasattr(module.forward, "_torchdynamo_orig_callable"):  # itself compiled
-            plain = getattr(plain, "__func__", plain)
-            vars(module)["forward"] = MethodType(plain, module)
+        for name, plain in _compiled_in(module).items():
+            if vars(module).pop(name, None) is None:  # it is of the class
+                plain = MethodType(plain, module)
+            if getattr(module, name, None) != plain:
+                vars(module)[name] = plain
     return model
 
 
