@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 
 from torch import nn
 
@@ -75,4 +76,8 @@ def with_stand_ins(network: nn.Module, paths: Sequence[str]) -> nn.Module:
         itself.__dict__ = dict(vars(conv))
         rebind_(itself, {id(conv): itself})  # subtle: a forward put in its place may call its own
         become_(conv, in_a_row(OrderedDict(itself=itself), conv))
+    for module in changed.modules():  # what is found once and kept, it finds anew once loaded
+        for name in [*vars(module)]:
+            if isinstance(getattr(type(module), name, None), cached_property):
+                del vars(module)[name]
     return changed
