@@ -92,7 +92,9 @@ def _said(error: CycloptsError, elsewhere: str | None) -> str:
 
 def _elsewhere(error: CycloptsError) -> str | None:
     """Which verbs have an option that the one which was called has not; which folder was meant by
-    the files in it."""
+    the files in it; how the numbers of a size are written."""
+    if isinstance(error, UnusedCliTokensError) and all(map(str.isdigit, error.unused_tokens)):
+        return "numbers that belong together are joined by commas, as in 3,224,224"
     if isinstance(error, UnusedCliTokensError) and Path(error.unused_tokens[0]).is_file():
         return f"name the folder: {Path(error.unused_tokens[0]).parent}"
     if not isinstance(error, UnknownOptionError):

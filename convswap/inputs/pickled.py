@@ -98,6 +98,10 @@ def read_pickled(path: Path) -> Mapping:
         with known, quiet(), path.open("rb") as file:  # subtle: a path is judged by its name
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
+        if isinstance(error, EOFError) or "unexpected EOF" in str(error):
+            raise ModelError(
+                f"{path} is cut off, not a checkpoint", do="copy or download it again"
+            ) from None
         code = re.search(r"GLOBAL (\S+)", str(error))
         raise ModelError(
             f"not a checkpoint of plain tensors: {path}{f' holds {code[1]}' if code else ''}",

@@ -123,6 +123,7 @@ def test_help_versions_and_recipes_come_without_heavy_packages(tmp_path):
 MISTAKES = {  # what is said of each; `here` is a folder, `here.py` a file, all else is not there
     "inspect nothing": "unknown model 'nothing' - say timm:nothing, torchvision:nothing,",
     "inspect timm:resnet18 more": "nothing is done with 'more'\n",
+    "inspect timm:resnet18 --input-size 3 32 32": "'32' and 1 more - numbers that belong together",
     "bench here here/2.jpg here/3.jpg": "'here/2.jpg' and 1 more - name the folder: here",
     "inspect net.py": "say net.py:FACTORY",
     "inspect none.py:build": "no such file: none.py",
