@@ -348,7 +348,7 @@ def test_what_is_taken_for_weights_is_named(write, words, suffix, user, tmp_path
 def test_a_checkpoint_of_old_that_is_cut_off_is_named(length, user, tmp_path):
     torch.save({"a": torch.ones(99)}, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
     os.truncate(tmp_path / "w.pth", length % (tmp_path / "w.pth").stat().st_size)
-    with pytest.raises(ConvswapError, match="w.pth(: an empty file| is cut off)"):
+    with pytest.raises(ConvswapError, match=r"w.pth(: an empty file| is cut off)"):
         opened(user, tmp_path / "w.pth")
 
 
