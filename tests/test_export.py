@@ -272,6 +272,10 @@ OUTPUTS = {
     },
     "zeros over next to nothing": lambda y: (y - y) / (1e-15 + (y - y).sum(1, keepdim=True)),
     "best and where, by name": lambda y: {"best": y.max(1), "both": Both(y, y.relu())},
+    "axes that are not squeezed": lambda y: (
+        y.squeeze(1), torch.squeeze(input=y, dim=-1), y.mean(2, True).squeeze((1, 2)),
+        y.relu().squeeze_(1), y.amax(3, True).squeeze(dim=3),
+    ),
     "numbers and words": lambda y: {"scores": y, "classes": 6, "size": y.shape, "name": "a"},
 }  # fmt: skip
 

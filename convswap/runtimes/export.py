@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SMALL = 1e-8  # what rules that tidy a graph take for zero
 EARLIEST = 18  # opset that PyTorch's exporter writes
+_SQUEEZES = {torch.squeeze, torch.Tensor.squeeze, torch.Tensor.squeeze_}
 ONE = "say how many samples it is to take, batch=1"
 FLOAT = "export it in single precision, model.float(): ONNX Runtime knows few layers in others"
 
@@ -200,7 +201,7 @@ def onnx_graph(
         try:
             # subtle: a network that keeps grids or anchors would keep those of the exporter
             traced = TakesTensors(shared_copy(model), batch)
-            with quiet(), silent_streams(), _OfTheBatch():
+            with quiet(), silent_streams(), _Writable():
                 graph = write(traced)
             if opset not in (None, _opset(graph)):
                 raise ValueError("the version is not known to this PyTorch")
@@ -215,14 +216,26 @@ def onnx_graph(
     ) from problems[0]
 
 
-class _OfTheBatch(TorchFunctionMode):
-    """Batch norms that norm by what they read are given no other statistics, by which PyTorch's
-    exporter would have them norm."""
+class _Writable(TorchFunctionMode):
+    """What PyTorch's exporter would write as something else, in words that mean the same: batch
+    norms that norm by what they read are given no other statistics, by which it would have them
+    norm, and axes of more than one number, which PyTorch leaves as they are, are not squeezed."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if func is F.batch_norm and kwargs["training"]:
             args = (args[0], None, None)
-        return func(*args, **(kwargs or {}))
+        if func in _SQUEEZES and len(args) + len(kwargs) > 1 and not torch.jit.is_tracing():
+            x, axes = (*args, *(kwargs[name] for name in ("input", "dim") if name in kwargs))
+            axes = (axes,) if isinstance(axes, int) else axes
+            ones = [axis for axis in axes if not x.dim() or _is_one(x.shape[axis])]
+            return func(x, ones) if ones else x
+        return func(*args, **kwargs)
+
+
+def _is_one(length: int | torch.SymInt) -> bool:
+    """Whether an axis has one number; one whose length is free has more."""
+    return isinstance(length, int) and length == 1
 
 
 def tidy(graph: ModelProto) -> ModelProto:
