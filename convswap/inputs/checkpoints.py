@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import accumulate, takewhile
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ..network.copies import first_line
 from ..network.state import of_today
 from ..support.progress import Note, unheard
 from .composed import composed
+from .misfits import misfits_of, what_to_do
 from .renamed import renamed, with_shared_
 from .weight_files import read_weights, weight_files
 
@@ -64,13 +65,13 @@ def load_weights_(
     state = _fitted(state, wanted, path)
     state = _one_of_several(state, wanted, path, averaged, note)
     state = _completed(state, model)
-    if _misfits(state, wanted).keys() & {"missing", "unknown"}:
+    if misfits_of(state, wanted).keys() & {"missing", "unknown"}:
         for how, other in renamed(state, model):
-            if not _misfits(other := _completed(other, model), wanted):
+            if not misfits_of(other := _completed(other, model), wanted):
                 note(f"{path}: some names in it are not {type(model).__name__}'s: read {how}")
                 state = other
                 break
-    if misfits := _misfits(state, wanted):
+    if misfits := misfits_of(state, wanted):
         raise ModelError(
             f"weights do not fit {type(model).__name__}: "
             + ", ".join(
@@ -78,7 +79,7 @@ def load_weights_(
                 for what, names in misfits.items()
             ),
             where=str(path),
-            do=_what_to_do(misfits, state, model),
+            do=what_to_do(misfits, state, model),
         )
     try:
         model.load_state_dict(of_today(state, model))
@@ -99,48 +100,6 @@ def _completed(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tenso
         if name.endswith("num_batches_tracked"):
             whole.setdefault(name, tensor)
     return whole
-
-
-def _misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """The names that keep a state dict from being loaded, by what is wrong with them."""
-    both = wanted.keys() & state.keys()
-    found = {
-        "missing": wanted.keys() - state.keys(),
-        "unknown": state.keys() - wanted.keys(),
-        "of another shape": {k for k in both if wanted[k].shape != state[k].shape},
-        "of another type": {
-            k for k in both if wanted[k].is_floating_point() != state[k].is_floating_point()
-        },
-    }
-    return {what: sorted(names) for what, names in found.items() if names}
-
-
-def _what_to_do(
-    misfits: Mapping[str, Sequence[str]], state: Mapping[str, Tensor], model: nn.Module
-) -> str:
-    """What to do about names that do not fit: the heads that torchvision's networks are trained
-    with are an argument by themselves; one size that is another is that of classes or channels."""
-    argument, value = "num_classes", "10"
-    [what, names], *others = misfits.items()
-    if not others and all(name.startswith(("aux", "Aux")) for name in names):
-        argument = "aux_loss" if names[0].startswith("aux_classifier") else "aux_logits"
-        value = str(what == "unknown").lower()
-    elif not others and what == "of another shape":
-        wanted = model.state_dict()
-        differ = {
-            (axis, size)
-            for name in names
-            for axis, size in enumerate(state[name].shape)
-            if wanted[name].shape[axis : axis + 1] != (size,)
-        }
-        if len(differ) == 1:
-            [(axis, size)] = differ
-            if axis == 0 or type(model).__module__.startswith("timm."):
-                argument, value = ("in_chans" if axis else "num_classes"), str(size)
-    return (
-        f"check the model's name and arguments (--model-arg {argument}={value}, in Python "
-        f"kwargs=dict({argument}={value.capitalize()}))"
-    )
 
 
 def _state_dict(
